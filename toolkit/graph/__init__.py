@@ -1,1 +1,1 @@
-"""The model and its ONNX file; types and shapes, selecting nodes, multiply-accumulates, sessions."""
+"""The model and its ONNX file; types and shapes, node selection, multiply-accumulates, sessions."""

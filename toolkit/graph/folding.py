@@ -32,7 +32,7 @@ KeepNode = Callable[[gs.Node], bool]
 _NUMBERS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 _NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
 _OF_SHAPES = ("Shape", "Size", "EyeLike")
-"""Operators whose result is known from the shape and the type of what they read."""
+"""Operators whose result is known from the shape and type of their input."""
 _SMALL = 1024
 
 
@@ -121,7 +121,7 @@ class _Folder:
                 inlined |= self.run(sub)
         return inlined
 
-    # ---------------------------------------------------------------- values that are there already
+    # ---------------------------------------------------------------- values known without computing
 
     def _store_constants(self, graph: gs.Graph) -> None:
         outputs = {id(tensor) for tensor in graph.outputs}
@@ -171,7 +171,7 @@ class _Folder:
         return self.facts
 
     def _type(self, tensor: gs.Tensor) -> int | None:
-        """A tensor's type; None where it is not known, or two subgraphs have a tensor of its name."""
+        """A tensor's type; None if it is unknown, or if two subgraphs have a tensor of this name."""
         if isinstance(tensor, gs.Constant):
             return onnx_type(tensor.dtype)
         if self.makers is None:
@@ -179,12 +179,12 @@ class _Folder:
         return self._known().types.get(tensor.name) if self.makers[tensor.name] <= 1 else None
 
     def _operands(self, node: gs.Node) -> list[gs.Tensor]:
-        """The inputs whose values decide a node's result: not one that only lends its type."""
+        """The inputs whose values determine a node's result, without inputs that only determine its type."""
         lends = node.op == "CastLike" and self._type(node.inputs[1]) is not None
         return list(node.inputs[:1] if lends else node.inputs)
 
     def _exported(self, node: gs.Node) -> onnx.NodeProto:
-        """A node that computes the same of its operands alone."""
+        """The node as ONNX message, with CastLike replaced by Cast, so that it reads only its operands."""
         proto = OnnxExporter.export_node(node)
         kind = self._type(node.inputs[1]) if node.op == "CastLike" else None
         if kind is not None:
@@ -194,7 +194,7 @@ class _Folder:
         return proto
 
     def _store(self, node: gs.Node, tensor: gs.Tensor, value: Array) -> None:
-        """Make a node's output a constant; the node stays, without that output."""
+        """Make a node's output a constant; the node stays in the graph, without that output."""
         constant = make_constant(tensor.name, value)
         place = next(index for index, out in enumerate(node.outputs) if out is tensor)
         reroute(tensor, constant)
@@ -204,7 +204,7 @@ class _Folder:
             node.outputs.clear()
         self.folded.values.add(node.name)
 
-    # ---------------------------------------------------------------- values that are computed
+    # ---------------------------------------------------------------- computed values
 
     def _compute(self, graph: gs.Graph) -> None:
         """Fold everything in one graph that depends only on constants; node by node if it cannot be run as a whole."""
@@ -251,7 +251,7 @@ class _Folder:
         }
 
     def _computable(self, graph: gs.Graph) -> Iterator[gs.Node]:
-        """The nodes of a graph whose inputs are constants or outputs of such nodes."""
+        """The nodes of a graph that depend only on constants, in order."""
         outputs = {id(tensor) for tensor in graph.outputs}
         known: set[int] = set()
         for node in graph.nodes:
@@ -292,7 +292,7 @@ class _Folder:
         """The results of nodes, computed by onnxruntime. Large constants are inputs, to limit the size of the message.
 
         Raises:
-            QtoolError: it cannot compute one of them.
+            QtoolError: it cannot compute one of the nodes.
         """
         made = {tensor.name for node in nodes for tensor in node.outputs}
         read = {tensor.name: tensor for node in nodes for tensor in self._operands(node) if not tensor.is_empty()}
@@ -309,7 +309,7 @@ class _Folder:
         values = session(proto, wanted, optimise=False).run(feeds)
         if not computes_in_bfloat16(proto):
             return values
-        # a session returns float32 for bfloat16
+        # a session returns bfloat16 as float32
         typed = onnx.shape_inference.infer_shapes(proto).graph
         narrow = {v.name for v in (*typed.value_info, *typed.output) if is_bfloat16(v.type)}
         bfloat16 = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
@@ -341,7 +341,7 @@ def _shape(tensor: gs.Tensor, facts: Facts) -> tuple[int, ...] | None:
     """A tensor's shape, -1 for unknown sizes; None if its rank is not known."""
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
-    # tensors of two subgraphs may share a name
+    # tensors in two subgraphs may have the same name
     found = set(facts.shapes.get(tensor.name, ()))
     return found.pop() if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""What is kept of a model as it was written, so that writing it or a copy again is fast."""
+"""The cached messages of a model, which make it fast to write the model or a copy again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from toolkit.graph.model import Model
 
 
 def forget_messages(model: Model) -> None:
-    """Free what is kept of the model and its copies: of 50,000 nodes with their pairs it takes 250 MB."""
+    """Free the cached messages of a model and its copies: 250 MB for 50,000 nodes with Q/DQ pairs."""
     model._known.clear()
     model.drop("exported")

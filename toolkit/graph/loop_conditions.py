@@ -1,4 +1,4 @@
-"""Conditions of Loops, which ONNX lets a model leave out and TensorRT's ONNX parsers need."""
+"""Conditions of Loops, which are optional in ONNX but required by TensorRT's ONNX parsers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from toolkit.graph.surgery.tensors import make_constant
 
 
 def add_loop_conditions(model: Model) -> int:
-    """Give every Loop that has a number of iterations and no condition a condition that is true.
+    """Add a condition that is always true to every Loop with a trip count and no condition.
 
-    ONNX takes a missing one as true, and TensorRT's parsers refuse it: "Node input was not registered" (RTX 1.7.1).
+    ONNX treats a missing condition as true; TensorRT's parsers refuse it: "Node input was not registered" (RTX 1.7.1).
 
     Returns:
-        How many there were.
+        The number of conditions added.
     """
     loops = [node for node, _ in model.walk() if node.op == "Loop" and _counts_only(node)]
     if loops:
@@ -26,5 +26,5 @@ def add_loop_conditions(model: Model) -> int:
 
 
 def _counts_only(loop: gs.Node) -> bool:
-    """Whether a Loop ends by its number of iterations alone."""
+    """Whether a Loop ends only by its trip count."""
     return len(loop.inputs) > 1 and not loop.inputs[0].is_empty() and loop.inputs[1].is_empty()

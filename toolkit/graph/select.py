@@ -1,4 +1,4 @@
-"""Choosing nodes by exact name, glob, operator, or the paths between two tensors.
+"""Selection of nodes by exact name, glob, operator, or the paths between two tensors.
 
 Nodes in the bodies of If, Loop and Scan are never quantized and keep their types: choosing only such nodes is an error.
 """
@@ -43,7 +43,7 @@ def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
     """Nodes of the given operators, including those that are part of a decomposed operator: ``{node name: operator}``.
 
     Raises:
-        RecipeError: the model has no such operator, or only in bodies.
+        RecipeError: the model has no such operator, or only in bodies of If, Loop and Scan.
     """
     main = _main(model)
     present: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ def by_path(model: Model, paths: Iterable[Sequence[str]], setting: str) -> dict[
     """Nodes on any path from one tensor to another: ``{node name: "from .. to"}``.
 
     Raises:
-        RecipeError: a tensor does not exist, or no path leads from the first to the second.
+        RecipeError: a tensor does not exist, or there is no path from the first to the second.
     """
     tensors, inner = model.graph.tensors(), model.tensor_names()
     found: dict[str, str] = {}
@@ -95,7 +95,7 @@ def by_path(model: Model, paths: Iterable[Sequence[str]], setting: str) -> dict[
 
 
 def _main(model: Model) -> set[str]:
-    """The names of the nodes outside all bodies."""
+    """The names of the nodes of the main graph."""
     return {node.name for node in model.nodes}
 
 

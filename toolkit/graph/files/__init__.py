@@ -1,1 +1,1 @@
-"""ONNX files: reading and writing them, external data, streaming, and checks of what was read."""
+"""ONNX files: reading and writing, external data, streaming, and checks of what was read."""

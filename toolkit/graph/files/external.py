@@ -1,7 +1,6 @@
-"""External data of tensors: read from the model's own folder and nowhere else, and no more than the tensor needs.
+"""External data of tensors, read only from the model's own folder, and no more than a tensor needs.
 
-Large weights are not read: their file is mapped into memory, and the system loads what is looked at and drops it where
-memory is short.
+Large weights are not read but memory-mapped: the system loads pages on access and drops them if memory is short.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ from toolkit.graph.proto.on_disk import spilled_as
 from toolkit.graph.proto.stored import byte_count, stored_tensors
 
 LOCATION = "location"
-"""The entry of a tensor's external data that names the file."""
+"""The key of a tensor's external data entry with the file name."""
 _WHOLE = re.compile(r"[0-9]{1,18}")
-_COPY = "copy the data file beside the model, whole"
+_COPY = "copy the complete data file into the model's folder"
 
 
 def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) -> None:
-    """Find the external data of every tensor of a model.
+    """Load or map the external data of every tensor of a model.
 
     Args:
-        model: the model; large weights are beside the message afterwards, those of Constant nodes and of bodies as
-            initializers of the main graph, and the data of other tensors is in it.
-        path: the model's file. Data lies in its folder, or below.
-        maps: files that are mapped already.
+        model: the model. Afterwards large weights are in ``model.weights``, those of Constant nodes and of bodies as
+            initializers of the main graph; the data of other tensors is in the message.
+        path: the model's file. Data must be in its folder or below.
+        maps: files that are already mapped.
 
     Raises:
-        ModelError: data is missing, cut short, or its description is no place in a file.
-        NotAllowedError: data lies outside the model's folder.
+        ModelError: data is missing or cut short, or its description is invalid.
+        NotAllowedError: data is outside the model's folder.
     """
     hoist_weights(model.proto)
     outside = [tensor for tensor in stored_tensors(model.proto) if tensor.data_location == TensorProto.EXTERNAL]
-    # those of the main graph come first
+    # initializers of the main graph come first
     own = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.proto.graph.initializer)
     for index, tensor in enumerate(outside):
         if index < own and is_large(tensor):
@@ -57,16 +56,16 @@ def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) ->
 
 
 def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files with external data that lie in the model's folder and exist, but its own.
+    """The existing files with external data in the model's folder, except the model's own file.
 
-    Others are refused when they are read.
+    Files outside are refused when they are read.
     """
     names = {
         entry.value
         for tensor in stored_tensors(proto)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
-        # protobuf lets bytes through that are no text
+        # protobuf accepts bytes that are not UTF-8 in string fields
         if entry.key == LOCATION and isinstance(entry.value, str)
     }
     own = path.resolve()
@@ -74,16 +73,16 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
     for name in sorted(names - {own.name}):
         try:
             if name and folder in (folder / name).resolve().parents and (folder / name).is_file():
-                # a path as the caller writes it, so that it lies where the caller's other paths do
+                # keep the form of the caller's path, relative or absolute
                 found.append((folder if path.is_symlink() else path.parent) / name)
         except (OSError, ValueError, RuntimeError):
-            # links that lead in a circle among it
+            # also raised by cyclic links
             continue
     return found
 
 
 def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Array:
-    """The values of a large tensor, mapped; its data leaves the message."""
+    """Map the values of a large tensor and remove its data from the message."""
     with reading(path, _kind(tensor)):
         place = _Place(tensor, path)
         with open_regular(place.file) as stream:
@@ -94,7 +93,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         place.require(len(mapped))
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
-        # whoever computes with it may require alignment to the element size
+        # kernels may require alignment to the element size
         values = values if place.offset % dtype.itemsize == 0 else spilled_as(values, dtype)
         detach_values(tensor)
         return values
@@ -114,11 +113,11 @@ def _kind(tensor: TensorProto) -> FileKind:
 
 
 class _Place:
-    """Where a tensor's external data is.
+    """The position of a tensor's external data.
 
     Raises:
-        ModelError: that is no place in a file of the model's folder, or not of the tensor's size.
-        NotAllowedError: it lies outside the model's folder.
+        ModelError: the position is invalid, or its length does not match the tensor.
+        NotAllowedError: it is outside the model's folder.
     """
 
     def __init__(self, tensor: TensorProto, path: Path) -> None:
@@ -132,7 +131,7 @@ class _Place:
         self.file = _place(tensor, self.location, path)
 
     def require(self, size: int) -> None:
-        """Refuse a place that a file of ``size`` bytes does not have, or that is not of the tensor's size."""
+        """Refuse a position beyond the end of a file of ``size`` bytes, or a length that does not match the tensor."""
         if self.offset + self.asked > size:
             what, remedy = foreign(self.file) or ("the data file is cut short", "copy it again")
             raise ModelError(
@@ -154,7 +153,7 @@ def _place(tensor: TensorProto, location: str, path: Path) -> Path:
     said = shortened(location)
     if not location or "\0" in location:
         raise ModelError(
-            f"tensor '{tensor.name}' names {location!r} as the file of its data",
+            f"tensor '{tensor.name}' has the invalid data file name {location!r}",
             where=str(path),
             remedy="export the model again",
         )
@@ -172,19 +171,19 @@ def _place(tensor: TensorProto, location: str, path: Path) -> Path:
         raise NotAllowedError(
             f"tensor '{tensor.name}' has its data in '{said}', {how}",
             where=str(path),
-            remedy="put the data file beside the model and name it by a relative path",
+            remedy="put the data file into the model's folder and refer to it by a relative path",
         )
     if not exists:
         raise ModelError(
             f"tensor '{tensor.name}' has its data in '{said}', which does not exist",
             where=str(path),
-            remedy="copy the data file beside the model",
+            remedy="copy the data file into the model's folder",
         )
     return target
 
 
 def _number(entries: dict[str, str], key: str, tensor: TensorProto, path: Path) -> int | None:
-    """``offset`` or ``length``; exporters write an empty text for none."""
+    """The entry ``offset`` or ``length``; None if it is missing, or empty as some exporters write it."""
     text = entries.get(key, "")
     if text and not _WHOLE.fullmatch(text):
         raise ModelError(

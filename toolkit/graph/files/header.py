@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself without its weights being read: inputs, outputs, and where the weights are."""
+"""The header of an ONNX file, read without its weights: inputs, outputs, and the files of its weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 @dataclass(frozen=True)
 class Header:
-    """The names a recipe may use, and the files that belong to the model besides its own.
+    """The names that a recipe may use, and the files that belong to the model besides its own.
 
     Attributes:
-        inputs: names of the graph's inputs, weights left out.
+        inputs: names of the graph's inputs, without initializers.
         outputs: names of the graph's outputs.
-        external: the files with external data that lie in the model's folder and exist.
-        ops: how many nodes there are of each operator of ONNX or onnxruntime, in subgraphs and functions too.
+        external: the existing files with external data in the model's folder.
+        ops: number of nodes by operator of ONNX or com.microsoft, including those in subgraphs and functions.
     """
 
     inputs: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of an ONNX file; None where it cannot be parsed, which loading it will say in full."""
+    """The header of an ONNX file; None if it cannot be parsed, which is reported when the model is loaded."""
     from toolkit.graph.files.external import external_files
     from toolkit.graph.files.onnx_file import parse
 
@@ -55,7 +55,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def model_files(path: Path) -> list[Path]:
-    """A model file and the files of its weights: what has to be kept, and hashed, together."""
+    """A model file and the files of its weights, which must be kept and hashed together."""
     from toolkit.graph.files.external import external_files
     from toolkit.graph.files.onnx_file import may_name_files, parse
 
@@ -63,5 +63,5 @@ def model_files(path: Path) -> list[Path]:
         # parsing a graph of 50,000 nodes and looking at all its attributes takes 0.4 s
         return [path, *(external_files(parse(path), path) if may_name_files(path) else ())]
     except (QtoolError, UnicodeError):
-        # loading it will say what is wrong
+        # loading the model will report the error
         return [path]

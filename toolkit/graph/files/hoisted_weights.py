@@ -1,6 +1,6 @@
-"""Large weights that lie in Constant nodes or in bodies of If, Loop and Scan, as initializers of the main graph.
+"""Move large weights in Constant nodes or in bodies of If, Loop and Scan to initializers of the main graph.
 
-Only initializers can be beside a message: what is within a node or a body is in it, however large.
+Only initializers can be stored outside a message: weights in a node or body are part of it, however large.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import held_by, subgraphs_of
 
 _OLDEST_IR = 4
-"""Before it, initializers had to be inputs too."""
+"""Older IR versions require initializers to be inputs too."""
 
 
 def hoist_weights(proto: onnx.ModelProto) -> int:
-    """Make large tensors with external data initializers of the main graph, in place; returns how many.
+    """Make large tensors with external data initializers of the main graph, in place; returns their number.
 
-    Bodies read what the graphs around them define (docs/IR.md, "Graphs"). A name that is defined more than once gets a
-    number. What is an output of its own graph stays where it is.
+    Bodies can read the values of enclosing graphs (docs/IR.md, "Graphs"). A name that is defined more than once is made
+    unique with a number. Outputs of their own graph are not moved.
     """
     graph = proto.graph
     if proto.ir_version < _OLDEST_IR:
@@ -30,7 +30,7 @@ def hoist_weights(proto: onnx.ModelProto) -> int:
     bodies = list(subgraphs_of(graph))
     given = Counter(name for one in (graph, *bodies) for name in _given(one))
     taken, found = Names(given), list[TensorProto]()
-    # the inner ones first: the nodes of a graph may be replaced by copies
+    # inner graphs first, since a graph's nodes may be replaced by copies
     for body in (*reversed(bodies), graph):
         outputs = {value.name for value in body.output}
         for name, tensor in _taken_out(body, outputs, body is graph):
@@ -45,13 +45,13 @@ def hoist_weights(proto: onnx.ModelProto) -> int:
 
 
 def _given(graph: onnx.GraphProto) -> list[str]:
-    """The names that a graph defines."""
+    """The names that a graph defines: inputs, initializers and node outputs."""
     made = [name for node in graph.node for name in node.output if name]
     return [*made, *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
 
 
 def _taken_out(body: onnx.GraphProto, outputs: set[str], main: bool) -> list[tuple[str, TensorProto]]:
-    """The large tensors of one graph with external data, by the name that they have in it; they leave it."""
+    """Remove large tensors with external data from one graph; returns them with their names in it."""
     found, kept, nodes = list[tuple[str, TensorProto]](), list[TensorProto](), list[onnx.NodeProto]()
     for tensor in () if main else body.initializer:
         apart = _is_apart(tensor) and tensor.name not in outputs
@@ -62,7 +62,7 @@ def _taken_out(body: onnx.GraphProto, outputs: set[str], main: bool) -> list[tup
         apart = held is not None and held.name == "value" and _is_apart(held.t) and node.output[0] not in outputs
         found += [(node.output[0], held.t)] if held is not None and apart else []
         nodes += [] if apart else [node]
-    # what is kept would go with the list that it is in
+    # copy the tensors, which are freed with the list they are in
     found = [(name, TensorProto.FromString(tensor.SerializeToString())) for name, tensor in found]
     if len(nodes) < len(body.node):
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -80,7 +80,7 @@ def _is_apart(tensor: TensorProto) -> bool:
 
 
 def _call(body: onnx.GraphProto, old: str, new: str) -> None:
-    """Let what reads a tensor in a body, and in bodies within that define no other of its name, read another."""
+    """Rename a tensor in the inputs of a body's nodes, and in inner bodies that define no other tensor of its name."""
     for node in body.node:
         for place, name in enumerate(node.input):
             if name == old:

@@ -1,4 +1,4 @@
-"""Whether nodes are what ONNX's own operator schemas say: as many inputs and outputs, and the attributes they need."""
+"""Check of nodes against ONNX's operator schemas: number of inputs and outputs, and attributes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toolkit.base.errors import ModelError
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, node_words
 
 _OWN_TWINS = ("QuantizeLinear", "DequantizeLinear")
-"""Operators that com.microsoft has under the same name with the same inputs."""
+"""Operators of com.microsoft with the same name and inputs as in ONNX."""
 
 
 def check_nodes(proto: onnx.ModelProto, where: str) -> None:
-    """Check every node whose operator ONNX knows; those of plugins and other domains are their owners' business.
+    """Check every node whose operator is in ONNX; operators of other domains are not checked.
 
     Raises:
-        ModelError: a node has too few or too many inputs or outputs, or lacks an attribute, or has one of another type.
+        ModelError: a node has too few or too many inputs or outputs, or an attribute is missing or has the wrong type.
     """
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     _check(proto.graph.node, versions, where)
@@ -48,7 +48,7 @@ def _schema(op: str, version: int) -> Any:
 
 
 def _fault(node: onnx.NodeProto, schema: Any, version: int) -> str:
-    """What is wrong with a node by its operator's schema; empty where nothing is."""
+    """Describe how a node violates its operator's schema; empty if it does not."""
     for side, names, least, most in (
         ("input", node.input, schema.min_input, schema.max_input),
         ("output", node.output, schema.min_output, schema.max_output),

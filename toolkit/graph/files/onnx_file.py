@@ -28,7 +28,7 @@ from toolkit.graph.proto.light import LightModel, bytes_of, fits_message, place_
 from toolkit.graph.proto.stored import stored_tensors
 
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
-"""What the file of a large model's weights is called, after the model file's own name, as a regular expression."""
+"""Regular expression for the name of a large model's weight file, after the model file's name."""
 ONNX = FileKind(
     "this is not a valid ONNX model",
     ModelError,
@@ -37,21 +37,21 @@ ONNX = FileKind(
     smaller="export it again with its weights as external data, as onnx.save does with save_as_external_data=True",
 )
 _RECIPE = re.compile(rb"^[ \t]*(\[[ \t]*model[ \t]*\]|model[ \t]*[.=])", re.MULTILINE)
-"""How a recipe names its model: as a table, or in a line of its own."""
+"""How a recipe names its model: as a table, or in a line ``model = ...``."""
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-"""Bytes that no TOML has, and every message of ONNX."""
+"""Bytes that do not occur in TOML but in every ONNX message."""
 _HEAD = 1 << 16
 _SCANNED = 32 << 20
-"""Bytes of a file from which on it is not read whole."""
+"""File size in bytes from which the values of large initializers are mapped instead of read."""
 _APART, _PAGE = 1024, 4096
 
 
 def read(path: Path) -> LightModel:
-    """Read an ONNX file with its external data; that of large weights is mapped, and read when it is looked at.
+    """Read an ONNX file with its external data; the data of large weights is memory-mapped.
 
     Raises:
-        ModelError: it is missing, empty, not ONNX, or its external data is broken.
-        NotAllowedError: its external data lies outside the model's folder.
+        ModelError: the file is missing, empty or not ONNX, or its external data is broken.
+        NotAllowedError: its external data is outside the model's folder.
     """
     proto, maps = _parsed(path)
     model = LightModel(proto, where=str(path))
@@ -65,21 +65,21 @@ def read(path: Path) -> LightModel:
 
 
 def parse(path: Path) -> onnx.ModelProto:
-    """The message in an ONNX file, unchecked and without its external data.
+    """Parse an ONNX file, without checks and without its external data.
 
-    Of a file above 32 MB the values of large initializers are not read: they are external data in the file itself.
+    For files above 32 MB, large initializers are not read but marked as external data in the file itself.
 
     Raises:
-        ModelError: it is missing, empty, no regular file, or not ONNX.
+        ModelError: the file is missing, empty, not a regular file, or not ONNX.
     """
     return _parsed(path)[0]
 
 
 def refuse_recipe(path: Path) -> None:
-    """Refuse a recipe where a model is wanted.
+    """Refuse a recipe in place of a model.
 
     Raises:
-        ModelError: it is one; the message says what to run.
+        ModelError: the file is a recipe; the message tells how to run it.
     """
     head = b""
     with suppress(OSError, ValueError, QtoolError), open_regular(path) as stream:
@@ -95,17 +95,17 @@ def refuse_recipe(path: Path) -> None:
 
 
 def may_name_files(path: Path) -> bool:
-    """Whether an ONNX file may name files with external data; not where the word for it is nowhere in a small file.
+    """Whether an ONNX file may refer to external data: False if a small file does not contain the key for it.
 
     Raises:
-        ModelError: it is missing or no regular file.
+        ModelError: the file is missing or not a regular file.
     """
     with reading(path, ONNX):
         return path.stat().st_size >= _SCANNED or LOCATION.encode() in read_file(path, ONNX)
 
 
 def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
-    """The message, and the model's own file where values were left in it."""
+    """The message, and the mapping of the model's own file if values were left in it."""
     if not path.exists():
         raise ModelError("no such model file", where=str(path), remedy="check the path")
     if path.is_dir():
@@ -120,17 +120,17 @@ def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
         raise ONNX.fault(path, "it cannot be parsed", "export the model again as ONNX") from error
     if not proto.graph.node:
         raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
-    # what training needs is not for us, and may name files too
+    # training information is not needed, and may refer to files too
     proto.ClearField("training_info")
     return proto, maps
 
 
 def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
-    """The bytes of the message; of a large file those that are not weights, and the file, mapped."""
+    """The bytes of the message; for a large file without its large weights, and with the mapped file."""
     with reading(path, ONNX), open_regular(path) as stream:
         if _SCANNED <= os.fstat(stream.fileno()).st_size <= ONNX.limit:
             file = path.resolve()
-            # what is no message, or a name that is no text, is reported in reading the whole
+            # invalid messages and names are reported when the whole file is parsed
             with suppress(ValueError):
                 mapped = map_file(stream, file)
                 return without_values(memoryview(mapped), file.name), {file: mapped}
@@ -138,11 +138,11 @@ def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
 
 
 def write(model: LightModel, path: Path) -> Path:
-    """Write a model atomically; above protobuf's limit the weights go to a file beside it.
+    """Write a model atomically; if it exceeds protobuf's limit, its weights go to a separate file.
 
-    That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
-    written with, whenever the writing is killed, and other weights make another model file. Data files of the model
-    that stood at ``path`` before are removed at the end.
+    The name of that file contains the hash of its content, ``<name>.<hash>.data``. A model file therefore always refers
+    to the weights that it was written with, even if writing is interrupted, and other weights give a different model
+    file. Data files of an earlier model at ``path`` are removed at the end.
 
     Args:
         model: the model; its message is changed.
@@ -159,7 +159,7 @@ def write(model: LightModel, path: Path) -> Path:
         takes = sum(len(content) + _PAGE for _, content in apart)
         with atomic_path(data, takes) as temporary, open(temporary, "wb") as stream:
             for tensor, content in apart:
-                # mapping the file requires tensors to begin on a page
+                # tensors must begin on a page for mapping
                 stream.write(bytes(-stream.tell() % _PAGE))
                 place_at(tensor, data.name, stream.tell(), len(content))
                 stream.write(content)
@@ -183,7 +183,7 @@ def _read_on(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview
 
 
 def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
-    """The tensors whose values go to a separate file, with the values; none where the model's file can hold all."""
+    """The tensors that go to a separate file, with their values; empty if the model file can hold everything."""
     if model.fits_whole():
         return []
     left = model.message_bytes
@@ -194,7 +194,8 @@ def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
         elif len(tensor.raw_data) >= _APART:
             found.append((tensor, tensor.raw_data))
             left -= len(tensor.raw_data)
-    # those of subgraphs and attributes stay where they are as long as they can: not everybody looks there
+    # tensors in subgraphs and attributes stay in the message if possible, since not all readers expect external data
+    # there
     main = len(model.proto.graph.initializer)
     for tensor in islice(stored_tensors(model.proto), main, None):
         if not fits_message(left) and len(tensor.raw_data) >= _APART:

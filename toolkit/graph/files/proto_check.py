@@ -1,4 +1,4 @@
-"""What protobuf lets through and ONNX does not mean, found before anything touches the model."""
+"""Checks for content that protobuf accepts but ONNX does not allow, made before the model is used."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _ATTRIBUTES = frozenset(range(1, 15))
 _LOST = (
     AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS,
 )  # fmt: skip
-"""Types of attributes that onnx-graphsurgeon drops; of ONNX's own operators Constant alone has one of them."""
+"""Attribute types that onnx-graphsurgeon drops; among ONNX's operators only Constant has one of them."""
 _LARGEST_DIM = 2**31 - 1
 _ALIAS = "ai.onnx"
-"""The long name of ONNX's own domain, which onnxruntime takes for the empty one and ONNX's checker does not."""
+"""The long name of ONNX's own domain; onnxruntime treats it like the empty name, ONNX's checker does not."""
 _AGAIN = "export the model again"
 _TYPED = {
     1: "float_data", 7: "int64_data", 8: "string_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data",
     14: "float_data", 15: "double_data",
 }  # fmt: skip
-"""The field that holds the values of a type where they are not raw; int32_data for all others."""
+"""The field for values that are not raw, by data type; int32_data for all other types."""
 _FIELDS = ("int32_data", *dict.fromkeys(_TYPED.values()))
 _TENSORS_ONLY = (
-    "TensorRT takes tensors only: cut the model where sequences or optional values begin, or export it without them "
+    "TensorRT supports tensors only: cut the model where sequences or optional values begin, or export it without them "
     "(skl2onnx: zipmap = False)"
 )
 
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
-    """Check that names are text, types are known, and every tensor has as many values as its shape says.
+    """Check that names are UTF-8, types are known, and every tensor has as many values as its shape requires.
 
-    Descriptions that are no text are dropped, and ONNX's own domain is written as the empty name throughout.
+    Doc strings that are not UTF-8 are removed, and ONNX's own domain is written as the empty name throughout.
 
     Args:
-        proto: the model, its external data not read yet.
+        proto: the model, before its external data is read.
         where: the file, for the error.
 
     Raises:
-        ModelError: one of these does not hold; the message names the node or tensor.
+        ModelError: a check fails; the message names the node or tensor.
     """
     check = _ProtoCheck(where)
     check.text(proto, "the model")
@@ -83,9 +83,9 @@ class _ProtoCheck:
     # ---------------------------------------------------------------- text
 
     def text(self, message: Any, place: str) -> None:
-        """Names, types and notes are UTF-8 text; protobuf itself does not look."""
+        """Check that strings are UTF-8 without NUL characters, since protobuf does not enforce it."""
         if isinstance(message, TensorProto):
-            # its values are not looked at: reading a field copies it
+            # the values are skipped, since reading the field copies them
             for one in (message.name, *(part for entry in message.external_data for part in (entry.key, entry.value))):
                 self._one_text(one, place)
             return
@@ -93,7 +93,7 @@ class _ProtoCheck:
             place = f"node '{_shown(message.name)}'" if message.name else f"a node ({_shown(message.op_type)})"
         for field, value in message.ListFields():
             if field.name == "doc_string":
-                # nobody reads it, and copying it fails
+                # not used, and copying invalid text fails
                 if isinstance(value, bytes):
                     message.ClearField(field.name)
             elif field.type == field.TYPE_STRING:
@@ -112,7 +112,7 @@ class _ProtoCheck:
     # ---------------------------------------------------------------- graphs
 
     def version(self, proto: onnx.ModelProto) -> None:
-        """The format version is a known one: what a later one means is not known."""
+        """Check that the IR version is known: the meaning of later versions is not."""
         if proto.ir_version > onnx.IR_VERSION:
             raise self.fault(
                 f"the model has IR version {proto.ir_version}, and onnx {onnx.__version__} knows {onnx.IR_VERSION} at "
@@ -121,7 +121,7 @@ class _ProtoCheck:
             )
 
     def opsets(self, owner: onnx.ModelProto | onnx.FunctionProto) -> None:
-        """A model, or a function, imports one version of a domain."""
+        """Check that a model or function imports only one version of a domain."""
         versions: dict[str, int] = {}
         for entry in owner.opset_import:
             domain = "" if entry.domain == _ALIAS else entry.domain
@@ -148,7 +148,7 @@ class _ProtoCheck:
             twice = next((name for name, count in Counter(names).items() if count > 1), None)
             if twice is not None:
                 given = twice in {value.name for value in graph.output}
-                other = f"{_AGAIN}, with another name for output '{twice}', which the exporter has used inside"
+                other = f"{_AGAIN}, with another name for output '{twice}', which an inner tensor already has"
                 remedy = other if given and names is made else _AGAIN
                 raise self.fault(f"two {what} of graph '{graph.name}' are named '{twice}'", remedy)
         for value in (*graph.input, *graph.output):
@@ -193,23 +193,23 @@ class _ProtoCheck:
     # ---------------------------------------------------------------- types
 
     def input(self, value: onnx.ValueInfoProto) -> None:
-        """An input of the model is a tensor of a known type."""
+        """Check that a model input is a tensor of a known numeric type."""
         kind = value.type.WhichOneof("value")
         if kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type):
             raise self.fault(f"input '{value.name}' declares no type", "export the model again with typed inputs")
         if value.type.tensor_type.elem_type == _STRING:
-            raise self.fault(f"input '{value.name}' holds strings", "cut off what turns them into numbers")
+            raise self.fault(f"input '{value.name}' holds strings", "remove the nodes that convert them to numbers")
 
     def output(self, value: onnx.ValueInfoProto) -> None:
-        """An output of the model holds numbers."""
+        """Check that a model output does not hold strings."""
         if value.type.tensor_type.elem_type == _STRING:
             raise self.fault(
-                f"output '{value.name}' holds strings, which TensorRT does not know",
-                "take it off the outputs, or end the model at the number that it is looked up by",
+                f"output '{value.name}' holds strings, which TensorRT does not support",
+                "remove it from the outputs, or end the model at the index from which it is looked up",
             )
 
     def handed(self, value: onnx.ValueInfoProto, graph: str) -> None:
-        """Inputs and outputs of a graph, or a subgraph, are tensors."""
+        """Check that an input or output of a graph or subgraph is a tensor."""
         kind = value.type.WhichOneof("value") or "tensor_type"
         if kind != "tensor_type":
             raise self.fault(
@@ -230,7 +230,7 @@ class _ProtoCheck:
                 )
 
     def tensor(self, tensor: TensorProto, place: str) -> None:
-        """A stored tensor has a known type, and the values that its shape says."""
+        """Check that a stored tensor has a known type, and as many values as its shape requires."""
         shape = shortened(str(list(tensor.dims)))
         if tensor.data_type not in _KNOWN_TYPES:
             raise self.fault(f"{place} has the data type {tensor.data_type}, which ONNX does not have")
@@ -261,7 +261,7 @@ class _ProtoCheck:
             raise self.fault(f"{place} has the shape {shape}, which is {needed:,} {unit}, and stores {found:,}")
 
     def sparse(self, sparse: onnx.SparseTensorProto, place: str) -> None:
-        """A sparse tensor has an index within its shape for every value; that is looked at when it is made dense."""
+        """Check a sparse tensor's values, indices and shape; indices are checked when it is made dense."""
         self.tensor(sparse.values, f"the values of {place}")
         self.tensor(sparse.indices, f"the indices of {place}")
         if any(not 0 <= side <= _LARGEST_DIM for side in sparse.dims):

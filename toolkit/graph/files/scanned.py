@@ -1,7 +1,7 @@
-"""The message in an ONNX file with the values of its large weights left where they are: the file is never in memory.
+"""The message of an ONNX file without its large weights, which stay in the file: it is never read into memory whole.
 
 The counterpart of ``streamed``: fields are identified by their numbers and lengths
-(https://protobuf.dev/programming-guides/encoding/), and what is left out of a tensor becomes external data that lies in
+(https://protobuf.dev/programming-guides/encoding/), and values that are left out of a tensor become external data in
 the model's own file.
 """
 
@@ -16,12 +16,12 @@ from toolkit.graph.files.streamed import GRAPH, INITIALIZER, OF_BYTES, VALUES, h
 from toolkit.graph.proto.light import LARGE, place_at
 
 _FIXED = {1: 8, 5: 4}
-"""Bytes of a value by its wire type, where these are as many for all."""
+"""Size in bytes of wire types with values of fixed size."""
 _OWN_PLACE = (TensorProto.EXTERNAL_DATA_FIELD_NUMBER, TensorProto.DATA_LOCATION_FIELD_NUMBER)
 
 
 class _Field(NamedTuple):
-    """A field of a message: where it begins, where its value begins and ends."""
+    """A field of a message, with the positions of its key, its value, and its end."""
 
     number: int
     wire: int
@@ -31,14 +31,14 @@ class _Field(NamedTuple):
 
 
 def without_values(content: memoryview, location: str) -> bytes:
-    """A model's message in which large raw initializers of the main graph are external data in a file.
+    """A model's message in which large raw initializers of the main graph are replaced by external data.
 
     Args:
         content: the message, as it is in the file.
         location: the file's name, as the location of the external data.
 
     Raises:
-        ValueError: this is no message, or not one that ends where the file does.
+        ValueError: the content is not a valid message, or does not end where the file does.
     """
     return b"".join(_model(content, location))
 
@@ -67,7 +67,7 @@ def _graph(content: memoryview, graph: _Field, location: str) -> Iterator[bytes 
 
 
 def _tensor(content: memoryview, tensor: _Field, location: str) -> bytes | None:
-    """The tensor without its values; None where they are few, not raw, or said to be elsewhere."""
+    """The tensor without its values; None if they are small, not raw, or already external."""
     fields = list(_fields(content, tensor.value, tensor.end))
     raw = [one for one in fields if (one.number, one.wire) == (VALUES, OF_BYTES)]
     if len(raw) != 1 or raw[0].end - raw[0].value < LARGE or any(one.number in _OWN_PLACE for one in fields):
@@ -78,10 +78,10 @@ def _tensor(content: memoryview, tensor: _Field, location: str) -> bytes | None:
 
 
 def _fields(content: memoryview, begin: int, end: int) -> Iterator[_Field]:
-    """The fields of a serialized protobuf message between two bytes.
+    """The fields of a serialized protobuf message between two byte positions.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: the content is not a valid message.
     """
     while begin < end:
         key, place = _varint(content, begin, end)
@@ -102,7 +102,7 @@ def _fields(content: memoryview, begin: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(content: memoryview, place: int, end: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where it ends."""
+    """Decode a varint (7 bits per byte); returns its value and end position."""
     value = shift = 0
     while place < end and shift < 70:
         byte = content[place]

@@ -1,7 +1,7 @@
-"""The bytes of a model's message, its large weights among them, without a message that holds these.
+"""The bytes of a model's message including its large weights, without building a message that holds them.
 
-They are what protobuf itself writes: a message's fields by their numbers, and before each field that is a message or
-bytes its number and length (https://protobuf.dev/programming-guides/encoding/).
+They are the same as protobuf's own output: the fields of a message with their numbers, each field that is a message or
+bytes preceded by number and length (https://protobuf.dev/programming-guides/encoding/).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ GRAPH = ModelProto.GRAPH_FIELD_NUMBER
 INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
 VALUES = TensorProto.RAW_DATA_FIELD_NUMBER
 OF_BYTES = 2
-"""The wire type of what has a length before it."""
+"""The wire type of fields with a length prefix."""
 
 
 def streamed(model: LightModel) -> Iterator[bytes | memoryview]:
-    """The message in parts, with those of the weights in it that its initializers mark as stored beside it."""
+    """The message in parts, with the values of weights that its initializers mark as stored separately."""
     away = [tensor for tensor in model.proto.graph.initializer if tensor.name in model.weights]
     for tensor in away:
         del tensor.external_data[:]
@@ -52,7 +52,7 @@ def _initializers(graph: GraphProto, weights: Mapping[str, Array]) -> Iterator[b
 
 
 def _around(message: Any, number: int) -> tuple[bytes, bytes]:
-    """What is written of a message before one of its fields, and after it."""
+    """The serialized fields of a message before one of its fields, and those after it."""
     found = []
     for side in (-1, 1):
         part = type(message)()
@@ -70,7 +70,7 @@ def _around(message: Any, number: int) -> tuple[bytes, bytes]:
 
 
 def head(number: int, size: int) -> bytes:
-    """What is written before a field of so many bytes."""
+    """The key and length that precede a field of ``size`` bytes."""
     return _varint(number << 3 | OF_BYTES) + _varint(size)
 
 

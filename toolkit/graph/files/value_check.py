@@ -1,4 +1,4 @@
-"""Constants that spoil whatever is computed with them: NaN in weights, scales that are no scales."""
+"""Check of constants that would invalidate every result: NaN in weights, invalid scales."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _PIECE = 1 << 22
 SCALED = ("QuantizeLinear", "DequantizeLinear")
 """Operators whose second input is a scale."""
 _PASSING_NAN_ON = ("Where", "IsNaN", "IsInf", "Equal", "Not")
-"""Operators that choose or compare: a NaN among their constants need not reach the output."""
+"""Operators that select or compare: a NaN among their constants need not reach the output."""
 _WEIGHTED = {
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2, 3, 4),
     "LayerNormalization": (1, 2), "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2),
     "LSTM": (1, 2, 3, 5, 6, 7), "GRU": (1, 2, 3, 5), "RNN": (1, 2, 3, 5), "PRelu": (1,), "Gather": (0,),
 }  # fmt: skip
-"""Inputs that are weights, by operator: infinite they are as bad as NaN, while a mask may well hold infinities."""
+"""Weight inputs by operator: infinities are as bad as NaN there, whereas masks may contain them."""
 
 
 def check_values(model: LightModel) -> None:
-    """Check the constants that nodes read: no NaN, no infinite weights, and scales of Q/DQ nodes above zero.
+    """Check the constants that nodes read: no NaN, no infinite weights, and positive scales of Q/DQ nodes.
 
     Args:
         model: the model with its external data.
 
     Raises:
-        ModelError: one is wrong; the message names tensor and node.
+        ModelError: a constant is invalid; the message names tensor and node.
     """
     proto, where, weights = model.proto, model.where, model.weights
     for body in (proto.graph, *proto.functions):
@@ -82,7 +82,7 @@ def _check_scale(node: onnx.NodeProto, tensor: TensorProto, beside: Array | None
 
 
 def _not_finite(tensor: TensorProto, beside: Array | None) -> tuple[int, int]:
-    """How many values are NaN, and how many infinite; they are in the message where they are not ``beside`` it."""
+    """The numbers of NaN and of infinite values; ``beside`` has the values if they are not in the message."""
     nan = infinite = 0
     for values in _pieces(tensor, beside):
         finite = np.isfinite(values)
@@ -93,7 +93,7 @@ def _not_finite(tensor: TensorProto, beside: Array | None) -> tuple[int, int]:
 
 
 def _pieces(tensor: TensorProto, beside: Array | None) -> Iterator[np.ndarray[Any, Any]]:
-    """The values a few million at a time, so that no second copy of a large tensor is made."""
+    """The values in pieces of a few million, so that a large tensor is not copied as a whole."""
     if beside is None and tensor.data_type in _FLOATS and tensor.HasField("raw_data"):
         beside = np.frombuffer(tensor.raw_data, np.dtype(_FLOATS[tensor.data_type]).newbyteorder("<"))
     flat = (onnx.numpy_helper.to_array(tensor) if beside is None else beside).reshape(-1)
@@ -104,5 +104,5 @@ def _pieces(tensor: TensorProto, beside: Array | None) -> Iterator[np.ndarray[An
 
 
 def _wide(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """bfloat16, which numpy does not know by itself, as float32."""
+    """bfloat16, which is not a numpy type, as float32."""
     return values.astype(np.float32) if values.dtype.kind not in "f" else values

@@ -1,4 +1,4 @@
-"""Whether all that nodes read is made, and no node waits for itself; onnxruntime reports it without the node."""
+"""Check for tensors that are read but never produced, and for cycles; onnxruntime does not name the node."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_wiring(proto: onnx.ModelProto, where: str) -> None:
     """Check the graph, its subgraphs and the model's functions.
 
     Raises:
-        ModelError: a node reads what nothing makes, makes what is an input or a weight, or nodes read each other's
-            results in a circle; a function outputs what nothing makes.
+        ModelError: a node reads a tensor that nothing produces, or produces one that is an input or weight; nodes form
+            a cycle; or a function has an output that none of its nodes produces.
     """
     _check_graph(proto.graph, (), where)
     for function in proto.functions:
@@ -28,7 +28,7 @@ def check_wiring(proto: onnx.ModelProto, where: str) -> None:
         made = {name for node in function.node for name in node.output}
         for name in function.output:
             if name not in made:
-                what = "is one of its inputs" if name in given else "is made by none of its nodes"
+                what = "is one of its inputs" if name in given else "none of its nodes produces"
                 raise ModelError(f"{place} gives '{name}', which {what}", where=where, remedy=_AGAIN)
 
 
@@ -39,7 +39,7 @@ def _check_graph(graph: onnx.GraphProto, around: tuple[set[str], ...], where: st
 
 
 def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: str, where: str) -> None:
-    """Refuse tensors that are made twice or read without being made, and circles, in one graph and its subgraphs."""
+    """Refuse tensors that are produced twice or never, and cycles, in one graph and its subgraphs."""
     made: dict[str, int] = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     scopes = (*known, set(made))
     in_order = True
@@ -47,14 +47,15 @@ def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: 
         for name in node.output:
             if name and name in known[-1]:
                 raise ModelError(
-                    f"{_named(node)} of {place} makes '{name}', which is an input or a weight too",
+                    f"{_named(node)} of {place} produces '{name}', which is also an input or a weight",
                     where=where,
                     remedy=_AGAIN,
                 )
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
                 raise ModelError(
-                    f"{_named(node)} of {place} reads '{name}', which is no input or weight, and no node makes it",
+                    f"{_named(node)} of {place} reads '{name}', which is neither an input nor a weight "
+                    "nor the output of a node",
                     where=where,
                     remedy=_AGAIN,
                 )
@@ -71,7 +72,7 @@ def _refuse_circles(nodes: list[onnx.NodeProto], made: dict[str, int], place: st
     try:
         TopologicalSorter(dict(reads)).prepare()
     except CycleError as error:
-        # each is read by the next, and the first is the last
+        # each node's result is read by the next, and the first is repeated at the end
         circle = [_named(nodes[index]) for index in error.args[1]]
         shown = circle if len(circle) <= _SHOWN + 1 else [*circle[:_SHOWN], "...", circle[-1]]
         raise ModelError(f"{place} has a cycle: {' -> '.join(shown)}", where=where, remedy=_AGAIN) from error

@@ -1,1 +1,1 @@
-"""A model's inputs and outputs: which are used, along which axes samples are joined, which states are handed on."""
+"""A model's inputs and outputs: which inputs are used, batch axes, and states that are passed from run to run."""

@@ -1,4 +1,4 @@
-"""Whether a model computes several samples at once as it computes each by itself, and which node stands in the way."""
+"""Test whether a model computes the samples of a batch independently, and which node prevents it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.surgery.tensors import FLOAT_TYPES
 
 _AT_ONCE = 32
-"""Inner tensors that are held at a time."""
+"""How many intermediate tensors are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class BatchFault:
     """The node that keeps a model from computing several samples at once.
 
     Attributes:
-        node: its name; empty where it was not found.
+        node: its name; empty if it was not found.
         op: its operator.
-        samples: how many samples the batch held.
-        runs: whether the batch can be computed; what comes out is not what the samples give one by one then.
+        samples: number of samples in the batch.
+        runs: whether the batch can be computed; its results then differ from those of the single samples.
     """
 
     node: str
@@ -48,30 +48,30 @@ class BatchFault:
 
     @property
     def words(self) -> str:
-        """The node as messages name it."""
+        """The node as it is named in messages."""
         return f"node '{self.node}' ({self.op})" if self.node else "a node"
 
 
 def batch_fault(
     model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]], loaded: Session | None = None
 ) -> BatchFault | None:
-    """Run samples one by one and as one batch; returns the node to blame where the results differ, else None.
+    """Run samples one by one and as one batch; returns the responsible node if the results differ, else None.
 
-    A batch is right if an output holds the samples' values, in whatever order, and no output with one row per sample
-    holds others. Outputs of other shapes are then no fault: the mean over a batch, the scores of samples against each
-    other, or detections with the number of their sample. Downstream of plugins, which cannot be run, only shapes are
-    compared. Where Q/DQ pairs round, differences in the last bits become whole steps in the next layer: such a model is
-    compared once more without its pairs.
+    A batch is correct if some output has the values of all samples, in any order, and no output with one row per sample
+    has other values. Outputs of other shapes are then not a fault: the mean over a batch, scores of samples against
+    each other, or detections with a sample index. Downstream of plugins, which cannot be run, only shapes are compared.
+    In a model with Q/DQ pairs, differences in the last bits may become whole quantization steps in the next layer, so
+    it is compared once more without its pairs.
 
     Args:
-        model: the model, of which the part that runs is examined.
-        axes: by input, the axis along which samples are joined; all samples share the first one's value of other
-            inputs.
+        model: the model; only the part that onnxruntime can run is tested.
+        axes: the axis along which samples are joined, by input; for other inputs the first sample's value is used for
+            all samples.
         samples: inputs of at least two samples of equal shapes, each with one row along its axes.
-        loaded: the model's session, where there is one.
+        loaded: the model's session, if there is one.
 
     Raises:
-        ModelError: the model does not even run on one sample.
+        ModelError: the model does not run even on one sample.
         BackendError: there is not enough memory.
     """
     loaded = loaded or session(model)
@@ -95,10 +95,10 @@ def batch_fault(
 
 
 def rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
-    """Whether every output of a batch is made up of its samples' own, so that to run them apart changes nothing.
+    """Whether every output of a batch consists of its samples' own outputs, so that running them apart is equivalent.
 
-    Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where that is not known: the model
-    does not run, or draws random numbers. For a settled model the result is cached.
+    This is stricter than ``batch_fault``, for which a mean over the batch is not a fault. False if it is unknown
+    because the model does not run or draws random numbers. The result is cached for a settled model.
 
     Args:
         model: the model.
@@ -126,24 +126,24 @@ def _rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequen
 
 
 def _all_apart(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> bool:
-    """Whether all outputs of a batch hold what its samples yield, and at least one holds more than one sample's."""
+    """Whether all outputs of a batch have the values of its samples, and at least one grows with the batch."""
     found = {name: [one[name] for one in apart] for name in together}
     grown = any(value.size > found[name][0].size for name, value in together.items())
     return grown and all(side_by_side(found[name], value) for name, value in together.items())
 
 
 def _of_integers(outputs: Mapping[str, Array]) -> bool:
-    """Whether no output holds floats, whose values would show what the sizes of integers do not."""
+    """Whether no output is a float; integer outputs say less about whether values were mixed."""
     return all(value.dtype.kind not in "fV" for value in outputs.values())
 
 
 def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> list[str]:
-    """The outputs of a batch that show that its samples were not computed each by itself."""
+    """The outputs of a batch that show that its samples were not computed independently."""
     wrong, mixed, right = [], [], False
     for name, value in together.items():
         values = [one[name] for one in apart]
         if side_by_side(values, value):
-            # what is the same for every sample says nothing
+            # an output that is the same for every sample is no evidence
             right = right or value.size != values[0].size
             continue
         wrong.append(name)
@@ -153,14 +153,14 @@ def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) 
 
 
 def node_that_fails(model: Model, inputs: Mapping[str, Array]) -> BatchFault:
-    """The first node that cannot compute these inputs; without a name where none was found."""
+    """The first node that cannot compute these inputs; the fault has no name if none was found."""
     return _BlameSearch(model, [inputs], inputs).failing(alone=True)
 
 
 def fault_by_shapes(
     model: Model, axes: Mapping[str, int], sample: Mapping[str, Array], samples: int
 ) -> BatchFault | None:
-    """The first Reshape, Concat or Expand whose constant such a batch does not fit, by shape inference alone."""
+    """The first Reshape, Concat or Expand with a constant that does not fit a batch, found by shape inference alone."""
     shapes = {
         name: tuple(samples if axis == axes.get(name) else size for axis, size in enumerate(value.shape))
         for name, value in sample.items()
@@ -190,8 +190,8 @@ def _misfit(
 
     Args:
         op: the node's operator.
-        shapes: of its inputs; None for one that is not known.
-        target: the constant shape that a Reshape or Expand is given; None for others.
+        shapes: shapes of its inputs; None for unknown ones.
+        target: the constant shape of a Reshape or Expand; None for other operators.
         attrs: the node's attributes.
     """
     first = shapes[0] if shapes else None
@@ -209,9 +209,9 @@ def _misfit(
 
 
 def _reshapes(shape: Sequence[int], target: Sequence[int]) -> bool:
-    """Whether a Reshape to ``target`` holds as many values; its 0 copies an extent, its -1 takes what is left."""
+    """Whether a Reshape to ``target`` has the same number of values; 0 copies a dimension, -1 takes the remainder."""
     if any(entry == 0 and i >= len(shape) for i, entry in enumerate(target)):
-        # the node is wrong for every batch
+        # the node is invalid for any batch size
         return True
     sizes = [shape[i] if entry == 0 else entry for i, entry in enumerate(target)]
     size, known = math.prod(shape), math.prod(entry for entry in sizes if entry != -1)
@@ -219,10 +219,10 @@ def _reshapes(shape: Sequence[int], target: Sequence[int]) -> bool:
 
 
 class _BlameSearch:
-    """Looks for the node to blame, in the part of a model that runs, without Q/DQ pairs.
+    """Finds the responsible node, in the part of a model that runs, without Q/DQ pairs.
 
     Attributes:
-        rounds: whether there were pairs.
+        rounds: whether the model has Q/DQ pairs.
     """
 
     def __init__(self, model: Model, samples: Sequence[Mapping[str, Array]], joined: Mapping[str, Array]) -> None:
@@ -238,18 +238,19 @@ class _BlameSearch:
         self.by_name: dict[str, gs.Node] = {node.name: node for node in twin.nodes}
 
     def unrounded(self) -> tuple[list[dict[str, Array]], dict[str, Array]]:
-        """The outputs of each sample by itself, and of the batch."""
+        """The outputs of each sample on its own, and of the batch, without Q/DQ pairs."""
         loaded = self._loaded(self.prepared.proto, None)
         return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
 
     def mixed_sources(self, outputs: Collection[str]) -> list[str]:
-        """The tensors upstream of integer outputs that show that the samples were not computed each by itself.
+        """Tensors upstream of integer outputs that show that the samples were not computed independently.
 
-        These are the floats that decide the outputs; integers that no float decides are compared themselves.
+        These are the float tensors that determine the outputs; integer outputs that depend on none are compared
+        themselves.
         """
         sources = float_sources(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
         names = sorted({name for floats in sources.values() for name in floats} | set(sources))
-        # a tensor of another size is none that has a row for each sample
+        # only tensors that grow with the batch can be compared
         agrees = {
             name: side_by_side(apart, together) if together.dtype.kind in "fV" else same_integers(apart, together)
             for name, apart, together in self._values(names, len(self.nodes) - 1)
@@ -262,9 +263,9 @@ class _BlameSearch:
         return wrong
 
     def failing(self, alone: bool = False) -> BatchFault:
-        """The node to blame for a batch that cannot be computed; ``alone`` where nothing that can is known."""
+        """The responsible node for a batch that cannot be computed; ``alone``: without samples to compare."""
         low, high = 0, len(self.nodes)
-        # the first node that fails: all before run
+        # bisection for the first node that fails: all nodes before it run
         while low < high:
             middle = (low + high) // 2
             if self._runs(middle + 1):
@@ -280,7 +281,7 @@ class _BlameSearch:
         return _fault(self._mixer(before) or self._swallower(before) or failed, False)
 
     def mixing(self, outputs: Sequence[str]) -> BatchFault:
-        """The node to blame for outputs of a batch that are not those of its samples."""
+        """The responsible node for outputs of a batch that differ from those of its samples."""
         makers = {name: index for index, node in enumerate(self.nodes) for name in node.output}
         last = max((makers[name] for name in outputs if name in makers), default=-1)
         before = [*self._before(last), last] if last >= 0 else []
@@ -291,7 +292,7 @@ class _BlameSearch:
         return _fault(self._swallower(self._before(index)) or found, True)
 
     def _before(self, index: int) -> list[int]:
-        """The nodes that a node depends on, in order."""
+        """The nodes that a node depends on, in graph order."""
         makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         found: set[int] = set()
         pending = [index]
@@ -304,7 +305,7 @@ class _BlameSearch:
         return sorted(found)
 
     def _runs(self, count: int) -> bool:
-        """Whether the first nodes compute the batch."""
+        """Whether the first ``count`` nodes can compute the batch."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.prepared.proto)
         keep_first_nodes(proto.graph, count)
@@ -321,7 +322,7 @@ class _BlameSearch:
         return session(source, outputs, optimise=False)
 
     def _values(self, names: Sequence[str], last: int) -> Iterator[tuple[str, list[Array], Array]]:
-        """Tensors that the nodes up to ``last`` make, of each sample by itself and of the batch."""
+        """Outputs of the nodes up to ``last``, of each sample on its own and of the batch."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.prepared.proto)
         del proto.graph.node[last + 1 :]
@@ -333,7 +334,7 @@ class _BlameSearch:
             yield from ((name, [one[name] for one in apart], together[name]) for name in part)
 
     def _mixer(self, before: Sequence[int]) -> onnx.NodeProto | None:
-        """The first of these nodes whose result for the batch differs from its results for the samples."""
+        """The first of these nodes whose output for the batch differs from its outputs for the samples."""
         makers = {name: i for i in before for name in self.nodes[i].output if name}
         for name, apart, together in self._values(list(makers), before[-1] if before else -1):
             if not side_by_side(apart, together):
@@ -341,7 +342,7 @@ class _BlameSearch:
         return None
 
     def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
-        """The last of these nodes that reshapes to a constant so that the batch ends up in another axis."""
+        """The last of these nodes that reshapes to a constant shape so that the batch is moved to another axis."""
         reshapes = [i for i in before if self.nodes[i].op_type == "Reshape"]
         made = {name for i in before for name in self.nodes[i].output}
         wanted = {name for i in reshapes for name in (self.nodes[i].input[0], self.nodes[i].output[0])}
@@ -360,19 +361,19 @@ class _BlameSearch:
 
 
 def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
-    """Bypass, in place, the pairs that quantize and dequantize at once; whether there were any."""
+    """Bypass, in place, the pairs of QuantizeLinear and DequantizeLinear; returns whether there were any."""
     quantized = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
     pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
     for node in pairs:
         source = quantized[node.input[0]]
-        # pairs may be of another domain, which has no Identity
+        # pairs may be in another domain, which has no Identity
         node.op_type, node.domain, node.input[:] = "Identity", "", [source]
         del node.attribute[:]
     return bool(pairs)
 
 
 def _swallows(wanted: Sequence[int], before: Any, after: Any) -> bool:
-    """Whether a Reshape's constant fixes the axis that grows with the batch, or joins it to the features."""
+    """Whether a Reshape's constant fixes the axis that grows with the batch, or merges it into the features."""
     alone, batch = before
     grown, joined = ([axis for axis, (a, b) in enumerate(zip(*pair)) if a != b] for pair in (before, after))
     if len(grown) != 1 or len(alone) != len(batch):

@@ -1,4 +1,4 @@
-"""Whether a batch's tensor holds what its samples yield, and which tensors show it where outputs are integers."""
+"""Comparison of a batch's tensors with those of its samples, also of the float tensors behind integer outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEAR = 1e-3
 
 
 def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:
-    """The inputs of several samples as one batch."""
+    """Concatenate the inputs of several samples to one batch."""
     return {
         name: np.concatenate([sample[name] for sample in samples], axes[name]) if name in axes else value
         for name, value in samples[0].items()
@@ -22,7 +22,7 @@ def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dic
 
 
 def side_by_side(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a batch's tensor holds what its samples yield: their values, in any order, or one value for all."""
+    """Whether a batch's tensor consists of the samples' values, in any order, or equals the value that all share."""
     if together.size == sum(value.size for value in apart):
         if together.dtype.kind in "fV":
             one_by_one = np.concatenate([_flat(value) for value in apart])
@@ -31,12 +31,12 @@ def side_by_side(apart: Sequence[Array], together: Array) -> bool:
     equal = all(value.shape == apart[0].shape and _near(_flat(value), _flat(apart[0])) for value in apart)
     if together.dtype.kind in "fV":
         return equal and together.size == apart[0].size and _near(_flat(apart[0]), _flat(together))
-    # sizes that the graph computes with are the same for every sample, and others for the batch
+    # sizes in shape arithmetic are the same for all samples, but different for the batch
     return equal
 
 
 def one_row_each(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a tensor of a batch has the shape of one sample's but for an axis of 1 that has as many as samples."""
+    """Whether a tensor of a batch has the shape of one sample's, with an axis of 1 grown to the batch size."""
     single = apart[0].shape
     grown = [axis for axis, (one, all_) in enumerate(zip(single, together.shape)) if one != all_]
     if len(single) != together.ndim or len(grown) != 1 or any(value.shape != single for value in apart):
@@ -58,7 +58,7 @@ def _near(a: Array, b: Array) -> bool:
 
 
 def same_integers(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a tensor of a batch holds the same integers as its samples', in any order."""
+    """Whether a tensor of a batch has the same integers as those of its samples, in any order."""
     one_by_one = np.concatenate([value.reshape(-1) for value in apart])
     return one_by_one.size == together.size and np.array_equal(np.sort(one_by_one), np.sort(together.reshape(-1)))
 
@@ -66,13 +66,13 @@ def same_integers(apart: Sequence[Array], together: Array) -> bool:
 def float_sources(
     nodes: Sequence[onnx.NodeProto], outputs: Collection[str], types: Mapping[str, int], floats: Collection[int]
 ) -> dict[str, list[str]]:
-    """By integer output the float tensors that decide it: the nearest upstream that nodes compute.
+    """For each integer output, the float tensors that determine it: the nearest computed ones upstream.
 
     Args:
-        nodes: of the graph.
+        nodes: the graph's nodes.
         outputs: names of the outputs.
         types: element types by tensor.
-        floats: the element types that are floats.
+        floats: the element types that count as float.
     """
     makers = {name: node for node in nodes for name in node.output if name}
     found: dict[str, list[str]] = {}

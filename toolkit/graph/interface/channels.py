@@ -1,4 +1,4 @@
-"""How many channels convolutions take of a model's inputs, also where the model declares any number."""
+"""The number of channels that convolutions expect of a model's inputs, even if the inputs are declared dynamic."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
-    """By input that a convolution reads, as it is or normalized: the axis of its channels, and their number.
+    """For inputs that a convolution reads, directly or normalized: the axis of the channels, and their number.
 
-    A number in the model's declaration is not asked. Inputs whose channels a constant may multiply are missing.
+    The model's declaration is not used. Inputs are missing if a constant may broadcast their channels.
     """
     inputs = {id(tensor) for tensor in model.graph.inputs}
     found: dict[str, tuple[int, int]] = {}
@@ -29,7 +29,7 @@ def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
         rank = len(node.inputs[1].shape)
         origin = _origin(model, node.inputs[0], 1, rank)
         if origin is None or (origin[0].shape is not None and len(origin[0].shape) != rank):
-            # a constant of more dimensions has given it those of the convolution
+            # a constant of higher rank has added dimensions by broadcasting
             continue
         if id(origin[0]) in inputs and isinstance(each, int):
             found[origin[0].name] = origin[1], each * int(node.attrs.get("group", 1))
@@ -37,7 +37,7 @@ def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
 
 
 def _origin(model: Model, tensor: gs.Tensor, axis: int, rank: int) -> tuple[gs.Tensor, int] | None:
-    """What a tensor is computed from element by element, and where its axis lies there; None where it is not known."""
+    """The tensor that another is computed from elementwise, and the axis in it; None if unknown."""
     while tensor.inputs:
         node = tensor.inputs[0]
         if node.op == "Transpose":

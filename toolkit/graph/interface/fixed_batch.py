@@ -1,4 +1,4 @@
-"""The one batch that a model computes whose graph has another number than 1 fixed, though its inputs declare any."""
+"""The only batch size of a model whose graph has a number of samples other than 1 fixed, despite dynamic inputs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from toolkit.graph.sessions.session import Session
 
 _MOST, _TRIED, _FEW = 1024, 24, 16
 _MOST_VALUES = 1 << 26
-"""Values of a batch that is tried: a constant may be any size of the model's."""
+"""Largest number of values in a batch that is tried, since constants may be as large as the model's dimensions."""
 
 
 def fixed_batch(
     model: Model, axes: Mapping[str, int], sample: Mapping[str, Array], loaded: Session
 ) -> tuple[int, BatchFault] | None:
-    """How many samples a model computes at once that cannot compute a single one, and the node that cannot.
+    """The batch size of a model that cannot compute a single sample, and the node that cannot.
 
-    What a graph has fixed is among its constants: the shape of a Reshape, Expand or ConstantOfShape, the repeats of a
-    Tile, the parts of a Split, or what a Concat puts beside each sample.
+    Candidates are the model's constants: the shape of a Reshape, Expand or ConstantOfShape, the repeats of a Tile, the
+    parts of a Split, or the constant that a Concat joins to the samples.
 
     Args:
         model: the model.
-        axes: by input, the axis along which samples are joined.
+        axes: the axis along which samples are joined, by input.
         sample: inputs with one row along the axes.
         loaded: the model's session.
 
     Returns:
-        None where a single sample is computed, or no number of samples that was tried.
+        None if a single sample can be computed, or none of the candidates.
 
     Raises:
-        EndlessLoopError: the model does not end.
+        EndlessLoopError: the model does not terminate.
     """
     if not axes or _runs(loaded, sample):
         return None
@@ -60,7 +60,7 @@ def _runs(loaded: Session, inputs: Mapping[str, Array]) -> bool:
 
 
 def _constants(model: Model) -> list[int]:
-    """The smallest numbers above 1 that constants hold, or that are the first extent of one, or a sum of parts."""
+    """The smallest numbers above 1 among integer constants, first dimensions of constants, and sums of Split parts."""
     found = set[int]()
     for node in model.nodes:
         for tensor in node.inputs:

@@ -1,4 +1,4 @@
-"""Outputs that the next inference reads: a decoder's keys and values with those that are new, and renewed states."""
+"""Outputs that the next inference reads: a decoder's keys and values with the new ones appended, and updated states."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from toolkit.graph.surgery.tensors import upstream
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
 _GROWS = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
-"""Operators that put what is new into a past."""
+"""Operators that insert new values into a past."""
 _HANDS_ON = {"Attention": {1: 4, 2: 5}, "GroupQueryAttention": {1: 3, 2: 4}}
-"""Operators that do so by themselves: by output the input."""
+"""Operators that append to a past themselves: the input for each output."""
 _RENEWS = {"LSTM": {1: 5, 2: 6}, "GRU": {1: 5}, "RNN": {1: 5}}
-"""Recurrent operators: by output, which holds the last step's state, the input that holds the first one's."""
+"""Recurrent operators: for each output with the final state, the input with the initial state."""
 _PARTS = _PASSING | {"Slice", "Split", "Gather"}
-"""Operators that output parts of their first input, as the states of one layer."""
+"""Operators whose outputs are parts of their first input, such as the states of single layers."""
 
 
 def continued_inputs(model: Model) -> dict[str, str]:
-    """The outputs that continue an input, each with that input: ``present.0.key`` of ``past_key_values.0.key``."""
+    """The outputs that continue an input, each with that input: ``present.0.key`` and ``past_key_values.0.key``."""
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}
     for output in model.graph.outputs:
@@ -34,10 +34,10 @@ def continued_inputs(model: Model) -> dict[str, str]:
 
 
 def renewed(model: Model) -> set[tuple[str, str]]:
-    """The inputs that an output replaces at the next step, each with that output, judged by what produces it.
+    """The inputs that an output replaces in the next step, each with that output, inferred from its producers.
 
-    It is the last state of a recurrent layer that begins with the input, or of several such layers; or what is new
-    joined to the input, of which the oldest values are cut off, in the shape that the input has.
+    Such an output is the final state of one or several recurrent layers that start from the input; or the input with
+    new values appended and its oldest ones cut off, in the shape of the input.
     """
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     return {
@@ -49,9 +49,9 @@ def renewed(model: Model) -> set[tuple[str, str]]:
 
 
 def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
-    """For each output the names of all tensors that it is computed from, inputs and weights included."""
+    """For each output the names of all tensors that it depends on, including inputs and weights."""
     makers = {tensor.name: node for node in model.nodes for tensor in node.outputs}
-    # what a node leaves out has no name
+    # omitted inputs have an empty name
     read = {id(node): [name for name in reads(node) if name] for node in model.nodes}
     found: dict[str, set[str]] = {}
     for output in outputs:
@@ -65,7 +65,7 @@ def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _renewed(output: gs.Tensor) -> list[gs.Tensor]:
-    """The tensors whose values a state continues; empty where the output is no state."""
+    """The tensors whose values a state continues; empty if the output is not a state."""
     found, pending = [], [(output, False, False)]
     seen: set[tuple[int, bool, bool]] = set()
     while pending:
@@ -89,7 +89,7 @@ def _renewed(output: gs.Tensor) -> list[gs.Tensor]:
 
 
 def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
-    """Whether two tensors may have the same shape by what is known of them."""
+    """Whether two tensors may have the same shape, as far as it is known."""
     if one.shape is None or other.shape is None:
         return True
     fixed = [(a, b) for a, b in zip(one.shape, other.shape) if isinstance(a, int) and isinstance(b, int)]
@@ -97,7 +97,7 @@ def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
 
 
 def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
-    """The tensors that may be the past which the maker of ``tensor`` adds to; empty where it adds to none."""
+    """The tensors that may be the past to which the producer of ``tensor`` appends; empty if it does not append."""
     if not tensor.inputs:
         return []
     node = tensor.inputs[0]
@@ -112,12 +112,12 @@ def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
     else:
         return []
     pasts = [upstream(one, _PASSING) for one in held]
-    # a Concat of features with an input that is none of the past gives another shape
+    # a Concat of features with an input that is not a past has another rank
     return [one for one in pasts if one.shape is None or output.shape is None or len(one.shape) == len(output.shape)]
 
 
 def _may_grow(tensor: gs.Tensor, axis: int) -> bool:
-    """Whether a tensor has no fixed extent along an axis, as channels have, or is called what a decoder's past is."""
+    """Whether a tensor may grow along an axis: it has no fixed size there, or a name with past or cache."""
     shape = tensor.shape
     fixed = shape is not None and -len(shape) <= axis < len(shape) and isinstance(shape[axis], int)
     return not fixed or any(word in tensor.name.lower() for word in ("past", "cache"))

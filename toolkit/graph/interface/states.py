@@ -1,4 +1,4 @@
-"""Along which axis the first states of recurrent layers hold samples: known from the operators that read them."""
+"""The batch axis of the initial states of recurrent layers, inferred from the operators that read them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.dimensions import is_batch_name
 
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
-"""By recurrent operator the inputs that hold the states that it begins with."""
+"""The inputs with the initial states, by recurrent operator."""
 _KEEPING = frozenset({"Identity", "Cast", "Slice", "Split"})
-"""Operators in whose output each axis of their first input is where it was."""
+"""Operators whose outputs have the same axes as their first input."""
 _RANK = 3
-"""The axis of a state's samples, as recurrent operators read it."""
+"""The rank of a state as recurrent operators read it."""
 _MADE_UP = "batch"
 
 
 def shapes_to_join(model: Model) -> dict[str, list[int | str | None]]:
-    """``Model.input_shapes``, in which the samples' dimension of a recurrent layer's first state has their name.
+    """``Model.input_shapes``, with the name of the batch for the batch dimension of recurrent layers' initial states.
 
-    A state is [directions, batch, hidden], of ONNX's LSTM, GRU and RNN with ``layout`` 1 [batch, directions, hidden],
-    and its batch that of the layer's input, whatever the model calls it. A fixed one stays fixed.
+    A state is [directions, batch, hidden], with ``layout`` 1 of ONNX's LSTM, GRU and RNN [batch, directions, hidden].
+    Its batch is that of the layer's input, whatever its name in the model. Fixed dimensions stay fixed.
     """
     shapes = model.input_shapes()
     states = _state_axes(model)
@@ -32,7 +32,7 @@ def shapes_to_join(model: Model) -> dict[str, list[int | str | None]]:
     unnamed = [name for name, dim in declared.items() if not isinstance(dim, int) and not is_batch_name(dim)]
     named = [dim for dims in shapes.values() for dim in dims if is_batch_name(dim)]
     firsts = {dims[0] for name, dims in shapes.items() if name not in states and dims}
-    # the batch's name where an input has one, else that of all first axes, or a new one where these have none
+    # the name of the batch if an input has one, else the common name of all first axes, or a new name if they have none
     names = named[:1] or list(firsts)
     if len(names) != 1 or isinstance(names[0], int):
         return shapes
@@ -42,7 +42,7 @@ def shapes_to_join(model: Model) -> dict[str, list[int | str | None]]:
 
 
 def _state_axes(model: Model) -> dict[str, int]:
-    """By input that is the first state of a recurrent layer, or of several, its axis of samples."""
+    """The batch axis of each input that is the initial state of one or several recurrent layers."""
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}
     for node in (node for node in model.nodes if node.op in _STATES):
@@ -56,7 +56,7 @@ def _state_axes(model: Model) -> dict[str, int]:
 
 
 def _begin(model: Model, tensor: gs.Tensor, axis: int) -> tuple[gs.Tensor, int]:
-    """What a state is a part of, and where its axis lies in that."""
+    """The tensor that a state is a part of, and the axis in it."""
     rank = _RANK
     while tensor.inputs:
         node = tensor.inputs[0]
@@ -69,7 +69,7 @@ def _begin(model: Model, tensor: gs.Tensor, axis: int) -> tuple[gs.Tensor, int]:
 
 
 def _before(model: Model, node: gs.Node, rank: int, axis: int) -> tuple[int, int] | None:
-    """The rank of a node's first input and where an axis of its result lies in that; None where that is not known."""
+    """The rank of a node's first input and the axis in it that corresponds to an output's axis; None if unknown."""
     if node.op in _KEEPING:
         return rank, axis
     if node.op == "Transpose":
@@ -97,7 +97,7 @@ def _before(model: Model, node: gs.Node, rank: int, axis: int) -> tuple[int, int
 def _taken(rank: int, axis: int, at: int, places: int) -> tuple[int, int] | None:
     """``_before`` for a Gather along ``at`` by indices of rank ``places``."""
     if at <= axis < at + places:
-        # as many as there are indices
+        # the size of this axis is the number of indices
         return (rank, axis) if places == 1 else None
     return rank, axis if axis < at else axis - places + 1
 
@@ -110,7 +110,7 @@ def _rank_of(model: Model, tensor: gs.Tensor) -> int | None:
 
 
 def _axes(model: Model, node: gs.Node) -> list[int] | None:
-    """The axes that a node takes out or puts in; None where they are computed, or all of length 1."""
+    """The axes that a node removes or inserts; None if they are computed, or not given (all axes of size 1)."""
     given = node.attrs.get("axes")
     if given is None and len(node.inputs) > 1:
         given = model.constant(node.inputs[1])
@@ -118,11 +118,11 @@ def _axes(model: Model, node: gs.Node) -> list[int] | None:
 
 
 def _unshaped(model: Model, node: gs.Node, axis: int) -> tuple[int, int] | None:
-    """``_before`` for a Reshape: the axis with as many values to its left and to its right as before."""
+    """``_before`` for a Reshape: the axis with as many values to its left and right as in the output."""
     shape, before = model.constant(node.inputs[1]), node.inputs[0].shape
     if shape is None or before is None or axis >= len(shape):
         return None
-    # not literal sizes: 0 stands for the extent at the same place
+    # 0 copies the size at the same position
     target = [before[place] if one == 0 and place < len(before) else int(one) for place, one in enumerate(shape)]
     for place in range(len(before)):
         sides = (target[:axis], before[:place]), (target[axis + 1 :], before[place + 1 :])
@@ -132,7 +132,7 @@ def _unshaped(model: Model, node: gs.Node, axis: int) -> tuple[int, int] | None:
 
 
 def _as_much(made: Sequence[Any], read: Sequence[Any]) -> bool:
-    """Whether two parts of a shape surely hold equally many values."""
+    """Whether two parts of a shape are known to hold equally many values."""
     if not all(isinstance(one, int) and one > 0 for one in (*made, *read)):
         return False
     return math.prod(made) == math.prod(read)

@@ -1,4 +1,4 @@
-"""The inputs whose values a model computes with, and the tensors that these reach; nodes may be in any order."""
+"""The inputs whose values a model uses, and the tensors that depend on them; nodes may be in any order."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from toolkit.graph.model import Model
 from toolkit.graph.surgery.assemble import reads
 
 SIZES = frozenset({"Shape", "Size"})
-"""Operators that read a tensor's dimensions and none of its values."""
+"""Operators that read only a tensor's dimensions, not its values."""
 
 
 def used_inputs(model: Model) -> frozenset[str]:
     """Names of the inputs whose values a node computes with.
 
-    Others are passed on as they are, as a policy without a state does with one, have only their dimensions read, or are
-    not read at all.
+    Other inputs are passed through unchanged, like the state input of a stateless policy, or only their dimensions are
+    read, or they are not read at all.
     """
     readers = _readers_of_values(model)
     return frozenset(tensor.name for tensor in model.graph.inputs if _is_used(tensor.name, readers))
 
 
 def varying_tensors(model: Model) -> set[str]:
-    """Names of the inputs and of all tensors that their values reach, not those that only their sizes reach."""
+    """Names of the inputs and of all tensors that depend on their values, not only on their sizes."""
     readers = _readers_of_values(model)
     found = {tensor.name for tensor in model.graph.inputs}
     pending = list(found)
@@ -37,7 +37,7 @@ def varying_tensors(model: Model) -> set[str]:
 
 
 def _readers_of_values(model: Model) -> Mapping[str, Sequence[gs.Node]]:
-    """By tensor the nodes of the main graph that read its values, also within their subgraphs."""
+    """For each tensor the nodes of the main graph that read its values, including reads in their subgraphs."""
     found: dict[str, list[gs.Node]] = defaultdict(list)
     for node in model.nodes:
         for name in () if node.op in SIZES else reads(node):
@@ -46,7 +46,7 @@ def _readers_of_values(model: Model) -> Mapping[str, Sequence[gs.Node]]:
 
 
 def _is_used(name: str, readers: Mapping[str, Sequence[gs.Node]]) -> bool:
-    """Whether a tensor, or what it is passed on as, is read by a node that computes with it."""
+    """Whether a node computes with a tensor, directly or after it is passed through Identity nodes."""
     pending = [name]
     while pending:
         nodes = readers.get(pending.pop(), ())

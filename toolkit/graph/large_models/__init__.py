@@ -1,1 +1,1 @@
-"""Models with more weights than memory: the limit, cutting them into partitions, running one after the other."""
+"""Models with more weights than memory: the memory limit, partitioning, and running the partitions in turn."""

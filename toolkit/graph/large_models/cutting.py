@@ -1,6 +1,6 @@
-"""Where a graph is cut into partitions whose weights fit into memory, or that have few nodes.
+"""Partitioning of a graph into parts whose weights fit into memory, or that have a limited number of nodes.
 
-It is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
+Cuts are made before nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from toolkit.graph.proto.nodes import all_nodes, reads_of
 Operators = Collection[tuple[str, str]]
 """Domains and names of operators."""
 SHARE = 2
-"""A float model and its quantized form are run side by side: a partition may take this part of what weights may."""
+"""A partition may use this fraction (1/2) of the memory for weights, since float and quantized model run together."""
 MOST_BLOCKED = 5_000
-"""Nodes of a graph up to which onnxruntime may hand on results of convolutions in blocked layout."""
+"""Largest number of nodes of a graph in which onnxruntime's blocked layout of convolution results is considered."""
 _WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QuantizeLinear"})
-"""Operators that nearly always begin a layer with weights, however few these are."""
+"""Operators that almost always begin a layer with weights, however small these are."""
 _FUSED = frozenset({"Transpose", "Mul", "Div", "Pad", "QuantizeLinear", "DequantizeLinear"})
-"""Operators that onnxruntime may fuse with a node with weights that follows them."""
+"""Operators that onnxruntime may fuse with a following node with weights."""
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
-"""Operators whose results onnxruntime hands on in blocked layout; an Add that reads one is summed by a convolution."""
+"""Operators with results in onnxruntime's blocked layout; an Add that reads one is fused into a convolution."""
 _KEEP_BLOCKED = frozenset({
     "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add", "Sum", "Mul", "Concat",
     "Resize", "Upsample",
@@ -39,7 +39,7 @@ _HALF_KERNELS = frozenset({
     "Cast", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
-"""Operators whose results onnxruntime rounds to float16 or not, by what lies on both sides of them."""
+"""Operators whose results onnxruntime rounds to float16 or not, depending on the neighbouring nodes."""
 _FLOAT16 = TensorProto.FLOAT16
 _WIDE = 4
 """Bytes of a float32."""
@@ -48,14 +48,15 @@ _NO_TENSOR = ("Sequence", "Optional", "SplitToSequence")
 
 @dataclass(frozen=True)
 class Partition:
-    """Neighbouring nodes of a model.
+    """Consecutive nodes of a model.
 
     Attributes:
-        nodes: which nodes of the main graph, counted from 0; constants' nodes that several partitions need are in each.
+        nodes: indices of nodes in the main graph; nodes that compute constants for several partitions are in each of
+            these.
         weights: the large weights that they read.
-        reads: the other tensors that they take from before, and inputs of the model.
-        gives: what later partitions read, and outputs of the model.
-        constants: the initializers that they read, large ones among them, in the model's order.
+        reads: tensors that they read from earlier partitions, and inputs of the model.
+        gives: tensors that later partitions read, and outputs of the model.
+        constants: all initializers that they read, including large ones, in the model's order.
     """
 
     nodes: Sequence[int]
@@ -66,14 +67,14 @@ class Partition:
 
     @classmethod
     def whole(cls, model: LightModel) -> Partition:
-        """That of a model that is not cut."""
+        """The partition of a model that is not cut."""
         return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
 
 
 def by_nodes(model: LightModel, most: int, operators: Operators | None = None) -> list[Partition]:
-    """Partitions of a model that have about so many nodes at most; one where there are fewer, or no place to cut.
+    """Partition a model into parts of roughly at most ``most`` nodes; one part if it is smaller or cannot be cut.
 
-    ``operators`` are those of the model, and maybe others; None where they are not known.
+    ``operators`` are those of the model, possibly with others; None if unknown.
     """
     if len(model.proto.graph.node) <= most or not _hands_on_tensors(model, operators):
         return [Partition.whole(model)]
@@ -82,11 +83,11 @@ def by_nodes(model: LightModel, most: int, operators: Operators | None = None) -
 
 
 def by_widened(model: LightModel, most: int) -> list[Partition]:
-    """Partitions whose weights, where stored in fewer bits, take about so many bytes at most once widened for a run.
+    """Partition a model so that its weights with less than 32 bits need at most ``most`` bytes per part when widened.
 
-    onnxruntime computes what depends on no input at any time, in 1.32 at the beginning of a run: an uncut model in
-    float16, or with weights stored in INT8, would hold all its weights in float32 at once. A partition of one node may
-    take more.
+    onnxruntime computes nodes that depend on no input before they are needed, 1.32 at the beginning of a run: an uncut
+    model in float16 or with weights stored in INT8 would have all its weights in memory in float32 at once. A partition
+    of one node may exceed the limit.
     """
     sizes = {name: widened_bytes(values) for name, values in model.weights.items() if values.itemsize < _WIDE}
     if sum(sizes.values()) <= most or not _hands_on_tensors(model):
@@ -96,18 +97,18 @@ def by_widened(model: LightModel, most: int) -> list[Partition]:
 
 
 def widened_bytes(values: Array) -> int:
-    """Bytes that a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
+    """Bytes that a weight needs in a run: integers and float16 are widened to float32."""
     return values.size * max(values.itemsize, _WIDE)
 
 
 def _hands_on_tensors(model: LightModel, operators: Operators | None = None) -> bool:
-    """Whether all that nodes hand on is surely tensors; for ``operators`` see ``by_nodes``."""
+    """Whether all values between nodes are known to be tensors; for ``operators`` see ``by_nodes``."""
     graph = model.proto.graph
     if graph.sparse_initializer or not all(_kinds(model)):
         return False
     if operators is not None and not any(op.startswith(_NO_TENSOR) for _, op in operators):
         return True
-    # what else may be handed on is not known beforehand
+    # operators that are not known beforehand may produce sequences too
     return not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
 
 
@@ -117,7 +118,7 @@ def _kinds(model: LightModel) -> list[int]:
 
 
 def _rounded_or_not(model: LightModel) -> set[str]:
-    """The float16 results of ``_HALF_KERNELS``; in a model with such tensors those of unknown type as well."""
+    """The float16 results of ``_HALF_KERNELS``; in a model with float16 tensors also results of unknown type."""
     graph = model.proto.graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     if _FLOAT16 not in (*kinds.values(), *_kinds(model)):
@@ -130,14 +131,14 @@ def _rounded_or_not(model: LightModel) -> set[str]:
 
 
 class Cut:
-    """Finds the places where a graph is cut.
+    """Chooses the places where a graph is cut.
 
     Args:
         model: the model, its nodes sorted.
-        limit: what the large weights of a partition may take in bytes, or how many nodes it may have.
-        sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a partition has
-            more than it may where there is no place at which onnxruntime fuses nothing.
-        at_least_one: a partition of one node may take more.
+        limit: the limit of a partition, as bytes of large weights or as number of nodes.
+        sizes: bytes of each large weight; None to count nodes instead, in which case a partition exceeds the limit if
+            there is no place without fusion.
+        at_least_one: whether a partition of one node may exceed the limit.
     """
 
     def __init__(
@@ -170,11 +171,11 @@ class Cut:
         self._lives = self._find_lives()
 
     def makes_outputs(self) -> bool:
-        """Whether a node makes each of the graph's outputs."""
+        """Whether each of the graph's outputs is produced by a node."""
         return self._outputs <= {name for made in self._makes for name in made}
 
     def partitions(self) -> list[Partition]:
-        """The graph in partitions that fit."""
+        """The graph in partitions that respect the limit."""
         places = [0, *self._places(), len(self._order)]
         found, made_before = list[tuple[list[int], set[str], set[str]]](), set[str]()
         for first, last in pairwise(places):
@@ -186,7 +187,7 @@ class Cut:
         result: list[Partition] = []
         for number, (nodes, reads, made) in enumerate(found):
             later = {name for name in made if last_read.get(name, -1) > number}
-            # what constants' nodes make is made in several partitions, and handed on by the first
+            # tensors computed from constants exist in several partitions; the first one passes them on
             given = (later | made & self._outputs) - made_before
             made_before |= given
             gives = sorted(given)
@@ -197,7 +198,7 @@ class Cut:
         return result
 
     def _constant_nodes(self) -> dict[int, set[int]]:
-        """Nodes that make constants of constants, each with those that it needs: they go where they are read."""
+        """Nodes that compute constants from constants, each with the others it needs; they are copied to readers."""
         makers: dict[str, int] = {}
         found: dict[int, set[int]] = {}
         known = set(self._constants)
@@ -215,7 +216,7 @@ class Cut:
         return found
 
     def _ordered(self) -> list[int]:
-        """The nodes but for those of constants; those that lead only to outputs, such as probes, as early as can be."""
+        """The nodes except those of constants; nodes that lead only to outputs, such as taps, as early as possible."""
         order = [index for index in range(len(self._nodes)) if index not in self._constant_makers]
         inner: set[str] = set()
         early: set[int] = set()
@@ -242,9 +243,9 @@ class Cut:
         return {index, *needed, *(one for other in needed for one in self._constant_makers[other])}
 
     def _find_lives(self) -> dict[str, tuple[int, int]]:
-        """By tensor the first and the last place, each before a node, at which it is made and still to be read.
+        """For each tensor the first and last place at which it is alive; a place is the position before a node.
 
-        Sets of the tensors alive at every place would take, in a graph of a few hundred thousand nodes, a gigabyte.
+        Storing the set of live tensors at every place would need a gigabyte for a few hundred thousand nodes.
         """
         last: dict[str, int] = {}
         for place, index in enumerate(self._order):
@@ -258,7 +259,7 @@ class Cut:
         }
 
     def _alive(self, among: Collection[str] | None = None) -> list[int]:
-        """How many tensors are alive before every node; counting only those in ``among`` where it is given."""
+        """The number of tensors alive before each node, counting only those in ``among`` if it is given."""
         more = [0] * (len(self._order) + 1)
         for name, (first, last) in self._lives.items():
             if among is None or name in among:
@@ -267,11 +268,11 @@ class Cut:
         return list(accumulate(more[:-1]))
 
     def _places(self) -> list[int]:
-        """Before which nodes the graph is cut."""
+        """The places at which the graph is cut."""
         makers = {name: self._ops[index] for index in self._order for name in self._makes[index]}
         clean, possible = self._clean(makers), list[int]()
         if self._sizes is not None:
-            # a place in the middle of what onnxruntime fuses is the last resort
+            # cutting between nodes that onnxruntime would fuse is the last resort
             others = self._alive({name for name, op in makers.items() if op.startswith(_NO_TENSOR)})
             possible = [place for place, number in enumerate(others) if not number]
         alive, found = self._alive(), list[int]()
@@ -313,7 +314,7 @@ class Cut:
         return found
 
     def _half_full(self, start: int, place: int) -> int:
-        """The first place at which the partition from ``start`` on holds half of what it may."""
+        """The first place at which the partition from ``start`` on reaches half of its limit."""
         seen, total = set[Any](), 0
         for one in range(start, place):
             total += self._size(self._holds[one] - seen)
@@ -338,5 +339,5 @@ class Cut:
 
 
 def _within(places: list[int], first: int, last: int) -> list[int]:
-    """The sorted places from ``first`` to ``last``, both included."""
+    """The places from ``first`` to ``last``, both included, of a sorted list."""
     return places[bisect_left(places, first) : bisect_left(places, last + 1)]

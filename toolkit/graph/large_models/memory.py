@@ -1,7 +1,7 @@
-"""What a process may take of memory while it computes with weights, and what onnxruntime has loaded under that limit.
+"""The memory limit of a process that computes with weights, and the onnxruntime sessions loaded under that limit.
 
-The limit is for the whole process: a part of it is the program's own and one is for arrays that are not spilled to
-disk; what is left is for the weights of sessions, whosever they are.
+The limit is for the whole process. A part of it is for the program itself, another for arrays that are not spilled to
+disk; the remainder is for the weights of all sessions.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
 from toolkit.graph.proto.on_disk import ROOM, set_array_memory
 
 _PROGRAM, _PROGRAM_PART = 224 << 20, 4
-"""What Python, its libraries, graphs and arrays in work take; of a small limit no more than one in so many parts."""
+"""Bytes for Python, its libraries, graphs and temporary arrays; at most this fraction (1/4) of a small limit."""
 _ROOM_PART = 8
-"""Arrays that are not spilled take one in so many parts of a limit at most; so do mapped files that are read."""
+"""Arrays that are not spilled use at most this fraction (1/8) of a limit; so do pages of mapped files."""
 
 
 @contextmanager
 def memory_limit(size: int | None) -> Iterator[None]:
-    """While this is open, the process is to take ``size`` bytes: sessions of models with more weights are partitioned.
+    """Limit the memory of the process to ``size`` bytes within the block: models with more weights are partitioned.
 
-    The program itself takes some 200 MB, of a limit below 1 GB more than its part.
+    The program itself needs some 200 MB, more than its part of a limit below 1 GB.
     """
     before = loaded.limit
     limit_memory(size)
@@ -41,7 +41,7 @@ def memory_limit(size: int | None) -> Iterator[None]:
 
 
 def limit_memory(size: int | None) -> None:
-    """The limit from here on, for a process that works for another."""
+    """Set the limit permanently, for a worker process."""
     _set(size)
     if size is not None:
         return_freed_memory()
@@ -54,18 +54,18 @@ def _set(limit: int | None) -> None:
 
 
 def memory_limited() -> int | None:
-    """The limit in bytes; None where there is none."""
+    """The limit in bytes; None if there is none."""
     return loaded.limit
 
 
 def weights_limit() -> int | None:
-    """Bytes of the limit that weights in sessions may take; None where there is no limit."""
+    """Bytes of the limit that weights in sessions may use; None if there is no limit."""
     return loaded.room
 
 
 def least_limit(weights: int) -> int:
-    """The smallest limit under which so many bytes of weights have room, to a few bytes."""
-    # each of the two parts is a share of the limit, or as much as it is at most
+    """The smallest limit that leaves room for ``weights`` bytes of weights, accurate to a few bytes."""
+    # each of the two parts is a fraction of the limit, or its maximum
     program = (0, Fraction(1, _PROGRAM_PART)), (_PROGRAM, Fraction(0))
     room = (0, Fraction(1, _ROOM_PART)), (ROOM, Fraction(0))
     return min(ceil((weights + one + two) / (1 - part - share)) for one, part in program for two, share in room)
@@ -76,7 +76,7 @@ def _room(limit: int | None) -> int:
 
 
 class LoadedSessions:
-    """What is loaded into onnxruntime of all models that are loaded part by part, the last used last.
+    """The sessions of all models that are loaded part by part, in the order of their last use.
 
     Attributes:
         limit: see ``memory_limit``.
@@ -101,15 +101,15 @@ class LoadedSessions:
         return None if limit is None else limit - min(_PROGRAM, limit // _PROGRAM_PART) - _room(limit)
 
     def join(self, owner: object) -> int:
-        """A number for somebody who loads parts, which go once the owner is gone."""
+        """Register an owner of parts, which are dropped when it is garbage collected; returns its number."""
         number = next(self._owners)
         weakref.finalize(owner, self._leave, number).atexit = False
         return number
 
     def _leave(self, owner: int) -> None:
-        """An owner is gone, wherever garbage is collected: perhaps by a thread whose locks a load waits for.
+        """Called when an owner is garbage collected, possibly in a thread that holds locks a load waits for.
 
-        It waits for nobody: whoever changes what is known drops its parts.
+        It never blocks: the owner's parts are dropped by whoever changes the state next.
         """
         self._gone.append(owner)
         if self._lock.acquire(blocking=False):
@@ -121,7 +121,7 @@ class LoadedSessions:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else changes what is known; a collection of garbage within the block does not, either."""
+        """Exclusive access to the state, also against owners that are garbage collected within the block."""
         with self._lock:
             self._depth += 1
             try:
@@ -143,18 +143,18 @@ class LoadedSessions:
         make: Callable[[], tuple[int, Callable[[], Any]]],
         most: int | None = None,
     ) -> Iterator[Any]:
-        """A part of what the owner computes with; it stays loaded while the block computes with it.
+        """A part of the owner's model, which stays loaded while the block computes with it.
 
-        The longest unused ones go where the limit, or ``most``, asks for it. Where what others compute with leaves no
-        room, it waits for them; not within a block that uses another part, which they might wait for, nor while such a
-        block waits for this part. While one thread loads a part others load theirs and compute; under a limit they load
-        by turns, since a load takes more than what it leaves.
+        The least recently used parts are dropped if the limit or ``most`` requires it. If parts in use leave no room,
+        it waits for them, but not within a block that uses another part (others might wait for that one), nor while
+        such a block waits for this part. Other threads can load and compute during a load; under a limit loads are
+        serialized, since a load needs more memory than its result.
 
         Args:
-            owner: whose part it is.
-            part: which.
-            make: bytes of memory that it takes, mapped files among them, and what loads it.
-            most: bytes that the owner's parts may take together; no more than the limit allows where None.
+            owner: number of the owner.
+            part: key of the part.
+            make: returns the memory that the part needs in bytes, including mapped files, and a function that loads it.
+            most: limit in bytes for all parts of the owner; None for the limit of the process.
         """
         key = owner, part
         with self._alone():
@@ -174,7 +174,7 @@ class LoadedSessions:
 
     @property
     def _own_parts(self) -> int:
-        """How many parts this thread computes with."""
+        """The number of parts that this thread computes with."""
         return getattr(self._own, "parts", 0)
 
     def _take(self, key: tuple[int, Hashable]) -> None:
@@ -190,7 +190,7 @@ class LoadedSessions:
     def _load(
         self, key: tuple[int, Hashable], make: Callable[[], tuple[int, Callable[[], Any]]], most: int | None
     ) -> Any:
-        """Load a part that this thread then computes with."""
+        """Load a part and mark it as in use by this thread."""
         taken = False
         try:
             with self._turn():
@@ -198,7 +198,7 @@ class LoadedSessions:
             with self._alone():
                 while not self._room_for(size, most, key[0]) and self._may_wait(key):
                     self._wait()
-                # its room is taken from here on
+                # its memory is reserved from here on
                 self._known[key] = None, size
                 self._take(key)
                 taken = True
@@ -227,7 +227,7 @@ class LoadedSessions:
         return room and self._make_room(size + sum(self._reserved.values()), self.room, None)
 
     def _await_load(self, key: tuple[int, Hashable]) -> None:
-        """Until no other thread loads a part; it waits for no room meanwhile if this thread may hold that."""
+        """Wait until no other thread is loading this part; a load does not wait for room if this thread may hold it."""
         holds = key in self._loading and self._own_parts > 0
         if holds:
             self._urgent[key] += 1
@@ -241,7 +241,7 @@ class LoadedSessions:
                 self._urgent += Counter()
 
     def _wait(self) -> None:
-        """Until somebody has done with a part, or has loaded one."""
+        """Wait until a part is released or loaded."""
         depth, self._depth = self._depth, 0
         try:
             self._released.wait()
@@ -249,11 +249,11 @@ class LoadedSessions:
             self._depth = depth
 
     def _may_wait(self, key: tuple[int, Hashable]) -> bool:
-        """Whether the load of a part may wait for others to give back theirs."""
+        """Whether loading a part may wait for others to release theirs."""
         return self._depth == 1 and not self._own_parts and key not in self._urgent
 
     def _make_room(self, size: int, most: int | None, owner: int | None) -> bool:
-        """Drop what is longest unused; False where more must go and is in use."""
+        """Drop least recently used parts; False if not enough can be dropped because parts are in use."""
         if most is None:
             return True
         held = {key: taken for key, (_, taken) in self._known.items() if owner in (None, key[0])}
@@ -268,17 +268,17 @@ class LoadedSessions:
         return left + size <= most or self._used.keys().isdisjoint(held)
 
     def reserve(self, owner: int, size: int) -> None:
-        """Count what an owner keeps besides its parts until these are dropped."""
+        """Account for memory that an owner needs besides its parts, until these are dropped."""
         with self._alone():
             self._reserved[owner] = size
 
     def count(self, owner: int) -> int:
-        """How many of an owner's parts are loaded."""
+        """The number of an owner's loaded parts."""
         with self._alone():
             return sum(one == owner for one, _ in self._known)
 
     def drop(self, owner: int) -> None:
-        """Give back the memory of all that is an owner's."""
+        """Free all memory of an owner."""
         with self._alone():
             self._drop(owner)
 
@@ -288,16 +288,16 @@ class LoadedSessions:
         self._reserved.pop(owner, None)
 
     def unload(self, owner: int) -> None:
-        """Give back the memory of an owner's parts that nobody computes with; what it keeps beside them stays."""
+        """Free an owner's parts that are not in use; memory reserved for it stays accounted for."""
         with self._alone():
             for key in [key for key in self._known if key[0] == owner and key not in self._used]:
                 del self._known[key]
 
     def clear(self) -> None:
-        """Give back the memory of all parts."""
+        """Free the memory of all parts."""
         with self._alone():
             self._known.clear()
 
 
 loaded = LoadedSessions()
-"""The process's own."""
+"""The sessions of this process."""

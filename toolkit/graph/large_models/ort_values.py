@@ -1,4 +1,4 @@
-"""onnxruntime's values and arrays: the same memory."""
+"""Conversion between onnxruntime's values and numpy arrays without copying."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ORT_TYPES = {f"tensor({word})": number for word, number in (
     ("float", TensorProto.FLOAT), ("double", TensorProto.DOUBLE),
     *((name.lower(), number) for name, number in TensorProto.DataType.items() if name not in ("FLOAT", "DOUBLE")),
 )}  # fmt: skip
-"""onnxruntime's words for tensors, with the element's number in ONNX's ``TensorProto.DataType``."""
+"""onnxruntime's names of tensor types, with the element type's number in ONNX's ``TensorProto.DataType``."""
 
 
 def to_ort(value: Array, wanted: str = "") -> Any:
-    """An array as a value that shares its memory; bfloat16 as float32 where that is ``wanted``."""
+    """A value that shares an array's memory; bfloat16 is converted to float32 if that is ``wanted``."""
     import onnxruntime as ort
 
     value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
@@ -34,10 +34,10 @@ def to_ort(value: Array, wanted: str = "") -> Any:
 
 
 def as_array(value: Any) -> Array:
-    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes.
+    """An array that shares the value's memory and keeps it alive; bfloat16 has the ml_dtypes type.
 
     Raises:
-        ModelError: it is a sequence or a map.
+        ModelError: the value is a sequence or a map.
     """
     if not value.is_tensor():
         raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
@@ -51,9 +51,9 @@ def as_array(value: Any) -> Array:
 
 
 class _Memory:
-    """Bytes of a value as numpy's array interface describes memory; it keeps the value alive.
+    """The bytes of a value in numpy's array interface; keeps the value alive.
 
-    An array of ctypes takes a class for every size.
+    Not a ctypes array, which would create a class for every size.
     """
 
     __slots__ = ("__array_interface__", "_owner")

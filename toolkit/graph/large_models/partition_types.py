@@ -1,8 +1,8 @@
-"""What a float16 model hands from partition to partition: in float32, as onnxruntime hands it on between two nodes.
+"""Types of float16 tensors between partitions: float32, as onnxruntime passes them between two nodes.
 
-It has float16 kernels for few operators on the CPU: the others it computes in float32, and leaves out the Casts between
-two of them, so that what lies in between is never rounded. A cut there must not round either, or a model that is
-measured as it is would have other values by where it is cut.
+onnxruntime has few float16 kernels on the CPU. It computes other operators in float32, and omits the Casts between two
+of them, so that the tensor in between is never rounded. Partitions must not round it either, or the results of a model
+would depend on where it is cut.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from toolkit.graph.proto.survey import TYPE_ATTRIBUTES
 from toolkit.graph.shape_inference.inferred import Inferred
 
 HALF = "tensor(float16)"
-"""Onnxruntime's name of the type."""
+"""onnxruntime's name of the type."""
 _LEFT_OUT = "InsertedPrecisionFreeCast_"
-"""How the names of onnxruntime's own Casts begin, which it leaves out where a Cast of the model undoes them
+"""Prefix of the names of onnxruntime's own Casts, which it removes if a Cast of the model undoes them
 (core/optimizer/insert_cast_transformer.cc)."""
 
 
 def widen_between_partitions(model: LightModel, partitions: Sequence[Partition]) -> dict[str, str]:
-    """The float16 tensors that partitions hand to later ones, and what they are called in float32 in between."""
+    """The float16 tensors that partitions pass to later ones, with their names as float32 tensors in between."""
     graph = model.proto.graph
     read = {name for one in partitions for name in one.reads}
     handed = {name for one in partitions for name in one.gives if name in read}
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     unknown = {name for name in handed if not kinds.get(name)}
-    # inference takes as long as half of the partitions do to load
+    # shape inference takes about half as long as loading the partitions
     if unknown and not unknown.isdisjoint(_maybe_half(model.proto)):
         kinds = Inferred().facts(model.proto.SerializeToString(), None).types
     return {name: f"{name} in float32" for name in sorted(handed) if kinds.get(name) == TensorProto.FLOAT16}
 
 
 def _maybe_half(proto: onnx.ModelProto) -> set[str]:
-    """The tensors of the main graph that may be float16: computed from float16, or declared so by a node."""
+    """The tensors of the main graph that may be float16: computed from float16, or declared so by an attribute."""
     graph = proto.graph
     found = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     found |= {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     if proto.functions or graph.sparse_initializer:
         return {name for node in graph.node for name in node.output}
     for node in graph.node:
-        # a Cast yields the type it names, whatever it reads, and QuantizeLinear never float16
+        # the result type of a Cast is that of its attribute, and QuantizeLinear never gives float16
         reads = node.op_type not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
         if reads or any(map(_names_half, node.attribute)):
             found.update(node.output)
@@ -55,7 +55,7 @@ def _maybe_half(proto: onnx.ModelProto) -> set[str]:
 
 
 def _names_half(attribute: onnx.AttributeProto) -> bool:
-    """Whether an attribute says that something is float16, or holds a graph, in which anything may be."""
+    """Whether an attribute names the type float16, or is a graph, which may contain any type."""
     if attribute.type == onnx.AttributeProto.INT:
         return attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16
     if attribute.type == onnx.AttributeProto.TENSOR:
@@ -66,10 +66,10 @@ def _names_half(attribute: onnx.AttributeProto) -> bool:
 
 
 def widened(name: str, wide: str) -> list[onnx.NodeProto]:
-    """Nodes that hand on a float16 tensor in float32, not rounded.
+    """Nodes that pass on a float16 tensor in float32, without rounding.
 
-    Whether what makes it has a float16 kernel or not, a Sum of it alone has none: it is computed as before any
-    other node that is computed in float32.
+    Whether or not the producer has a float16 kernel, a Sum has none. The tensor is therefore computed as it would be
+    before any other node without a float16 kernel.
     """
     half = f"{name} handed on"
     return [
@@ -88,6 +88,6 @@ def narrowed(wide: str, name: str) -> list[onnx.NodeProto]:
 
 
 def rounded(values: Array) -> Array:
-    """A tensor that was handed on in float32 as the model outputs it: what is too large for float16 is infinite."""
+    """A tensor passed on in float32 as the model would output it: values beyond float16's range become infinite."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16)

@@ -1,12 +1,12 @@
-"""A model whose weights are more than may be in memory: run partition by partition, a few of them loaded at a time.
+"""Sessions of models whose weights exceed the memory limit: run partition by partition, with a few loaded at a time.
 
-So is a model of very many nodes, whose partitions all stay loaded: onnxruntime needs 0.09 ms a node for a session of
-20,000 nodes, 0.29 ms a node where there are 225,000 (seen with 1.32).
+Models with very many nodes are partitioned too, with all partitions loaded: onnxruntime needs 0.09 ms per node to
+create a session of 20,000 nodes, but 0.29 ms per node for 225,000 nodes (measured with 1.32).
 
-The graph is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that
-every partition computes what the whole model would, bit by bit. Of a float16 model what is handed on is in float32 and
-not rounded, as it is between two nodes that onnxruntime computes in float32. Where there is no such place, among
-convolutions that hand on their results in blocked layout, the last bits may differ.
+The graph is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that all
+partitions together compute bit for bit the same as the whole model. Tensors of a float16 model are passed between
+partitions in float32 without rounding, as between two nodes that onnxruntime computes in float32. If there is no such
+place, among convolutions that pass on results in blocked layout, the last bits may differ.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _PACKED = 2
-"""What a partition takes, in multiples of its weights, where onnxruntime keeps them as its kernels like them."""
+"""Memory of a partition in multiples of its weights, if onnxruntime also keeps them packed for its kernels."""
 
 
 def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
-    """Tensors, or inputs, grouped by the partition of a model that makes them; one group where it is run whole."""
+    """Group tensors or inputs by the partition that produces them; one group if the model is run as a whole."""
     light = model.to_light()
     found = partitions_of(light, packed=not light.shares)
     if len(found) == 1:
@@ -53,26 +53,26 @@ def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
 
 
 def shared_weights(model: LightModel) -> bool:
-    """Whether the weights are too many for copies of them, anyway or under the limit; see ``LightModel.shares``."""
+    """Whether the weights are too large for copies, in general or under the limit; see ``LightModel.shares``."""
     return model.shares or len(partitions_of(model, packed=True)) > 1
 
 
 def resident_bytes(model: LightModel, packed: bool) -> int:
-    """Bytes of weights that a session of the model holds by itself: none where it is run in partitions."""
+    """Bytes of weights that a session of the model holds; 0 if it is run in partitions."""
     if len(partitions_of(model, packed)) > 1:
         return 0
     return sum(map(widened_bytes, model.weights.values()))
 
 
 def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
-    """The partitions that a model is run in under the limit; one where its weights fit, or without a limit.
+    """The partitions in which a model is run under the limit; a single one if its weights fit or there is no limit.
 
     Args:
         model: the model.
-        packed: whether onnxruntime keeps the weights as its kernels like them.
+        packed: whether onnxruntime keeps the weights packed for its kernels.
 
     Raises:
-        ModelError: the weights of one node alone do not fit; the message names the node with most.
+        ModelError: the weights of a single node do not fit; the message names the node with the largest weights.
     """
     room = weights_limit()
     sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
@@ -82,7 +82,7 @@ def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
 
 
 class Value(NamedTuple):
-    """What a session says of an input or output: onnxruntime's own would keep the session and its weights."""
+    """The description of a session's input or output; onnxruntime's own object would keep the session alive."""
 
     name: str
     type: str
@@ -90,19 +90,19 @@ class Value(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> Value:
-        """A copy of onnxruntime's value."""
+        """Copy the description from onnxruntime's object."""
         return cls(value.name, value.type, tuple(value.shape))
 
 
 @dataclass
 class _PassingSample:
-    """A sample on its way through the partitions.
+    """A sample while it passes through the partitions.
 
     Attributes:
         feed: the model's inputs.
-        alive: by name the tensors that a later partition reads or that are returned, inputs too.
-        key: what its tensors are kept under for other sessions; empty where they are not kept.
-        start: the first partition that has to be run.
+        alive: tensors by name that a later partition reads or that are returned, including inputs.
+        key: key under which its tensors are kept for other sessions; empty if they are not kept.
+        start: index of the first partition to run.
     """
 
     feed: Mapping[str, Any]
@@ -111,21 +111,21 @@ class _PassingSample:
     start: int = 0
 
     def computed(self, names: Iterable[str]) -> dict[str, Any]:
-        """Those of the tensors that partitions have computed."""
+        """Those of the tensors that were computed by partitions."""
         return {name: self.alive[name] for name in names if name in self.alive and name not in self.feed}
 
 
 class PartitionedSession:
-    """The partitions of a model, to be run as one session of onnxruntime is.
+    """A model in partitions, with the interface of an onnxruntime session.
 
     Args:
-        model: the whole.
-        partitions: where it is cut.
-        load: makes a session of a model.
+        model: the whole model.
+        partitions: its partitions.
+        load: creates the session of a model.
         packed: see ``partitions_of``.
-        boundaries: where what is handed from partition to partition is kept; None for nowhere.
-        all_fit: whether all partitions stay loaded; the model then gives up its message, which takes as much memory
-            as the sessions of it.
+        boundaries: keeps the tensors between partitions for other sessions; None if there are none.
+        all_fit: whether all partitions stay loaded; the model's message is then released, which needs as much memory as
+            the sessions.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class PartitionedSession:
         self._outputs = [value.name for value in model.proto.graph.output]
         self._kept: dict[int, Any] | None = {} if all_fit else None
         self._owner = loaded.join(self)
-        # copies: a part of a message holds all of it
+        # copies, because a part of a message keeps the whole message alive
         self._known = {value.name: _copy(value) for value in model.proto.graph.input}
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._declared = {value.name: value for value in model.proto.graph.output}
@@ -156,30 +156,30 @@ class PartitionedSession:
         if all_fit:
             self._model = LightModel(onnx.ModelProto(), {}, model.where)
             self._known.clear()
-            # the message lay between what the sessions keep
+            # the message was allocated between memory that the sessions keep
             return_free_blocks()
 
     def get_inputs(self) -> list[Value]:
-        """What the model takes."""
+        """The model's inputs."""
         return list(self._takes.values())
 
     def get_outputs(self) -> list[Value]:
-        """The model's outputs, with the types that onnxruntime finds."""
+        """The model's outputs, with the types that onnxruntime inferred."""
         found = {value.name: value for value in self._given}
         return [found[name] for name in self._outputs]
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
-        """The outputs that are asked for; what no later partition reads is freed at once."""
+        """The requested outputs; tensors that no later partition reads are freed at once."""
         return self.run_each(names, [feed], options)[0]
 
     def run_each(
         self, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], options: Any = None
     ) -> list[list[Any]]:
-        """``run_with_ort_values`` for several samples, which go through a partition together: it is loaded once."""
+        """``run_with_ort_values`` for several samples, which pass through each partition together."""
         wanted = set(names)
         having = [number for number, one in enumerate(self._partitions) if wanted & set(one.gives)]
         samples = [self._begun(feed, having[0]) for feed in feeds]
-        # what is kept for other sessions may be read by partitions beyond the last that is run here
+        # tensors kept for other sessions may be needed by partitions after the last one that is run here
         end = len(self._partitions) if self._boundaries is not None else having[-1] + 1
         for number, one in enumerate(self._partitions[: having[-1] + 1]):
             later = {name for other in self._partitions[number + 1 : end] for name in other.reads}
@@ -189,9 +189,9 @@ class PartitionedSession:
                     continue
                 if gives:
                     made = self._run_partition(number, gives, sample.alive, options)
-                    # what waits for the other samples is spilled where it is much
+                    # tensors waiting for the other samples are spilled if they are large
                     sample.alive.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
-                # what is alive has a reader that comes, or is wanted: looking through all of it would be square
+                # only these can have had their last reader: checking all live tensors would take quadratic time
                 for name in {*one.reads, *gives} - later - wanted:
                     sample.alive.pop(name, None)
                 if self._boundaries is not None:
@@ -199,7 +199,7 @@ class PartitionedSession:
         return [[self._given_out(name, sample.alive[name]) for name in names] for sample in samples]
 
     def _begun(self, feed: Mapping[str, Any], first: int) -> _PassingSample:
-        """A sample before the first partition that it has to be run in; ``first`` is the first that gives an output."""
+        """A sample before its first partition; ``first`` is the first partition with a requested output."""
         if self._boundaries is None:
             return _PassingSample(feed, dict(feed))
         key = arrays_digest({name: as_array(value) for name, value in feed.items()})
@@ -207,24 +207,24 @@ class PartitionedSession:
         return _PassingSample(feed, {**feed, **values}, key, start)
 
     def _run_partition(self, number: int, gives: list[str], state: Mapping[str, Any], options: Any) -> list[Any]:
-        """The tensors that a partition gives; of its session nothing stays here, since the next may need its room."""
+        """Run a partition; its session is not kept here, since the next one may need its memory."""
         with self._opened(number) as inner:
             inputs = [value.name for value in inner.get_inputs()]
             taken = {name: _ort(state[self._narrow.get(name, name)]) for name in inputs}
             return list(inner.run_with_ort_values(self._called(gives), taken, options))
 
     def _called(self, names: Iterable[str]) -> list[str]:
-        """The names of the tensors that partitions hand to each other; see ``widen_between_partitions``."""
+        """The names of tensors between partitions; see ``widen_between_partitions``."""
         return [self._wide.get(name, name) for name in names]
 
     def _given_out(self, name: str, value: Any) -> Any:
-        """A tensor as it is returned: in its own type where partitions hand it on in a wider one."""
+        """A tensor as it is returned, in its own type if it is passed between partitions in a wider one."""
         return _ort(rounded(as_array(value)) if name in self._wide else value)
 
     def _inputs(self) -> Iterator[Value]:
-        """Load every partition once, in order: the types of its outputs are those of the next partitions' inputs.
+        """Load every partition once, in order, since the output types of each are the input types of later ones.
 
-        Those whose types another session of the model has found are not loaded.
+        Partitions whose types are known from another session of the model are not loaded.
         """
         own = set(self._known)
         read = {name for one in self._partitions for name in one.reads}
@@ -241,7 +241,7 @@ class PartitionedSession:
                 if value.type not in ORT_TYPES:
                     self._require_last(number, value)
                     continue
-                # of a large graph with all tensors as outputs few are read by a partition
+                # if all tensors of a large graph are outputs, partitions read few of them
                 if value.name not in read:
                     continue
                 for name in self._called([value.name]):
@@ -250,7 +250,7 @@ class PartitionedSession:
             yield from (found[name] for name in one.reads if name in own)
 
     def _require_last(self, number: int, value: Value) -> None:
-        """Refuse what is no tensor where a later partition reads it; other outputs are reported when it runs."""
+        """Refuse a non-tensor that a later partition reads; other outputs are reported when the model runs."""
         if any(value.name in one.reads for one in self._partitions[number + 1 :]):
             raise ModelError(
                 f"'{value.name}', which is not a tensor but {value.type}, is read beyond a point at which the model "
@@ -260,13 +260,13 @@ class PartitionedSession:
             )
 
     def _opened(self, number: int) -> AbstractContextManager[Any]:
-        """The session of a partition, loaded where it is not; the block keeps it."""
+        """The session of a partition, loaded if necessary and kept for the block."""
         one = self._partitions[number]
         if self._kept is not None:
             if number not in self._kept:
                 self._kept[number] = self._load(self._piece(one, self._pieces.pop(number, None)))
                 if self._uncut:
-                    # not before: what onnxruntime refuses, it mostly refuses in the first partition
+                    # only after the first partition has loaded, since that is where onnxruntime usually refuses a model
                     self._cut_out_others(number)
             return nullcontext(self._kept[number])
         size = sum(widened_bytes(self._model.weights[name]) for name in one.weights)
@@ -274,7 +274,7 @@ class PartitionedSession:
         return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
 
     def _cut_out_others(self, number: int) -> None:
-        """Cut out all partitions but this, so that the whole message can go before they are loaded."""
+        """Extract all other partitions, so that the whole message can be freed before they are loaded."""
         others = ((n, one) for n, one in enumerate(self._partitions) if n != number)
         self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in others}
         self._stored.clear()
@@ -284,13 +284,13 @@ class PartitionedSession:
         self._uncut = False
 
     def _piece(self, one: Partition, content: bytes | None = None) -> LightModel:
-        """The model of a partition; ``content`` is what was cut out for it."""
+        """The model of a partition; ``content`` is its extracted message, if there is one."""
         proto = self._cut_out(one) if content is None else onnx.ModelProto.FromString(content)
         proto.graph.input.extend(self._known[name] for name in self._called(one.reads))
         return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
 
     def _cut_out(self, one: Partition) -> onnx.ModelProto:
-        """A partition by itself, without its inputs, whose types are found one partition after the other."""
+        """Extract a partition without its inputs, whose types are inferred one partition after the other."""
         whole = self._model.proto
         nodes = [whole.graph.node[index] for index in one.nodes]
         proto = onnx.ModelProto()
@@ -320,7 +320,7 @@ def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _waiting(value: Any) -> Any:
-    """A value of onnxruntime as an array that may be spilled; what is no tensor is returned as it is."""
+    """An onnxruntime value as an array that may be spilled; other values than tensors are returned unchanged."""
     return spilled(as_array(value)) if value.is_tensor() else value
 
 
@@ -329,13 +329,13 @@ def _ort(value: Any) -> Any:
 
 
 class Boundaries:
-    """What sessions of one model hand from partition to partition, by the model's inputs; spilled where it is much.
+    """Tensors between partitions that sessions of a model share, keyed by the model's inputs; spilled if large.
 
-    Sessions that are run one after the other, each on all samples and for the tensors of one partition, begin where the
-    one before ended: every partition is loaded once for all samples.
+    Sessions that run one after the other, each on all samples for the tensors of one partition, continue where the
+    previous one ended, so every partition is loaded once for all samples.
 
     Attributes:
-        types: of the tensors that are handed on, as far as a session has found them.
+        types: types of the tensors between partitions, as far as known.
     """
 
     def __init__(self) -> None:
@@ -343,13 +343,13 @@ class Boundaries:
         self._known: dict[str, dict[int, dict[str, Array]]] = {}
 
     def last(self, key: str, most: int) -> tuple[int, dict[str, Array]]:
-        """The last partition up to number ``most`` that can be started from, and what it needs besides the inputs."""
+        """The last partition to start from, up to number ``most``, and the tensors it needs besides the inputs."""
         known = self._known.get(key, {})
         number = max((one for one in known if one <= most), default=0)
         return number, known.get(number, {})
 
     def keep(self, key: str, number: int, values: Mapping[str, Any]) -> None:
-        """Keep what partition ``number`` begins with; what was kept for partitions before the last is forgotten."""
+        """Keep the tensors that partition ``number`` starts with; those of partitions before the last are dropped."""
         known = self._known.setdefault(key, {})
         known[number] = {
             name: spilled(value if isinstance(value, np.ndarray) else as_array(value)) for name, value in values.items()

@@ -1,1 +1,1 @@
-"""What nodes compute: forms of operators, weights, biases, constants and multiply-accumulates."""
+"""What nodes compute: operators in all their exported forms, weights, biases, constants, multiply-accumulates."""

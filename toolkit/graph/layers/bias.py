@@ -40,7 +40,7 @@ class BiasPlace:
 
     @property
     def given(self) -> bool:
-        """Whether there is a bias."""
+        """Whether the bias exists."""
         return self.index < len(self.holder.inputs) and not self.holder.inputs[self.index].is_empty()
 
     def plus(self, model: Model, values: Array, dtype: Any = np.float32) -> Array:
@@ -89,12 +89,12 @@ def bias_place(model: Model, node: gs.Node, size: int) -> BiasPlace | None:
 
 
 def response(node: gs.Node, weight: Array, constant: Array) -> Array:
-    """The output of a layer without its bias for a constant input: float64 [out].
+    """A layer's output for a constant input, without its bias: float64 [out].
 
     Args:
-        node: a Conv, Gemm or MatMul that reads the input first.
+        node: a Conv, Gemm or MatMul whose first input is the activation.
         weight: its weight, or a difference of weights, in the node's own layout.
-        constant: the input, one value a channel; padding counts like other values.
+        constant: the input, one value per channel; padding counts as if it had the same values.
     """
     wide = np.asarray(weight, np.float64)
     if node.op == "MatMul":
@@ -114,7 +114,7 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
     Args:
         model: the graph.
         node: the layer.
-        rounded: its weight, quantized and back.
+        rounded: its weight after quantization and dequantization.
 
     Returns:
         None if no mean is recorded, or there is no bias to correct.
@@ -134,7 +134,7 @@ def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
     Args:
         model: the graph.
         node: the layer.
-        error: its rounded weight less the float one, in the node's own layout.
+        error: the difference of rounded and float weight, in the node's own layout.
 
     Returns:
         float64 [out], or [1] if no mean was recorded.

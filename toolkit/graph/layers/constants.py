@@ -74,7 +74,7 @@ def with_values(model: Model, values: Mapping[str, Array]) -> None:
 
 
 def is_stored(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is an initializer or the output of a Constant node; its values are not decoded."""
+    """Whether a tensor is an initializer or the output of a Constant node, without decoding its values."""
     return isinstance(tensor, gs.Constant) or bool(tensor.inputs and tensor.inputs[0].op == "Constant")
 
 

@@ -47,11 +47,11 @@ class Composite:
     """An operator that is decomposed into several nodes.
 
     Attributes:
-        op: ONNX's operator for it: LayerNormalization, InstanceNormalization, RMSNormalization, Gelu, Swish, HardSwish,
-            Mish or Softsign.
-        nodes: its nodes, in the graph's order.
-        input: the tensor that it is computed from.
-        output: its result.
+        op: the equivalent ONNX operator: LayerNormalization, InstanceNormalization, RMSNormalization, Gelu, Swish,
+            HardSwish, Mish or Softsign.
+        nodes: its nodes, in graph order.
+        input: its input.
+        output: its output.
     """
 
     op: str
@@ -88,7 +88,7 @@ class Forms:
         return self._of.get(id(node))
 
     def readers(self, tensor: gs.Tensor) -> list[gs.Node]:
-        """The nodes that read a tensor, one for each composite among them."""
+        """The nodes that read a tensor, with only one node per composite."""
         found = {id(self._of.get(id(node), node)): node for node in tensor.outputs}
         return list(found.values())
 
@@ -302,7 +302,7 @@ class Forms:
         return others[0] if constant else None
 
     def _number(self, tensor: gs.Tensor | None) -> float | None:
-        """The value of a constant of one element."""
+        """The value of a constant with one element; None for other tensors."""
         if tensor is None or (tensor.inputs and tensor.inputs[0].op != "Constant"):
             return None
         values = self.model.constant(tensor)

@@ -33,7 +33,7 @@ def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
 
 
 class LayerWeights:
-    """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` puts them back.
+    """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` stores them.
 
     Ranges are computed from the model's own values: weights are copied only when accessed.
 
@@ -76,7 +76,7 @@ class LayerWeights:
 
     @property
     def channels_out(self) -> int:
-        """How many output channels it has."""
+        """Number of output channels."""
         return int(self.shape[0])
 
     @property
@@ -127,7 +127,7 @@ class LayerWeights:
         self.mean = self.mean / factor if self.mean is not None else None
 
     def write(self, word: str, names: Names | None = None) -> None:
-        """Give the node its weights as new constants whose names end in ``word``.
+        """Store the weights in the node as new constants with names that end in ``word``.
 
         Args:
             word: the suffix of the constants' names.

@@ -22,8 +22,8 @@ _MIXTURES = ("MoE", "QMoE")
 def macs(node: Any, facts: Facts) -> int | None:
     """Multiply-accumulates of one execution of a node; 0 for operators without any.
 
-    Convolutions, products of matrices, LSTM, GRU, RNN, Einsum, ONNX's Attention, and com.microsoft's Attention,
-    MultiHeadAttention and GroupQueryAttention are counted.
+    Counted are convolutions, matrix products, LSTM, GRU, RNN, Einsum, ONNX's Attention, and com.microsoft's Attention,
+    MultiHeadAttention and GroupQueryAttention.
 
     Returns:
         None if the shapes are not known, or for an attention variant that is not supported here.
@@ -54,7 +54,7 @@ def _given(node: Any, index: int) -> bool:
 def _convolution(node: Any, facts: Facts) -> int | None:
     """For each output element, the number of weights of its channel's filter.
 
-    Weights are [M, C / group, kernel], in com.microsoft's channels-last forms [M, kernel, C / group].
+    Weights are [M, C / group, kernel], or [M, kernel, C / group] in com.microsoft's channels-last forms.
     """
     weight, out = _shape(node, facts, 1), shape_of(facts, node.outputs[0].name)
     return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
@@ -75,8 +75,8 @@ def _gemm(node: Any, facts: Facts) -> int | None:
 def _product(node: Any, facts: Facts) -> int | None:
     """For each output element, the number K of elements summed, as in numpy.matmul.
 
-    com.microsoft's FusedMatMul takes A as [..., K, M] with ``transA``, and the batch axes after the first axis with
-    ``transBatchA``: [M, ..., K], or with both [K, ..., M].
+    For com.microsoft's FusedMatMul with ``transA``, A is [..., K, M]; with ``transBatchA``, the batch axes follow the
+    first axis: [M, ..., K], or with both [K, ..., M].
     """
     data, out = _shape(node, facts, 0), shape_of(facts, node.outputs[0].name)
     if not data or out is None:
@@ -88,7 +88,7 @@ def _product(node: Any, facts: Facts) -> int | None:
 
 
 def _narrow_product(node: Any, facts: Facts) -> int | None:
-    """As for MatMul, with weights [K, N] that are stored in few bits: K and N are attributes."""
+    """As for MatMul, with weights [K, N] stored in few bits, where K and N are attributes."""
     data = _shape(node, facts, 0)
     return None if data is None else math.prod(data) * int(node.attrs["N"])
 
@@ -96,8 +96,8 @@ def _narrow_product(node: Any, facts: Facts) -> int | None:
 def _recurrent(node: Any, facts: Facts) -> int | None:
     """For each element of a sequence, the number of weights of input and state, in every direction.
 
-    The gates are W x + R h: ONNX's LSTM, with W [directions, 4 hidden, input] and R [directions, 4 hidden, hidden];
-    GRU has 3 gates, RNN one. Biases, peepholes and activations work by element. Sequences count at their full length.
+    The gates are W x + R h. For ONNX's LSTM, W is [directions, 4 hidden, input] and R [directions, 4 hidden, hidden];
+    GRU has 3 gates, RNN one. Biases, peepholes and activations are element-wise. Sequences count at their full length.
     """
     data, weight, recurrent = (_shape(node, facts, index) for index in range(3))
     if data is None or weight is None or recurrent is None:
@@ -106,7 +106,7 @@ def _recurrent(node: Any, facts: Facts) -> int | None:
 
 
 def _attention(node: Any, facts: Facts) -> int | None:
-    """For softmax(Q K^T) V: with ``keys`` the length of past and present, B Hq Lq keys (dk + dv).
+    """For softmax(Q K^T) V: B Hq Lq keys (dk + dv), where ``keys`` is the length of past and present.
 
     ONNX's Attention (opset 23) has Q [B, heads, Lq, dk], or [B, Lq, heads * dk] with the numbers of heads as
     attributes; keys and values may have fewer heads, each of which serves several of Q. Masks do not reduce the count:
@@ -132,7 +132,8 @@ def _attention(node: Any, facts: Facts) -> int | None:
 def _attention_with_projection(node: Any, facts: Facts) -> int | None:
     """For input [B, L, C] and weight [C, q + k + v]: B L C (q + k + v), then B L keys (q + v).
 
-    q, k and v are the attribute ``qkv_hidden_sizes``, else a third of the weight each; past is [2, B, heads, P, d].
+    q, k and v are from the attribute ``qkv_hidden_sizes``, else a third of the weight each; past is [2, B, heads, P,
+    d].
     """
     data, weight, past = _shape(node, facts, 0), _shape(node, facts, 1), _past(node, facts, 4)
     if data is None or weight is None or past is None or len(data) != 3 or len(weight) != 2:
@@ -143,10 +144,10 @@ def _attention_with_projection(node: Any, facts: Facts) -> int | None:
 
 
 def _multi_head_attention(node: Any, facts: Facts) -> int | None:
-    """com.microsoft's MultiHeadAttention, counted as ONNX's Attention.
+    """Multiply-accumulates of com.microsoft's MultiHeadAttention, counted like ONNX's Attention.
 
-    Query [B, Lq, heads * dk] with key [B, L, heads * dk] and value [B, L, heads * dv], or [B, heads, L, d] of both as
-    cross-attention keeps them; query and keys packed as [B, L, heads, 2 or 3, d].
+    Query is [B, Lq, heads * dk], with key [B, L, heads * dk] and value [B, L, heads * dv], or both as [B, heads, L, d]
+    in cross-attention; query and keys may be packed as [B, L, heads, 2 or 3, d].
     """
     query, key, value, past = *(_shape(node, facts, index) for index in range(3)), _past(node, facts, 6)
     if query is None or past is None:
@@ -169,8 +170,8 @@ def _multi_head_attention(node: Any, facts: Facts) -> int | None:
 def _group_query_attention(node: Any, facts: Facts) -> int | None:
     """B Lq keys heads 2 d, for com.microsoft's GroupQueryAttention.
 
-    Query [B, L, heads * d], or packed with keys and values after it as [B, L, (heads + 2 kv_heads) * d] where no key is
-    given. The length of the keys is that of its second output, [B, kv_heads, keys, d].
+    Query is [B, L, heads * d], or without a key input packed with keys and values as [B, L, (heads + 2 kv_heads) * d].
+    The number of keys is taken from the second output, [B, kv_heads, keys, d].
     """
     query, past = _shape(node, facts, 0), _past(node, facts, 3)
     heads, groups = int(node.attrs.get("num_heads", 0)), int(node.attrs.get("kv_num_heads", 0))
@@ -214,7 +215,7 @@ def _einsum(node: Any, facts: Facts) -> int | None:
         terms.append(set(labels))
     every = "".join(left.split(","))
     wanted: set[str] = set(right) if arrow else {label for label in every if every.count(label) == 1}
-    # an ellipsis stands in the output unless that leaves it out
+    # an ellipsis is part of the output unless an explicit output omits it
     wanted |= {label for label in extents if len(label) > 1 and (not arrow or "..." in right)}
     total, held = 0, terms[0]
     for number, other in enumerate(terms[1:], start=2):
@@ -225,7 +226,7 @@ def _einsum(node: Any, facts: Facts) -> int | None:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """The labels of a term's axes; those of an ellipsis count from the last, as broadcasting does."""
+    """The labels of a term's axes; axes of an ellipsis are numbered from the last, as in broadcasting."""
     before, dots, after = term.partition("...")
     hidden = rank - len(before) - len(after) if dots else 0
     return [*before, *(f"...{number}" for number in range(hidden, 0, -1)), *after]

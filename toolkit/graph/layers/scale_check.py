@@ -24,6 +24,6 @@ def wrong_scales(model: Model) -> dict[str, str]:
             tensor = node.inputs[1].name
             found[tensor] = (
                 f"node '{node.name}' ({node.op}) has the scale {wrong.flat[0]:g} in tensor '{tensor}', "
-                "and a scale is a positive number"
+                "but a scale must be a positive number"
             )
     return found

@@ -1,4 +1,4 @@
-"""What a node computes, and its share of a model's arithmetic.
+"""The role of a node, and its share of a model's arithmetic.
 
 Used for all shares of the arithmetic: in the report, search, sensitivity and cost model.
 """

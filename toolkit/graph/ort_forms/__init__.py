@@ -1,1 +1,1 @@
-"""Rewrites of a message that let onnxruntime compute what the model means: float32 twins, seeds, masks, layouts."""
+"""Rewrites of a message so that onnxruntime computes what the model means: float32 twins, seeds, masks, layouts."""

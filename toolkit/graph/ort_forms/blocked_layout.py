@@ -1,10 +1,10 @@
-"""Layers between two convolutions computed in the blocked layout that onnxruntime's convolutions hand on.
+"""Keep layers between two convolutions in the blocked layout that onnxruntime's convolutions use.
 
-Its convolutions compute in blocks of 8 or 16 channels. Operators that it does not know in this layout, Q/DQ pairs and
-the parts of a HardSwish among them, get what they read reordered, and what they give is reordered back. What treats
-every value alike gives the same values in any order: in the model as onnxruntime has rewritten it, reordering is put
-behind it, where it meets the one back and both go. On an EfficientNet-Lite with all pairs that is three tenths of a
-run, bit by bit the same.
+onnxruntime's convolutions compute in blocks of 8 or 16 channels. For operators without support for this layout, such as
+Q/DQ pairs and the parts of a HardSwish, the input is reordered to the plain layout, and the output back. Element-wise
+operators give the same values in any layout. In the model as rewritten by onnxruntime, the reordering is therefore
+moved behind them, where it cancels with the reordering back. On an EfficientNet-Lite with all Q/DQ pairs this saves
+three tenths of a run, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -19,32 +19,31 @@ from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import reads_of
 
 BLOCK = 16
-"""A multiple of every block: with other channel counts the last block is padded."""
+"""A multiple of every block size; with other channel counts the last block is padded."""
 _AXES = 4
-"""Of what is reordered: onnxruntime computes convolutions over two axes in blocks."""
+"""Rank of reordered tensors: onnxruntime uses blocks only for convolutions over two axes."""
 _OUT, _BACK = "ReorderOutput", "ReorderInput"
 _ALIKE = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Cast", "Add", "Sub", "Mul", "Div", "Min", "Max", "Clip", "Relu", "Neg",
     "Abs", "HardSigmoid", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "QuickGelu",
 })  # fmt: skip
-"""Operators that do the same to every value; other inputs are scalars. Of the last four onnxruntime moves some itself.
-"""
+"""Element-wise operators, whose other inputs must be scalars; onnxruntime itself moves some of the last four."""
 _TYPES = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
-"""Those whose result has another type than what they read."""
+"""Operators whose output has another type than their input."""
 
 
 def reorders_to_plain(node: onnx.NodeProto) -> bool:
-    """Whether a node does nothing but bring whole blocks of channels into the plain layout."""
+    """Whether a node only converts whole blocks of channels to the plain layout."""
     whole = node.op_type == _OUT and attribute_of(node, "channels") % BLOCK == 0
     return whole and not attribute_of(node, "channels_last")
 
 
 def keep_blocked_layout(proto: onnx.ModelProto, any_order: bool = False) -> bool:
-    """Compute what lies between convolutions in their layout, in place; returns whether anything has changed.
+    """Compute layers between convolutions in blocked layout, in place; returns whether anything has changed.
 
     Args:
-        proto: a model as onnxruntime has rewritten it, its nodes in order.
-        any_order: whether outputs need not be in plain layout in the end.
+        proto: a model as rewritten by onnxruntime, its nodes in order.
+        any_order: whether outputs may stay in blocked layout.
     """
     regions = _Regions(proto.graph, any_order)
     roots = regions.worthwhile()
@@ -56,19 +55,19 @@ def keep_blocked_layout(proto: onnx.ModelProto, any_order: bool = False) -> bool
 
 
 class _Regions:
-    """Tensors that could be in blocked layout, each with the output of the node that first reorders them, its root.
+    """Tensors that could be in blocked layout, each with its root: the output of the node that first reorders them.
 
     Args:
         graph: the graph.
         any_order: see ``keep_blocked_layout``.
 
     Attributes:
-        root: by tensor the output of its root.
-        orders: by such an output its node.
-        narrow: the tensors whose type is not float32, which onnxruntime does not reorder.
-        useful: the tensors that are reordered back, or of which such tensors are made.
-        plain: the useful tensors that others read, or that are outputs.
-        gone: by root what the nodes that reorder back give.
+        root: by tensor its root.
+        orders: by root the node that reorders.
+        narrow: tensors that are not float32, which onnxruntime cannot reorder.
+        useful: tensors that are reordered back, or from which such tensors are computed.
+        plain: the useful tensors that are read in plain layout, or that are outputs.
+        gone: by root the outputs of the nodes that reorder back.
     """
 
     def __init__(self, graph: onnx.GraphProto, any_order: bool) -> None:
@@ -91,7 +90,7 @@ class _Regions:
                 self.root[made], self.orders[made] = made, node
             elif node.op_type in _ALIKE and len(node.output) == 1:
                 read = [name for name in node.input if name and name not in scalars]
-                # tensors of one root have one shape
+                # tensors with the same root have the same shape
                 roots = {self.root.get(name) for name in read}
                 if len(roots) == 1 and (only := roots.pop()) is not None:
                     self.root[made] = only
@@ -101,7 +100,7 @@ class _Regions:
                         self.narrow.add(made)
 
     def _look_back(self) -> set[str]:
-        """Find which tensors are useful; returns those that are read in plain layout."""
+        """Find the useful tensors; returns the tensors that are read in plain layout."""
         inner = {name for node in self.graph.node for name in set(reads_of(node)).difference(node.input)}
         read = set[str]()
         for node in reversed(self.graph.node):
@@ -123,14 +122,14 @@ class _Regions:
         return node.op_type == _BACK and node.input[0] in self.root and not attribute_of(node, "channels_last")
 
     def worthwhile(self) -> set[str]:
-        """The roots behind which less is reordered than before."""
+        """The roots for which the rewrite reduces the number of reorderings."""
         left = Counter(self.root[name] for name in self._counted)
         never = {self.root[name] for name in self.plain & self.narrow}
         roots = {self.root[name] for name in self.useful}
         return {root for root in roots if left[root] < 1 + len(self.gone[root])} - never
 
     def rewritten(self, roots: Collection[str]) -> list[onnx.NodeProto]:
-        """The nodes, with what is made behind these roots in blocked layout."""
+        """The nodes, with the tensors of these roots computed in blocked layout."""
         names = Names({name for node in self.graph.node for name in (*reads_of(node), *node.output)})
         gone = {name for root in roots for name in self.gone[root]}
         nodes, blocked, taken = list[onnx.NodeProto](), dict[str, str](), dict[str, str]()
@@ -154,7 +153,7 @@ class _Regions:
 
 
 def _twin(node: onnx.NodeProto, names: Mapping[str, str], output: str) -> onnx.NodeProto:
-    """A node that reads other tensors in the place of some, and whose first output has a name of its own."""
+    """A copy of a node with renamed inputs and a new name for its first output."""
     if output == node.output[0] and names.keys().isdisjoint(node.input):
         return node
     twin = onnx.NodeProto()
@@ -166,7 +165,7 @@ def _twin(node: onnx.NodeProto, names: Mapping[str, str], output: str) -> onnx.N
 
 
 def _scalars(graph: onnx.GraphProto) -> set[str]:
-    """Tensors of one value that do not depend on others in the graph, and do not give what is combined more axes."""
+    """Tensors with one value that are inputs or initializers, and whose rank does not exceed that of their operands."""
     held = (tensor for tensor in graph.initializer if len(tensor.dims) <= _AXES)
     found = {tensor.name for tensor in held if math.prod(tensor.dims) == 1}
     for value in graph.input:
@@ -177,5 +176,5 @@ def _scalars(graph: onnx.GraphProto) -> set[str]:
 
 
 def attribute_of(node: onnx.NodeProto, name: str) -> int:
-    """An attribute that is an integer; 0 where it is not there."""
+    """An integer attribute; 0 if it is missing."""
     return next((one.i for one in node.attribute if one.name == name), 0)

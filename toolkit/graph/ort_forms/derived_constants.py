@@ -1,4 +1,4 @@
-"""Constants that a graph makes of others in bfloat16: what an engine computes of them is rounded, like stored ones."""
+"""Constants that a graph computes from others in bfloat16: an engine rounds them like stored constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMPUTES = frozenset(
     {"Abs", "Add", "Div", "Exp", "Log", "Mean", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax",
      "ReduceMean", "ReduceSum", "Sqrt", "Sub", "Sum", "Tanh"}
 )  # fmt: skip
-"""Operators whose result is of their first input's type."""
+"""Operators whose result has the type of their first input."""
 _MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
                     "Unsqueeze"})  # fmt: skip
 
@@ -21,16 +21,16 @@ _MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshap
 def made_in_bfloat16(
     graph: onnx.GraphProto, outside: Mapping[str, int] | None = None
 ) -> list[tuple[onnx.GraphProto, list[str]]]:
-    """The tensors that nodes compute of constants alone, as bfloat16, in the order of the nodes.
+    """The tensors that nodes compute from constants only, in bfloat16, in the order of the nodes.
 
-    What only moves such values is not among them, nor what is stored: these are rounded already.
+    Moved values (Reshape and the like) and stored values are not included, since they are already rounded.
 
     Args:
         graph: the graph; the bodies of its nodes count too.
-        outside: the element types of constants of the graphs that it lies in, by name.
+        outside: the element types of constants in the enclosing graphs, by name.
 
     Returns:
-        Each graph that has some, with their names.
+        Each graph with such tensors, with their names.
     """
     kinds = {**(outside or {}), **{one.name: one.data_type for one in graph.initializer}}
     for one in graph.input:
@@ -52,7 +52,7 @@ def made_in_bfloat16(
 
 
 def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
-    """The element type of a node's result; None where it is not known here."""
+    """The element type of a node's result; None if it is unknown here."""
     if node.op_type == "Cast":
         return next((one.i for one in node.attribute if one.name == "to"), None)
     if node.op_type == "Constant":
@@ -61,7 +61,7 @@ def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
 
 
 def round_as_bfloat16(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
-    """Put a Cast to bfloat16 and back after the nodes that make some float32 tensors, in place."""
+    """Insert a Cast to bfloat16 and back after the nodes that produce some float32 tensors, in place."""
     wanted, nodes = set(tensors), list(graph.node)
     if not wanted:
         return

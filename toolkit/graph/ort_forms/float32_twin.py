@@ -1,8 +1,8 @@
-"""A model whose types onnxruntime's CPU provider has few kernels or none for, converted to types that it has.
+"""Conversion of a model's types that onnxruntime's CPU provider has few or no kernels for to types that it supports.
 
-Of bfloat16 the twin computes everything in float32: the values that bfloat16 would round, before their rounding.
-Constants are rounded, including those that the graph makes of others.
-FLOAT4E2M1 is stored as E4M3, which holds the same values, and FLOAT8E8M0 as float32.
+A bfloat16 model is computed entirely in float32: its activations are not rounded. Its constants are rounded, including
+those that the graph computes from others. FLOAT4E2M1 is stored as E4M3, which represents the same values, and
+FLOAT8E8M0 as float32.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ _STORABLE = {TensorProto.FLOAT4E2M1: TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT
 
 
 def widen(model: LightModel) -> bool:
-    """Make every bfloat16 of a model float32, in place: weights, types, Casts, subgraphs and functions too.
+    """Convert all bfloat16 in a model to float32, in place: weights, types, Casts, subgraphs and functions.
 
-    A model whose only bfloat16 lies between two Casts stays as it is: onnxruntime rounds there as the model says.
+    A model with bfloat16 only between two Casts stays as it is: onnxruntime rounds there as the model requires.
 
     Returns:
-        Whether there was something to widen.
+        Whether there was anything to convert.
     """
     if not computes_in_bfloat16(model.proto):
         return False
     made = made_in_bfloat16(model.proto.graph)
     _retype(model, _WIDER)
-    # bodies first: where a graph gets nodes, its own are written anew
+    # bodies first, since the nodes of a graph are replaced by copies when it gets new ones
     for graph, tensors in reversed(made):
         round_as_bfloat16(graph, tensors)
     return True
 
 
 def store_otherwise(model: LightModel) -> None:
-    """Put types that onnxruntime computes with in the place of those that it only knows the names of, in place.
+    """Replace types that onnxruntime knows only by name with types that it can compute with, in place.
 
-    Operators that quantize in blocks get functions that say what they do.
+    Operators that quantize in blocks get function definitions.
     """
     round_by_function(model.proto)
     if declare(model.proto) or any(tensor.data_type in _STORABLE for tensor in stored_tensors(model.proto)):
@@ -55,13 +55,13 @@ def store_otherwise(model: LightModel) -> None:
 
 
 def has_other_types(survey: Survey) -> bool:
-    """Whether ``store_otherwise`` would find something in a model, or ``widen`` might."""
+    """Whether ``store_otherwise`` would change a model, or ``widen`` might."""
     types = survey.types & (_STORABLE.keys() | _WIDER.keys())
     return bool(types) or any(is_written_out(domain, op) for domain, op in survey.operators)
 
 
 def _retype(model: LightModel, types: Mapping[int, int]) -> None:
-    """Put other element types in the place of some: in tensors, types, attributes, subgraphs and functions."""
+    """Replace element types in tensors, value types, attributes, subgraphs and functions."""
     proto = model.proto
     for tensor in stored_tensors(proto):
         if tensor.data_type not in types:
@@ -71,7 +71,7 @@ def _retype(model: LightModel, types: Mapping[int, int]) -> None:
             tensor.data_type = kind
             model.weights[tensor.name] = spilled_as(model.weights[tensor.name], np_dtype(kind))
         else:
-            # some of these types numpy converts to float32 alone
+            # numpy converts some of these types only to float32
             values = numpy_helper.to_array(tensor).astype(np.float32).astype(np_dtype(kind))
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
@@ -89,7 +89,7 @@ def _retype(model: LightModel, types: Mapping[int, int]) -> None:
 
 
 def computes_in_bfloat16(proto: onnx.ModelProto) -> bool:
-    """Whether a model holds bfloat16 anywhere but between two Casts."""
+    """Whether a model has bfloat16 anywhere except between two Casts."""
     if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in stored_tensors(proto)):
         return True
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
@@ -114,7 +114,7 @@ def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def is_bfloat16(kind: onnx.TypeProto) -> bool:
-    """Whether a type is that of a bfloat16 tensor, or of a sequence or an optional of such."""
+    """Whether a type is a bfloat16 tensor, or a sequence or optional of bfloat16 tensors."""
     inner = tensor_type(kind)
     return inner is not None and inner.elem_type == TensorProto.BFLOAT16
 

@@ -1,4 +1,4 @@
-"""Which operators onnxruntime's CPU provider can run; all others are plugins to it, wherever they come from."""
+"""The operators that onnxruntime's CPU provider can run; all others are treated as plugins, whatever their origin."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, operators_of, ops
 from toolkit.graph.shape_inference.block_functions import is_written_out
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
-"""What onnxruntime runs though no kernel is registered for it: it turns it into an initializer."""
+"""Operators without a registered kernel that onnxruntime handles itself, by turning them into initializers."""
 
 _OWN_FUNCTIONS = 23
-"""The newest operator set in which onnxruntime writes out every operator that is a function."""
+"""The newest opset in which onnxruntime expands every operator that is defined as a function."""
 
 
 def runs(domain: str, op: str, version: int | None = None) -> bool:
-    """Whether onnxruntime's CPU provider has a kernel for an operator, or a function that it is made of.
+    """Whether onnxruntime's CPU provider has a kernel for an operator, or can expand its function definition.
 
     Args:
         domain: its domain; empty or ``ai.onnx`` for ONNX's own.
         op: its name.
-        version: of ONNX's operator set; the newest known where None.
+        version: version of ONNX's operator set; None for the newest known.
 
     Raises:
         BackendError: onnxruntime is not installed.
@@ -44,18 +44,18 @@ def runs(domain: str, op: str, version: int | None = None) -> bool:
 
 
 def has_kernel(domain: str, op: str) -> bool:
-    """Whether onnxruntime's CPU provider runs an operator as it stands, not as a function that it is made of."""
+    """Whether onnxruntime's CPU provider has a kernel for the operator itself, not only for its function definition."""
     domain = "" if domain == "ai.onnx" else domain
     return (domain, op) in _kernels() or (not domain and op in _WITHOUT_KERNEL)
 
 
 def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model whose operators without a kernel are the functions that ONNX defines them by; itself where there is none.
+    """The model with operators that have no kernel expanded to ONNX's function definitions; itself if there are none.
 
-    The model's nodes may get attributes that they leave at their defaults.
+    Default attributes may be added to the model's nodes.
 
-    onnxruntime does that by itself up to opset 23. Seen with 1.32: it refuses Swish of opset 24 in a model of opset 25,
-    since operators of the function's body have new versions there.
+    Up to opset 23 onnxruntime does this itself. Version 1.32 refuses Swish of opset 24 in a model of opset 25, since
+    operators in the function's body have newer versions there.
     """
     version = opset_of(proto)
     if version <= _OWN_FUNCTIONS:
@@ -67,20 +67,20 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     for node in all_nodes(proto.graph.node):
         if node.op_type in wanted and node.domain in ONNX_DOMAINS:
-            # the inliner leaves out what is not given
+            # the inliner does not fill in defaults of missing attributes
             given = {attribute.name for attribute in node.attribute}
             every = onnx.defs.get_schema(node.op_type, version, "").attributes
             node.attribute.extend(a.default_value for n, a in every.items() if n not in given and a.default_value.name)
     try:
         return _inlined(proto, wanted)
     except RuntimeError:
-        # a function that depends on types, as CastLike's does, needs those that the inliner does not find by itself
+        # type-dependent functions, such as CastLike's, need types that the inliner does not infer itself
         proto = onnx.shape_inference.infer_shapes(proto)
     for op in wanted:
         try:
             proto = _inlined(proto, [op])
         except RuntimeError:
-            # the types of a plugin's outputs are not known: onnxruntime reports the operator itself
+            # types are unknown downstream of a plugin: onnxruntime reports the operator itself
             continue
     return proto
 
@@ -91,7 +91,7 @@ def _inlined(proto: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
 
 @lru_cache(maxsize=1)
 def _kernels() -> frozenset[tuple[str, str]]:
-    """Domain and name of every operator that has a kernel on the CPU."""
+    """Domain and name of every operator with a kernel for the CPU."""
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Masks of ONNX's Attention written out along the queries, which onnxruntime does not do by itself.
+"""Expansion of ONNX Attention masks along the queries, which onnxruntime does not do itself.
 
-ONNX lets a mask be broadcast to [batch, heads, queries, keys], and PyTorch exports a mask of padding as
-[batch, 1, 1, keys]. Seen with onnxruntime 1.32: its kernel refuses one whose number of queries is 1 where there are
-more ("inconsistent q_sequence_length").
+ONNX allows a mask to be broadcast to [batch, heads, queries, keys], and PyTorch exports padding masks as [batch, 1, 1,
+keys]. The kernel of onnxruntime 1.32 refuses a mask with 1 query if there are more queries ("inconsistent
+q_sequence_length").
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS, inside_out
 
 _SPREAD = "/mask spread"
 _MASK = 3
-"""The input of an Attention that is its mask."""
+"""Index of an Attention's mask input."""
 
 
 def spread_masks(proto: onnx.ModelProto, operators: Collection[tuple[str, str]] | None = None) -> bool:
-    """Have every Attention read its mask with a row for each query, in place; returns whether there was any.
+    """Expand the mask of every Attention to one row per query, in place; returns whether there was any.
 
-    A mask that is known to have several rows stays as it is, and so does one that was spread already. ``operators``
-    are those of the message, by domain and name, where they are known.
+    Masks that are known to have several rows, or that were expanded before, stay as they are. ``operators`` are those
+    of the message, by domain and name, if known.
     """
     if operators is not None and all(op != "Attention" for _, op in operators):
         return False
@@ -47,7 +47,7 @@ def _masked(node: onnx.NodeProto) -> bool:
 
 
 def _rows(graph: onnx.GraphProto) -> dict[str, int]:
-    """How many rows tensors have, as far as it is declared as a number: along the last axis but one."""
+    """The number of rows of tensors, along the last axis but one, as far as it is declared."""
     found = {one.name: one.dims[-2] for one in graph.initializer if len(one.dims) > 1}
     for value in (*graph.input, *graph.value_info):
         dims = value.type.tensor_type.shape.dim
@@ -57,9 +57,9 @@ def _rows(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _spreading(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The nodes to put before an Attention, which reads what they make.
+    """The nodes to insert before an Attention, whose mask input is changed to their result.
 
-    The queries are the last axis but one of the first input, with and without an axis of heads.
+    The queries are the last axis but one of the first input, with or without an axis of heads.
     """
     base, mask = node.name or node.output[0], node.input[_MASK]
     one, count, shape = (f"{base}/mask {what}" for what in ("one", "queries", "shape"))

@@ -1,6 +1,6 @@
-"""Names for outputs of If, Loop and Scan that a model leaves unnamed since nothing reads them.
+"""Names for outputs of If, Loop and Scan that a model leaves unnamed because nothing reads them.
 
-ONNX's checker takes them. Seen with onnxruntime 1.32: the process dies of such a node, with signal 11.
+ONNX's checker accepts them, but onnxruntime 1.32 crashes on such a node (signal 11).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HOLD = frozenset({("", op) for op in ("If", "Loop", "Scan")} | {("ai.onnx", op)
 
 
 def name_outputs(proto: onnx.ModelProto, operators: Collection[tuple[str, str]]) -> None:
-    """Name them, in place; ``operators`` are domain and name of all operators that the model has."""
+    """Name the unnamed outputs, in place; ``operators`` are domain and name of all operators of the model."""
     if _HOLD.isdisjoint(operators):
         return
     for node in all_nodes(proto.graph.node):

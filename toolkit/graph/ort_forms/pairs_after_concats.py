@@ -1,8 +1,8 @@
-"""Q/DQ pairs before a Concat moved after it, where every input has the same pair.
+"""Move Q/DQ pairs from the inputs of a Concat to its output if all inputs have the same pair.
 
-Engines quantize what a Concat reads with one scale: with as many pairs as inputs. A pair rounds value by value, so one
-after the Concat yields exactly the same values. For a graph of wide Concats a session then has little more than
-half the nodes.
+Engines quantize all inputs of a Concat with one scale, which takes as many pairs as inputs. A pair rounds element-wise,
+so a single pair after the Concat gives exactly the same values. For a graph of wide Concats this reduces a session's
+nodes to little more than half.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import opset_of, reads_of
 
 _TYPES_APART = 23
-"""The opset from which on QuantizeLinear may read another type than its scale's: inputs with one scale may differ."""
+"""The opset from which QuantizeLinear's input may differ in type from its scale: inputs with one scale may differ."""
 _PAIR = _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def move_pairs_after_concats(proto: onnx.ModelProto) -> int:
-    """Move pairs from before Concats to after them, in the main graph; the message is changed.
+    """Move pairs from before Concats to after them in the main graph; the message is changed.
 
-    A pair stays where something else reads what is within it, where its scale is not one constant for the whole tensor,
-    and where its result is a model output.
+    A pair stays if a tensor inside it has other readers, if its scale is not a scalar constant, or if its result is a
+    model output.
 
     Returns:
-        How many pairs are gone.
+        The number of pairs removed.
     """
     if opset_of(proto) >= _TYPES_APART:
         return 0
@@ -51,7 +51,7 @@ class _Moved:
 
     Args:
         graph: the graph.
-        made: the nodes of pairs, by the tensor that they produce.
+        made: the nodes of pairs, by their output.
     """
 
     def __init__(self, graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> None:
@@ -67,12 +67,12 @@ class _Moved:
         self._after: dict[str, list[onnx.NodeProto]] = {}
 
     def move_after(self, concat: onnx.NodeProto) -> int:
-        """Move all pairs that every input of a Concat has after it; returns how many fewer pairs there are."""
+        """Move all pairs that every input of a Concat has to its output; returns the number of pairs removed."""
         gone, after = 0, list[onnx.NodeProto]()
         while concat.input and (first := self._pair(concat.input[0])) is not None:
             pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
             if len(pairs) < 2 or not all(name in pairs for name in concat.input):
-                # a single pair is no fewer after the Concat
+                # moving a single pair removes none
                 break
             keys = {self._key(pair) for pair in pairs.values()}
             if len(keys) > 1 or None in keys:
@@ -95,7 +95,7 @@ class _Moved:
         return gone
 
     def rebuild(self) -> None:
-        """Rewrite the list of nodes."""
+        """Rebuild the list of nodes."""
         kept = [
             one
             for node in self._graph.node
@@ -106,7 +106,7 @@ class _Moved:
         self._graph.node.extend(kept)
 
     def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-        """The pair that produces a tensor, if nothing else reads the tensor or what lies within the pair."""
+        """The pair that produces a tensor, if nothing else reads the tensor or the tensors inside the pair."""
         dequantize = self._made.get(name)
         if dequantize is None or dequantize.op_type != _DEQUANTIZE or not self._read_once(name):
             return None
@@ -119,7 +119,7 @@ class _Moved:
         return self._readers[name] == 1 and name not in self._outputs
 
     def _key(self, pair: tuple[onnx.NodeProto, onnx.NodeProto]) -> bytes | None:
-        """A key of what a pair does to a value; None where that is not the same for all values."""
+        """A key that identifies the function of a pair; None if it is not the same for all values."""
         found = []
         for node in pair:
             found += [one.SerializeToString(deterministic=True) for one in node.attribute]
@@ -132,7 +132,7 @@ class _Moved:
         return repr(found).encode()
 
     def _constant(self, name: str) -> bytes | None:
-        """A stored number with its type, whatever it is called; None if it is not a stored number."""
+        """A stored scalar with its type, serialized without its name; None if the tensor is not a stored scalar."""
         if name not in self._keys:
             tensor, key = self._stored.get(name), None
             if tensor is not None and all(size == 1 for size in tensor.dims) and len(tensor.dims) < 2:
@@ -145,7 +145,7 @@ class _Moved:
 
 
 def _reads(node: onnx.NodeProto) -> Iterable[str]:
-    """What a node reads, each once where that matters; asked for at every node of a large graph."""
+    """The names that a node reads, without duplicates if it may have any; fast, as it is called for all nodes."""
     if node.op_type in _PAIR:
         return node.input
     return reads_of(node)

@@ -1,8 +1,8 @@
-"""Weights read by a QuantizeLinear, quantized once: sessions that keep no copies of weights would do it in every run.
+"""Quantize weights that a QuantizeLinear reads once, in sessions that would otherwise do it in every run.
 
-Where weights are too many for copies, onnxruntime folds no constants, and of a large model with pairs on its float
-weights it quantizes all of them for every sample, at some 30 ns a value. What is stored here takes a quarter of the
-weights, on disk where it is much, and is shared by all sessions.
+If weights are too large for copies, onnxruntime does not fold constants. For a large model with Q/DQ pairs on float
+weights it then quantizes all weights for every sample, at about 30 ns per value. The quantized weights take a quarter
+of the memory, are stored on disk if large, and are shared by all sessions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _known: dict[tuple[int, bytes], Array] = {}
 
 
 def quantize_weights(model: LightModel) -> None:
-    """Put the values that QuantizeLinear makes of large float32 weights in its place; the model is changed.
+    """Replace QuantizeLinear nodes on large float32 weights by their results; the model is changed.
 
     A QuantizeLinear that nobody reads is dropped.
 
@@ -69,9 +69,9 @@ def quantize_weights(model: LightModel) -> None:
 def _quantized(
     node: onnx.NodeProto, weights: Mapping[str, Array], constants: Mapping[str, TensorProto]
 ) -> Array | None:
-    """What a node makes of a weight, in eight bits; None where it does something else."""
+    """A node's result for a weight, as 8-bit integers; None if the node does not quantize a weight to 8 bits."""
     weight = weights.get(node.input[0])
-    # the scales of a wide layer are as many as a large constant has values, and beside the message like it
+    # the scales of a wide layer may be large too, and are then stored outside the message
     given = [_values(name, weights, constants) for name in node.input[1:] if name]
     attributes = {entry.name: entry for entry in node.attribute}
     if weight is None or weight.dtype != np.float32 or any(value is None for value in given):
@@ -90,7 +90,7 @@ def _quantized(
             shape[axis] = -1
         found = _rounded(weight, scale.reshape(shape), zero.reshape(shape))
         if found is None or weight.flags.writeable:
-            # it is not known whether it will still be the same
+            # a writable array may change later
             return found
         _known[key] = spilled(found)
         weakref.finalize(weight, _known.pop, key, None).atexit = False
@@ -102,7 +102,7 @@ def _rounded(weight: Array, scale: Array, zero: Array) -> Array | None:
     for part in parts_of(weight):
         steps = looked_at(weight[part]) / along(part, scale, weight)
         if not np.isfinite(steps).all():
-            # what comes of these is the kernel's business
+            # leave non-finite values to the kernel
             return None
         np.rint(steps, out=steps)
         if zero.any():
@@ -112,7 +112,7 @@ def _rounded(weight: Array, scale: Array, zero: Array) -> Array | None:
 
 
 def _values(name: str, weights: Mapping[str, Array], constants: Mapping[str, TensorProto]) -> Array | None:
-    """The values of a constant, in the message or beside it; None where it is none."""
+    """The values of a constant, in the message or outside; None if it is not a constant."""
     if name in weights:
         return weights[name]
     tensor = constants.get(name)

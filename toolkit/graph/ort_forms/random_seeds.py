@@ -1,11 +1,11 @@
-"""Random numbers that are the same in every run: without that, a model differs from itself as from any other.
+"""Random numbers that are the same in every run; otherwise two runs of one model would differ like two models.
 
-A node that draws is replaced by arithmetic that makes its numbers of their place in the output and of the node's name:
-two models, two sessions of one and any order of the samples then see the same ones. Rows of a batch get the same
-numbers too, so that a sample has the same alone and among others. Normal numbers are G. E. P. Box and M. E. Muller's,
-"A note on the generation of random normal deviates", Ann. Math. Stat. 29 (1958), of two uniform ones each; these are a
-place hashed by products modulo the prime 2^31 - 1, which int64 holds. A class is drawn as the largest of logits with
-Gumbel noise on them (E. J. Gumbel, "Statistical theory of extreme values", 1954).
+A random node is replaced by arithmetic that computes its numbers from their position in the output and from the node's
+name, so that two models, two sessions of one model and any order of samples get the same numbers. All rows of a batch
+get the same numbers too, so that a sample's result does not depend on its batch. Normal numbers are computed from two
+uniform ones each (G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", Ann. Math. Stat.
+29 (1958)). Uniform numbers are positions hashed by multiplication modulo the prime 2^31 - 1, within the range of int64.
+A class is drawn as the argmax of logits plus Gumbel noise (E. J. Gumbel, "Statistical theory of extreme values", 1954).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from toolkit.graph.proto.stored import constants_of
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
 _LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout"})
 STEADY = _SHAPED | _LIKE | {"Multinomial"}
-"""The operators that are replaced; a Dropout where it may train."""
+"""The operators that are replaced, including a Dropout that may be in training mode."""
 _TRAINS = 2
-"""The input of a Dropout that says whether it drops anything."""
+"""Index of the Dropout input that enables training mode."""
 _PRIME = 2**31 - 1
 _MIXED = (48271, 69621, 16807)
-"""Primitive roots of that prime: S. K. Park and K. W. Miller, Comm. ACM 31 (1988)."""
+"""Primitive roots modulo that prime: S. K. Park and K. W. Miller, Comm. ACM 31 (1988)."""
 _CAST_LIKE = 15
-"""The opset from which on a type is taken from another tensor."""
+"""The opset from which CastLike can take a type from another tensor."""
 
 
 def fix_random_seeds(proto: onnx.ModelProto, operators: Collection[tuple[str, str]] | None = None) -> bool:
-    """Replace what draws random numbers, in place; returns whether there was any.
+    """Replace random nodes by deterministic arithmetic, in place; returns whether there were any.
 
-    Before opset 15 a node that takes its type from its input stays as it is where inference does not know that type.
-    ``operators`` are those of the message, by domain and name, where they are known.
+    Before opset 15, a node that takes its type from its input is not replaced if inference does not know that type.
+    ``operators`` are those of the message, by domain and name, if known.
     """
     if operators is not None and STEADY.isdisjoint(op for _, op in operators):
         return False
@@ -69,9 +69,9 @@ def fix_random_seeds(proto: onnx.ModelProto, operators: Collection[tuple[str, st
 
 
 def is_deterministic(node: gs.Node, version: int, kinds: Mapping[str, int]) -> bool:
-    """Whether ``fix_random_seeds`` replaces a node that draws, in a model of that opset.
+    """Whether ``fix_random_seeds`` replaces a random node, in a model of opset ``version``.
 
-    ``kinds`` are the element types that inference knows, by tensor.
+    ``kinds`` are the inferred element types, by tensor.
     """
     if node.op not in STEADY or node.domain not in ONNX_DOMAINS:
         return False
@@ -86,12 +86,12 @@ def _may_draw(node: onnx.NodeProto) -> bool:
 
 
 def _by_input(node: onnx.NodeProto) -> bool:
-    """Whether a node that draws has the type of its input."""
+    """Whether a random node's output has the type of its input."""
     return node.op_type in _LIKE and not any(one.name == "dtype" for one in node.attribute)
 
 
 def _false_constants(proto: onnx.ModelProto) -> set[str]:
-    """The names of numbers that are stored and 0: a Dropout whose training flag is one of these never trains."""
+    """The names of stored booleans that are false: a Dropout with one of them as training flag never trains."""
     found = set[str]()
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
         for name, tensor in constants_of(graph):
@@ -102,10 +102,10 @@ def _false_constants(proto: onnx.ModelProto) -> set[str]:
 
 
 def _kinds(proto: onnx.ModelProto) -> dict[str, int]:
-    """The element types that inference knows, by tensor, in subgraphs too."""
+    """The inferred element types, by tensor, including subgraphs."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # whatever it says: the types stay unknown
+    except Exception:  # whatever it raises: the types stay unknown
         inferred = proto
     found = dict[str, int]()
     for graph in (inferred.graph, *subgraphs_of(inferred.graph)):
@@ -116,7 +116,7 @@ def _kinds(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 class _Drawing:
-    """The nodes that stand in for one that draws; ``kind`` is the type of its input where opset 15 is not reached."""
+    """The nodes that replace a random node; ``kind`` is the type of its input, needed before opset 15."""
 
     def __init__(self, node: onnx.NodeProto, kind: int | None) -> None:
         self._node, self._kind, self._made = node, kind, list[onnx.NodeProto]()
@@ -144,7 +144,7 @@ class _Drawing:
         return self._made
 
     def _typed(self, drawn: str) -> None:
-        """Output what was drawn, in the node's type, under the node's own name."""
+        """Output the drawn numbers in the node's type, under the node's own output name."""
         out, kind = list(self._node.output), self._given.get("dtype")
         if kind is None and self._node.op_type in _SHAPED:
             kind = TensorProto.FLOAT
@@ -160,8 +160,10 @@ class _Drawing:
         return helper.make_node("CastLike", [values, self._node.input[0]], [out], name)
 
     def _dropped(self, shape: str, row: str) -> list[onnx.NodeProto]:
-        """A Dropout (ONNX's Operators.md): values are kept where a uniform number is not below the ratio, and scaled
-        by 1 / (1 - ratio); all are kept as they are where it does not train.
+        """Replace a Dropout (ONNX's Operators.md).
+
+        In training mode, values are kept if a uniform number is at least the ratio, and scaled by 1 / (1 - ratio);
+        otherwise all values pass through unchanged.
         """
         data, ratio, trains = self._node.input
         share = self._make("Cast", [ratio], to=TensorProto.FLOAT) if ratio else self._float(0.5)
@@ -181,7 +183,7 @@ class _Drawing:
         return self._made
 
     def _classes(self) -> list[onnx.NodeProto]:
-        """A Multinomial (ONNX's Operators.md): classes by rows of unnormalized log-probabilities [rows, classes]."""
+        """Replace a Multinomial (ONNX's Operators.md): classes from unnormalized log-probabilities [rows, classes]."""
         logits = self._make("Cast", [self._node.input[0]], to=TensorProto.FLOAT)
         classes = self._make("Gather", [self._make("Shape", [logits]), self._constant([1])], axis=0)
         shape = self._make("Concat", [self._constant([self._given.get("sample_size", 1)]), classes], axis=0)
@@ -196,8 +198,9 @@ class _Drawing:
         return self._made
 
     def _shape(self) -> tuple[str, str]:
-        """The output's shape, int64 [rank], and how many values a row of the batch has, int64 [1]; all where there is
-        no other axis.
+        """The output's shape, int64 [rank], and the number of values per row of the batch, int64 [1].
+
+        Without a batch axis that is the number of all values.
         """
         if self._node.op_type in _SHAPED:
             sides = list(self._given["shape"])
@@ -205,14 +208,14 @@ class _Drawing:
         shape = self._make("Shape", [self._node.input[0]])
         size = self._make("Reshape", [self._make("Size", [self._node.input[0]]), self._constant([1])])
         rank = self._make("Shape", [shape])
-        # a scalar has no extents: a 1 before them counts as its rows, and likewise for a single axis
+        # rows are the first dimension if there are several, else 1, also for a scalar
         extents = self._make("Concat", [self._constant([1]), shape], axis=0)
         several = self._make("Cast", [self._make("Less", [self._constant([1]), rank])], to=TensorProto.INT64)
         rows = self._make("Gather", [extents, several], axis=0)
         return shape, self._at_least_one(self._make("Div", [size, self._at_least_one(rows)]))
 
     def _uniform(self, shape: str, row: str, which: int) -> str:
-        """Numbers between 0 and 1, neither of them among these, float32 [values]."""
+        """Uniform numbers between 0 and 1, both excluded, float32 [values]."""
         seed = crc32(f"{self._base}/{which}/{self._given.get('seed', 0.0)}".encode()) % _PRIME
         one = numpy_helper.from_array(np.array([1], np.int64))
         ones = self._make("ConstantOfShape", [self._at_least_one(self._product(shape))], value=one)
@@ -233,14 +236,14 @@ class _Drawing:
         return self._make("Mul", [reach, angle])
 
     def _shaped(self, values: str, shape: str) -> str:
-        """Values in a shape; an empty shape is made of the single value that there is then."""
+        """Reshape values; an empty shape needs the single value that exists in that case."""
         one = self._constant([1])
         empty = self._make("Equal", [self._product(shape), self._constant([0])])
         extents = self._make("Where", [empty, one, shape])
         return self._make("Add", [self._make("Reshape", [values, extents]), self._make("ConstantOfShape", [shape])])
 
     def _product(self, shape: str) -> str:
-        """How many values a shape has, int64 [1]."""
+        """The number of values of a shape, int64 [1]."""
         size = self._make("Size", [self._make("ConstantOfShape", [shape])])
         return self._make("Reshape", [size, self._constant([1])])
 
@@ -248,7 +251,7 @@ class _Drawing:
         return self._make("Where", [self._make("Equal", [number, self._constant([0])]), self._constant([1]), number])
 
     def _rest(self, values: str, divisor: str) -> str:
-        """What integers leave when divided; Mod came with opset 10."""
+        """The remainder of an integer division; Mod exists only from opset 10 on."""
         whole = self._make("Mul", [self._make("Div", [values, divisor]), divisor])
         return self._make("Sub", [values, whole])
 

@@ -1,4 +1,4 @@
-"""Rewrites of onnxruntime's to leave out: those that would change what a model computes or find nothing."""
+"""onnxruntime rewrites to disable: those that would change a model's results, copy weights, or find nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NORMS = frozenset({
     "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-# it takes out pairs that follow pairs too
+# the transpose optimizer also removes pairs that follow pairs
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth"}) | _PAIRS
 _QUERIES = frozenset({"GroupQueryAttention", "MultiHeadAttention", "Attention"})
 _BEGINS_AT: dict[str, frozenset[str]] = {
@@ -56,29 +56,29 @@ _BEGINS_AT: dict[str, frozenset[str]] = {
     "DoubleQDQPairsRemover": _PAIRS,
     "QDQFinalCleanupTransformer": _PAIRS,
 }
-"""Operators of which a graph has at least one before a rewrite of onnxruntime's finds anything in it.
+"""Operators by onnxruntime rewrite: without at least one of them in the graph the rewrite finds nothing.
 
-They are those of the model itself, from which earlier rewrites make what later ones look for
+These are operators of the original model, from which earlier rewrites create the patterns of later ones
 (onnxruntime/core/optimizer/graph_transformer_utils.cc).
 """
 TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "Mul", "Reshape", "Slice", "Sub"})
-"""Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
+"""Operators that onnxruntime removes, or fuses into a MatMul as its factor, before it looks for a Transpose."""
 
 
 _MATRIX = 2
-"""The axes of a matrix."""
+"""Rank of a matrix."""
 _TURNING = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
 
 
 def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
-    """The rewrites to leave out.
+    """The rewrites that would change results or crash.
 
-    ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it makes; where the second one is a
-    vector, onnxruntime 1.32 then multiplies it with rows in place of columns. In float16, where the Transpose makes the
-    first axis one of the matrix's and the second operand is a weight, its process ends (SIGSEGV) when it looks for the
-    blocked layout.
-    ``LayerNormFusion`` takes a preceding Cast into the normalization: it has no kernel for one that reads float64.
+    ``MatmulTransposeFusion`` fuses a Transpose of a MatMul's first operand into the MatMul. If the second operand is a
+    vector, onnxruntime 1.32 then multiplies it with rows instead of columns. In float16, if the Transpose makes the
+    batch axis one of the matrix axes and the second operand is a weight, the process crashes (SIGSEGV) in the
+    optimization for blocked layout.
+    ``LayerNormFusion`` fuses a preceding Cast into the normalization, but has no kernel for float64 inputs.
     """
     # whether there is anything to look for takes a tenth of the time that looking takes, at every session
     ops = {node.op_type for node in all_nodes(proto.graph.node)}
@@ -88,7 +88,7 @@ def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
 
 
 def _computes_in(proto: onnx.ModelProto, wanted: int) -> bool:
-    """Whether something is computed in this type of ONNX's."""
+    """Whether anything is computed in this ONNX type."""
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in proto.graph.input}
     for node in all_nodes(proto.graph.node):
@@ -98,7 +98,7 @@ def _computes_in(proto: onnx.ModelProto, wanted: int) -> bool:
 
 
 def _wrong_products(proto: onnx.ModelProto) -> list[str]:
-    """The fusion of a Transpose into a MatMul, where the model has a form that onnxruntime gets wrong."""
+    """The fusion of a Transpose into a MatMul, if the model has a form that onnxruntime computes incorrectly."""
     ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     half = _computes_in(proto, onnx.TensorProto.FLOAT16)
     moved: set[str] = set()
@@ -108,7 +108,7 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
         if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
             ranks[node.output[0]] = ranks[node.input[0]]
         elif node.op_type == "Transpose":
-            # of two in a row onnxruntime makes one
+            # onnxruntime merges two Transposes in a row
             again = not moved.isdisjoint(node.input)
             turned.update(node.output if _turns(node) or again else ())
             batched.update(node.output if _turns_batch(node) or again else ())
@@ -117,7 +117,7 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
             for names in (moved, turned, batched):
                 names.update(node.output if not names.isdisjoint(node.input) else ())
         elif node.op_type == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
-            # what is computed may be a vector too
+            # an operand of unknown rank may be a vector too
             return ["MatmulTransposeFusion"]
         elif node.op_type == "MatMul" and half and node.input[0] in batched:
             return ["MatmulTransposeFusion"]
@@ -148,10 +148,11 @@ def _rounds_output(graph: onnx.GraphProto) -> bool:
 
 
 def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
-    """The rewrites that would make new weights from stored ones, of their size or several times that.
+    """The rewrites that would create copies of stored weights, of the same size or several times larger.
 
-    A stored weight read by a DequantizeLinear or Cast is folded to four or two times the size. A transposed one
-    is stored again, where a MatMul could read it as it is; from 2 GB on onnxruntime 1.32 refuses what it has made.
+    A stored weight read by a DequantizeLinear or Cast would be folded to four or two times its size. A transposed
+    weight would be stored again although a MatMul can read it as it is; from 2 GB on onnxruntime 1.32 refuses its own
+    result.
     """
     constant = {tensor.name for tensor in proto.graph.initializer}
     turned = False
@@ -163,10 +164,10 @@ def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
 
 
 def idle_rewrites(operators: Collection[tuple[str, str]]) -> list[str]:
-    """The rewrites that would find nothing in a model of these operators, each given by domain and name.
+    """The rewrites that would find nothing in a model with these operators, given by domain and name.
 
-    Each walks and sorts the whole graph to find that out: together they take a quarter of what loading a session of
-    20,000 nodes does, seen with onnxruntime 1.32. None is left out where an operator is written out as a function.
+    Each of them traverses and sorts the whole graph: together they take a quarter of the time to load a session of
+    20,000 nodes (measured with onnxruntime 1.32). The list is empty if an operator is expanded as a function.
     """
     if not all(has_kernel(domain, op) for domain, op in operators):
         return []
@@ -175,17 +176,17 @@ def idle_rewrites(operators: Collection[tuple[str, str]]) -> list[str]:
 
 
 def _turns(node: onnx.NodeProto) -> bool:
-    """Whether a Transpose is one that onnxruntime takes into a MatMul: of the last two axes, or of the first one."""
+    """Whether onnxruntime can fuse a Transpose into a MatMul: it swaps the last two axes, or moves the first one."""
     perm = _order(node)
     return perm is None or perm[:1] != [0] or perm[-2:] == [len(perm) - 1, len(perm) - 2]
 
 
 def _turns_batch(node: onnx.NodeProto) -> bool:
-    """Whether a Transpose of three axes or more moves the first one."""
+    """Whether a Transpose of rank 3 or more moves the first axis."""
     perm = _order(node)
     return perm is not None and len(perm) > _MATRIX and perm[0] != 0
 
 
 def _order(node: onnx.NodeProto) -> list[int] | None:
-    """The axes of a Transpose in their new order; None where it reverses them."""
+    """The permutation of a Transpose; None if it reverses the axes."""
     return next((list(helper.get_attribute_value(one)) for one in node.attribute if one.name == "perm"), None)

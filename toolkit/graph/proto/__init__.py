@@ -1,1 +1,1 @@
-"""ONNX's protobuf messages: walking their nodes, stored tensors, scopes of names, and large weights beside them."""
+"""ONNX's protobuf messages: walking nodes, stored tensors, scopes of names, and large weights stored separately."""

@@ -1,4 +1,4 @@
-"""A model's own functions: whether they can be inlined, and how much that makes of them."""
+"""A model's own functions: whether they can be inlined, and the size of the result."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ _KEEPS_MEANING = {
     "Resize": ("antialias", "axes", "keep_aspect_ratio_policy"), "RNN": ("layout",), "ScatterElements": ("reduction",),
     "ScatterND": ("reduction",), "Shape": ("start", "end"), "TopK": ("largest", "sorted"),
 }  # fmt: skip
-"""By operator the attributes that a later version has and whose default means what earlier ones did (ONNX's
-Changelog.md). RoiAlign's coordinate_transformation_mode of opset 16 is no such, nor what came with another meaning,
-as GroupNormalization's stash_type of opset 21."""
+"""For each operator, attributes that later versions add with a default that keeps the earlier meaning (ONNX's
+Changelog.md). RoiAlign's coordinate_transformation_mode of opset 16 is not one of them, nor are attributes that were
+added
+with a change of meaning, such as GroupNormalization's stash_type of opset 21."""
 
 
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
-    """Check that functions differ, do not call themselves, and do not grow beyond all bounds when they are inlined.
+    """Check that functions are unique, not recursive, and not excessively large when inlined.
 
     Raises:
-        ModelError: they do not; the message names the function.
+        ModelError: a check fails; the message names the function.
     """
     if not proto.functions:
         return
@@ -69,10 +70,10 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
 
 
 def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """A copy of a model whose functions stand where they were called.
+    """A copy of a model with all functions inlined.
 
-    ONNX's inliner leaves functions of another opset than the model's where they are; those whose operators mean the
-    same in both are not of another one.
+    ONNX's inliner skips functions with another opset than the model's. Functions whose operators mean the same in both
+    opsets are therefore declared in the model's opset first.
 
     Raises:
         ModelError: a function cannot be inlined; the message names it.
@@ -95,20 +96,20 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         )
         raise ModelError(
             f"function '{left.domain}::{left.name}' cannot be inlined: it is written in {_opsets(left)}, and the model "
-            f"in {_opsets(proto)}{f', where {op} may mean something else' if op else ''}",
+            f"in {_opsets(proto)}{f', where {op} may have another meaning' if op else ''}",
             where=where,
             remedy="export the model and its functions at one opset, or without functions",
         )
-    # nothing calls what is left
+    # the remaining functions are not called
     del copy.functions[:]
     return copy
 
 
 def _with_defaults(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """Inline functions, callers first, with the attributes that calls leave to defaults, which ONNX's inliner forgets.
+    """Inline functions, callers first, with default attributes filled in, which ONNX's inliner does not do.
 
-    What an inner call leaves out is known only when its caller stands where it was called: an attribute that is the
-    caller's own is left out with it.
+    Whether an inner call has an attribute is known only after its caller is inlined, since the attribute may refer to
+    one of the caller's that is missing itself.
     """
     bodies = {(one.domain, one.name, one.overload): one for one in proto.functions}
     if not any(one.attribute_proto for one in proto.functions):
@@ -123,7 +124,7 @@ def _with_defaults(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def _say_defaults(proto: onnx.ModelProto) -> None:
-    """Give every call in the graph the attributes that it leaves to its function's defaults."""
+    """Add to every call in the graph the missing attributes with a default in its function."""
     defaults = {(one.domain, one.name, one.overload): one.attribute_proto for one in proto.functions}
     for node in all_nodes(proto.graph.node):
         given = {attribute.name for attribute in node.attribute}
@@ -136,7 +137,7 @@ def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:
 
 
 def _written(function: onnx.FunctionProto, versions: Mapping[str, int]) -> Iterator[tuple[onnx.NodeProto, int, int]]:
-    """The nodes of a function whose opset is not the model's, with the function's and the model's version."""
+    """The nodes of a function with another opset than the model's, with the function's and the model's version."""
     own = {entry.domain: entry.version for entry in function.opset_import}
     for node in all_nodes(function.node):
         if node.domain in own and versions.get(node.domain, own[node.domain]) != own[node.domain]:
@@ -144,11 +145,11 @@ def _written(function: onnx.FunctionProto, versions: Mapping[str, int]) -> Itera
 
 
 def _same(node: onnx.NodeProto, written: int, wanted: int) -> bool:
-    """Whether a node means in the model's opset what it does in the function's, as far as ONNX knows its operator.
+    """Whether a node means the same in the model's opset as in the function's, if ONNX knows its operator.
 
-    Another version of an operator often only takes more types, as Add does from opset 14 on, or gains an attribute
-    whose default leaves all as it was. One with other defaults, or of which the node uses inputs, outputs or attributes
-    that differ, or without a type of the written one, counts as another operator.
+    New versions of an operator often only accept more types, such as Add from opset 14 on, or add an attribute whose
+    default keeps the meaning. A version counts as a different operator if defaults differ, if inputs, outputs or
+    attributes that the node uses differ, or if it does not accept a type of the old version.
     """
     try:
         old, new = (onnx.defs.get_schema(node.op_type, version, node.domain) for version in (written, wanted))
@@ -177,7 +178,7 @@ def _same_attributes(node: onnx.NodeProto, old: onnx.defs.OpSchema, new: onnx.de
 def _same_formals(
     old: Sequence[onnx.defs.OpSchema.FormalParameter], new: Sequence[onnx.defs.OpSchema.FormalParameter], used: int
 ) -> bool:
-    """Whether what a node uses of an operator's inputs or outputs is the same, and nothing else is required of it."""
+    """Whether the inputs or outputs that a node uses are the same in both versions, and no others are required."""
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
     if any(one.option is variadic for one in (*old, *new)):
         return [(one.name, one.option) for one in old] == [(one.name, one.option) for one in new] and all(
@@ -185,7 +186,7 @@ def _same_formals(
         )
     if any(one.option is onnx.defs.OpSchema.FormalParameterOption.Single for one in new[used:]):
         return False
-    # a later version may say more in a name, as input_mean instead of mean
+    # later versions may have longer names, such as input_mean instead of mean
     pairs = list(zip(old[:used], new[:used]))
     return len(pairs) == used and all(b.name.endswith(a.name) and set(a.types) <= set(b.types) for a, b in pairs)
 
@@ -196,7 +197,7 @@ def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProt
 
 
 def _depths(calls: dict[Key, Counter[Key]], where: str) -> dict[Key, int]:
-    """How deep each function calls others, 1 for one that calls none; each comes after those that it calls."""
+    """The call depth of each function, 1 for one that calls none; functions come after those that they call."""
     depth: dict[Key, int] = {}
     waiting = dict(calls)
     while waiting:

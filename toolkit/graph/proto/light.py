@@ -1,8 +1,8 @@
-"""A model as a message without its large weights, which are arrays beside it.
+"""A model as a message without its large weights, which are separate arrays.
 
-protobuf holds no message above 2 GB, and every message that is made of another copies it. The arrays are shared by all
-that is made of a model: other forms of its graph, onnxruntime's sessions, the file that is written. Where they come
-from external data they are that file, mapped into memory.
+A protobuf message cannot exceed 2 GB, and every derived message copies its content. The arrays are shared by everything
+derived from a model: other forms of its graph, onnxruntime's sessions, and the written file. For external data, they
+are the memory-mapped file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from toolkit.graph.proto.on_disk import spilled
 from toolkit.graph.proto.stored import BITS, byte_count, stored_tensors
 
 PROTOBUF_LIMIT = 1_900_000_000
-"""Bytes of a message that can be written and read everywhere; protobuf itself ends at 2 GiB."""
+"""Largest message in bytes that can be written and read reliably; protobuf's own limit is 2 GiB."""
 LARGE = 4096
-"""Values from which on a constant is large."""
+"""Number of values from which a constant is large."""
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 APART = frozenset(kind for kind, bits in BITS.items() if bits % 8 == 0 and kind not in _COMPLEX)
-"""Element types whose values can be beside a message: each takes whole bytes, and numpy has the type."""
+"""Element types whose values can be separate: they have whole bytes, and numpy has the type."""
 _IN_MEMORY = "qtool-in-memory"
 _FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
 @dataclass
 class LightModel:
-    """A model without its large weights, and these.
+    """A model without its large weights, and these weights.
 
     Attributes:
-        proto: the message; a large initializer of the main graph has name, type and shape in it, and no values.
-        weights: those values, by the initializer's name. They may be read-only.
-        where: the file or the like, for errors.
+        proto: the message, in which a large initializer of the main graph has name, type and shape but no values.
+        weights: those values, by name of the initializer. They may be read-only.
+        where: the file or another description, for errors.
     """
 
     proto: onnx.ModelProto
@@ -47,11 +47,11 @@ class LightModel:
 
     @classmethod
     def of(cls, proto: onnx.ModelProto, where: str = "the model") -> LightModel:
-        """Take the large weights out of a message, which is changed."""
+        """Remove the large weights from a message, which is changed."""
         return cls(proto, {}, where).lighten()
 
     def lighten(self) -> LightModel:
-        """Take out large weights that have come into the message; returns itself."""
+        """Remove large weights that were added to the message; returns itself."""
         for tensor in self.proto.graph.initializer:
             if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
                 self.weights[tensor.name] = spilled(onnx.numpy_helper.to_array(tensor))
@@ -59,7 +59,7 @@ class LightModel:
         return self
 
     def drop_unread(self) -> LightModel:
-        """Leave out weights that nothing reads: onnxruntime refuses to be given one; returns itself."""
+        """Remove unused weights, which onnxruntime refuses as external initializers; returns itself."""
         if not self.weights:
             return self
         graph = self.proto.graph
@@ -77,13 +77,13 @@ class LightModel:
         return self
 
     def copy(self) -> LightModel:
-        """The same model with its own message; the weights' arrays are shared."""
+        """The same model with its own message; the weight arrays are shared."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return LightModel(proto, dict(self.weights), self.where)
 
     def whole(self) -> onnx.ModelProto:
-        """The message with all weights in it: a copy of them. Its size may be beyond what protobuf writes."""
+        """The message with a copy of all weights. It may be larger than protobuf can serialize."""
         whole = self.copy().proto
         for tensor in whole.graph.initializer:
             if tensor.name in self.weights:
@@ -92,34 +92,34 @@ class LightModel:
 
     @property
     def message_bytes(self) -> int:
-        """Bytes of the constants that are in the message."""
+        """Bytes of the constants in the message."""
         stored = (one for one in stored_tensors(self.proto) if one.data_type in BITS and not is_detached(one))
         return sum(map(byte_count, stored))
 
     def holds_at_most(self, limit: int) -> bool:
-        """Whether the constants that are in the message take no more bytes than ``limit``."""
-        # a small integer takes one byte of the message, and eight as a value: small messages need no count
+        """Whether the constants in the message have at most ``limit`` bytes."""
+        # a value of up to 8 bytes may take one byte of the message: for small messages no count is needed
         return 8 * self.proto.ByteSize() <= limit or self.message_bytes <= limit
 
     def fits_whole(self) -> bool:
-        """Whether one message holds the model with all its weights."""
+        """Whether the model with all its weights fits into one message."""
         return self.holds_at_most(PROTOBUF_LIMIT - self.weight_bytes)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights beside the message."""
+        """Bytes of the separate weights."""
         return sum(value.nbytes for value in self.weights.values())
 
     @property
     def shares(self) -> bool:
-        """Whether the weights are too many for a second copy in memory: sessions then read these."""
-        # what is stored as integers is computed with in float32
+        """Whether the weights are too large for a second copy in memory, so that sessions must share these arrays."""
+        # integers are widened to float32 in computation
         return not fits_message(8 * sum(value.size for value in self.weights.values()))
 
 
 @dataclass(frozen=True)
 class SerializedModel:
-    """A model without its large weights as it is serialized: a tenth of its message's memory, for later."""
+    """A serialized model without its large weights; needs a tenth of the memory of its message."""
 
     content: bytes
     weights: Mapping[str, Array]
@@ -131,13 +131,13 @@ class SerializedModel:
         return cls(model.proto.SerializeToString(), dict(model.weights), model.where)
 
     def light(self) -> LightModel:
-        """The model with its own message; the weights' arrays are shared."""
+        """The model with its own message; the weight arrays are shared."""
         return LightModel(onnx.ModelProto.FromString(self.content), dict(self.weights), self.where)
 
 
 @dataclass
 class Skeleton:
-    """A graph's skeleton, serialized, the large weights that are not in it, and its fingerprint once asked for."""
+    """A serialized graph without its large weights, these weights, and its fingerprint once computed."""
 
     content: bytes
     weights: Mapping[str, Array]
@@ -145,29 +145,29 @@ class Skeleton:
 
 
 def fits_message(size: int) -> bool:
-    """Whether constants of so many bytes fit into one message."""
+    """Whether constants of ``size`` bytes fit into one message."""
     return size <= PROTOBUF_LIMIT
 
 
 def is_large(tensor: TensorProto) -> bool:
-    """Whether a constant's values belong beside the message: there are many, and each takes whole bytes."""
+    """Whether a constant should be stored separately: it has many values, and each takes whole bytes."""
     return tensor.data_type in APART and math.prod(tensor.dims) >= LARGE
 
 
 def large_header(name: str, kind: int, shape: tuple[int, ...]) -> TensorProto:
-    """An initializer whose values are beside the message."""
+    """An initializer whose values are stored separately."""
     tensor = TensorProto(name=name, data_type=kind, dims=shape)
     detach_values(tensor)
     return tensor
 
 
 def detach_values(tensor: TensorProto) -> None:
-    """Drop a tensor's values from the message, and mark it as stored beside it."""
+    """Remove a tensor's values from the message, and mark it as stored separately."""
     _external(tensor, location=_IN_MEMORY)
 
 
 def place_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Say in which file a tensor's values are, and where in it in bytes; they leave the message."""
+    """Refer to a tensor's values by file, offset and length in bytes; they are removed from the message."""
     _external(tensor, location=location, offset=offset, length=length)
 
 
@@ -181,7 +181,7 @@ def _external(tensor: TensorProto, **entries: object) -> None:
 
 
 def is_detached(tensor: TensorProto) -> bool:
-    """Whether a tensor's values are beside the message."""
+    """Whether a tensor's values are stored separately."""
     return tensor.data_location == TensorProto.EXTERNAL and any(e.value == _IN_MEMORY for e in tensor.external_data)
 
 
@@ -193,12 +193,12 @@ def attach_values(tensor: TensorProto, values: Array) -> None:
 
 
 def bytes_of(values: Array) -> memoryview:
-    """The memory of an array, as it is stored in an ONNX file."""
+    """The memory of an array in the layout of an ONNX file."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def weights_as_inputs(proto: onnx.ModelProto, weights: Mapping[str, object]) -> onnx.ModelProto:
-    """The message with the initializers in ``weights`` as graph inputs, for code that must not see values; in place."""
+    """Turn the initializers in ``weights`` into graph inputs, in place, for code that must not read their values."""
     graph = proto.graph
     gone = [tensor for tensor in graph.initializer if tensor.name in weights]
     if gone:

@@ -1,4 +1,4 @@
-"""Names for what is added to a graph: free ones only."""
+"""Unused names for additions to a graph."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from toolkit.base.errors import PassError
 
 
 class Names(set[str]):
-    """The names that are taken."""
+    """The set of used names."""
 
     def take(self, base: str) -> str:
-        """``base``, or ``base_2`` and so on where that is taken; it is taken from now on."""
+        """``base``, or ``base_2`` and so on if it is used; the name is added to the set."""
         name, count = base, 1
         while name in self:
             count += 1
@@ -21,7 +21,7 @@ class Names(set[str]):
 
 
 def wrong_name(node: gs.Node) -> PassError:
-    """The error for a node without a name, or with that of another one."""
+    """The error for a node without a name, or with the name of another node."""
     reads = ", ".join(f"'{tensor.name}'" for tensor in node.inputs) or "no input"
     fault = f"two nodes are named '{node.name}'" if node.name else f"a node has no name ({node.op} of {reads})"
     return PassError(fault, remedy=f"give it a name of its own, model.unique_node('{node.name or node.op.lower()}')")

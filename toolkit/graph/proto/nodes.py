@@ -1,4 +1,4 @@
-"""Walking the nodes of an ONNX message, subgraphs included."""
+"""Traversal of the nodes of an ONNX message, including subgraphs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
-"""How messages and onnx-graphsurgeon's nodes spell the domain of ONNX's own operators."""
+"""The domain of ONNX's own operators in messages and in onnx-graphsurgeon's nodes."""
 MOST_TRIPS = 1_000_000
-"""A Loop with a larger number of trips has no limit that anybody meant."""
+"""Loops with a larger trip count are considered unlimited."""
 _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization"})
-"""The last is onnxruntime's, which keeps it in ONNX's domain. Of opset 6 and newer onnx 1.23 infers all others whose
-output has their input's shape."""
+"""The last one is onnxruntime's, which uses ONNX's domain. From opset 6 on, onnx 1.23 infers all other operators with
+outputs of their input's shape."""
 _LIKE_FIRST_OF = {
     "ai.onnx.ml": frozenset({"Imputer", "Binarizer", "Scaler", "Normalizer"}),
     "com.microsoft": frozenset(
@@ -23,34 +23,34 @@ _LIKE_FIRST_OF = {
          "RotaryEmbedding", "SkipSimplifiedLayerNormalization"}
     ),
 }  # fmt: skip
-"""The same in other domains, of which onnx infers nothing; those of onnxruntime by its ContribOperators.md."""
+"""The same for other domains, in which onnx infers nothing; onnxruntime's according to its ContribOperators.md."""
 _MATRIX = 2
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
-"""Operators of onnxruntime's with an activation or a factor in them, and those of ONNX's with outputs of that shape."""
+"""onnxruntime's operators with a fused activation or factor, and ONNX's operators with the same output shape."""
 _QUERIES, _VALUES = "bsh,btv->bsv", 3
-"""The shape of attention's output, by those of queries and values with their heads side by side, and how many inputs
-queries, keys and values are."""
+"""The shape of attention's output from those of queries and values, which have their heads side by side, and the number
+of inputs for queries, keys and values."""
 _FLOATS = frozenset({"Scaler", "Normalizer"})
-"""Those that give float32 for any numbers (ONNX's Operators-ml.md)."""
+"""Operators that give float32 for any numeric input (ONNX's Operators-ml.md)."""
 _INT, _STRING, _FLOAT = 2, 3, 1
-"""AttributeProto.INT and STRING and TensorProto.FLOAT, by number since onnx is not loaded here."""
+"""AttributeProto.INT and STRING and TensorProto.FLOAT as numbers, since onnx is not imported here."""
 _HOLD = frozenset({5, 10})
 _MAY_HOLD = _HOLD | {0}
-"""AttributeProto.GRAPH and GRAPHS, and what messages of an IR version before 3 may say: nothing."""
+"""AttributeProto.GRAPH and GRAPHS, and 0, since messages of IR versions before 3 may omit the type."""
 _SUM = 3
-"""Where SkipLayerNormalization and its like also give the sum that they normalize."""
+"""Index of the output with the sum that SkipLayerNormalization and similar operators normalize."""
 
 
 def node_words(node: onnx.NodeProto) -> str:
-    """How messages name a node: by what it makes where it has no name."""
+    """A node's name in messages; a node without a name is identified by its output."""
     made = next(filter(None, node.output), "")
     if made and not node.name:
-        return f"the {node.op_type} node that makes '{made}'"
+        return f"the {node.op_type} node that produces '{made}'"
     return f"node '{node.name}' ({node.op_type})"
 
 
 def keep_first_nodes(graph: onnx.GraphProto, count: int) -> bool:
-    """Leave the first nodes of a graph, with all results that none of them reads as outputs, in place.
+    """Keep only the first nodes of a graph, with all their unread results as outputs, in place.
 
     Returns:
         Whether there are any outputs.
@@ -65,12 +65,12 @@ def keep_first_nodes(graph: onnx.GraphProto, count: int) -> bool:
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model says it uses; 0 where it names none."""
+    """The version of ONNX's own operators that a model declares; 0 if it declares none."""
     return next((one.version for one in proto.opset_import if one.domain in ONNX_DOMAINS), 0)
 
 
 def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """By name the shapes that a graph declares of its own tensors, -1 for unknown sizes; none of unknown rank."""
+    """Declared shapes of a graph's own tensors by name, -1 for unknown sizes; without tensors of unknown rank."""
     found = dict[str, tuple[int, ...]]()
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -80,11 +80,11 @@ def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
 
 
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes with those of their subgraphs, each after the node that holds it."""
+    """The nodes including those of subgraphs, each after the node that contains it."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            # of a large graph's many attributes few hold graphs, and asking for a message that is not there is slow
+            # few of a large graph's many attributes are graphs, and accessing an unset message is slow
             if attribute.type not in _MAY_HOLD:
                 continue
             if attribute.HasField("g"):
@@ -94,9 +94,9 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def let_inference_through(graph: onnx.GraphProto) -> None:
-    """Make operators of which onnx infers nothing, and whose output is like their first input, an Identity of that.
+    """Replace operators unknown to onnx's inference, with outputs like their first input, by an Identity.
 
-    To be called on a copy that shapes are inferred of: what these compute is lost.
+    For use on a copy for shape inference only, since the computation is lost.
     """
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == _MATRIX}
     for each in inside_out(graph):
@@ -121,11 +121,11 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
 
 
 def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
-    """Make a fused operator of onnxruntime's one of ONNX's whose first output has its shape, where there is one.
+    """Replace a fused operator of onnxruntime by one of ONNX with the same shape of its first output, if there is one.
 
     Args:
         node: the node.
-        matrices: names of weights with two axes.
+        matrices: names of weights of rank 2.
     """
     given = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type in _FUSED:
@@ -136,7 +136,7 @@ def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
             del node.attribute[:]
             if turned:
                 left, right = "ji" if "transA" in turned else "ij", "kj" if "transB" in turned else "jk"
-                # a matrix of weights is spread over the batch, of which inference knows nothing
+                # a weight matrix gets no ellipsis: inference does not broadcast it over the batch
                 spread = ["" if name in matrices else "..." for name in node.input[:2]]
                 _be_einsum(node, f"{spread[0]}{left},{spread[1]}{right}->{max(spread)}ik")
                 return
@@ -144,12 +144,12 @@ def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
             kept = [one for one in node.attribute if not one.name.startswith(("activation", "leaky_relu"))]
             del node.attribute[:]
             node.attribute.extend(kept)
-        # the sum that a FusedConv may add has the shape of its output
+        # the tensor that a FusedConv may add has the shape of its output
         node.op_type, node.domain, node.input[:] = _FUSED[node.op_type], "", node.input[:3]
     elif node.op_type in ("MultiHeadAttention", "GroupQueryAttention") and len(node.input) >= _VALUES:
         query, key, value = node.input[:_VALUES]
         if not (key and value):
-            # all three lie in one tensor
+            # all three are packed in one tensor
             return
         node.output[:] = node.output[:1]
         if node.op_type == "MultiHeadAttention":
@@ -161,7 +161,7 @@ def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
 
 
 def _be_einsum(node: onnx.NodeProto, equation: str) -> None:
-    """Make a node the Einsum of its first two inputs."""
+    """Turn a node into an Einsum of its first two inputs."""
     node.op_type, node.domain, node.input[:] = "Einsum", "", node.input[:2]
     del node.attribute[:]
     attribute = node.attribute.add()
@@ -169,12 +169,12 @@ def _be_einsum(node: onnx.NodeProto, equation: str) -> None:
 
 
 def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:
-    """Domain and name of every operator in a graph and its subgraphs; functions are left out."""
+    """Domain and name of every operator in a graph and its subgraphs, without functions."""
     return frozenset((node.domain, node.op_type) for node in all_nodes(proto.graph.node))
 
 
 def held_by(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The subgraphs that a node holds itself."""
+    """The subgraphs in a node's own attributes."""
     for attribute in node.attribute:
         if attribute.type in _HOLD:
             yield from (attribute.g, *attribute.graphs)
@@ -189,12 +189,12 @@ def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def inside_out(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """A graph after its subgraphs, each after those within it, so that the nodes of each can be rewritten in turn."""
+    """A graph and its subgraphs, innermost first, so that the nodes of each can be rewritten in turn."""
     return [graph, *subgraphs_of(graph)][::-1]
 
 
 def reads_of(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, those that its subgraphs take from outside included."""
+    """The names that a node reads, including outer names that its subgraphs read."""
     found = set(node.input)
     found.discard("")
     for graph in held_by(node) if len(node.attribute) else ():

@@ -1,4 +1,4 @@
-"""What is spilled of the weights that a run makes: arrays in temporary files, mapped as external data is."""
+"""Spilling of large derived weights: arrays in temporary files, memory-mapped like external data."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 
 SPILL_BYTES = 1 << 20
-"""Smaller arrays stay in memory."""
+"""Size in bytes below which arrays stay in memory."""
 ROOM = 256 << 20
-"""What arrays of that size may take of memory before the next ones are spilled."""
+"""Bytes of memory that arrays may use before the next ones are spilled."""
 
 
 def spilled(values: Array) -> Array:
-    """The same values, read-only and in a temporary file, where what is in memory is much already.
+    """The same values, read-only in a temporary file if the arrays in memory are already at their limit.
 
-    Small arrays, mapped ones, and all of them where the disk has no room, are returned as they are.
+    Small or mapped arrays are returned unchanged, as are all arrays if the disk is full.
     """
     if values.nbytes < SPILL_BYTES or values.dtype.hasobject or is_mapped(values):
         return values
@@ -39,7 +39,7 @@ def spilled(values: Array) -> Array:
 
 
 def spilled_as(values: Array, dtype: np.dtype[Any]) -> Array:
-    """A copy of the values in an element type, see ``spilled``: what is spilled is converted part by part."""
+    """A copy of the values with another element type, see ``spilled``: a spilled copy is converted part by part."""
     size = values.size * dtype.itemsize
     if size < SPILL_BYTES or dtype.hasobject or not values.flags.c_contiguous or _store.fits(size):
         return spilled(values.astype(dtype))
@@ -51,12 +51,12 @@ def spilled_as(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def set_array_memory(size: int) -> None:
-    """Set how much memory arrays may take from here on, ``ROOM`` at most; existing arrays stay."""
+    """Set the memory for arrays from here on, in bytes, at most ``ROOM``; existing arrays stay."""
     _store.room = size
 
 
 class _Store:
-    """The temporary folder of what is spilled: there while an array lies in it."""
+    """The temporary folder of spilled arrays, which exists as long as there are any."""
 
     def __init__(self) -> None:
         self.room = ROOM
@@ -66,7 +66,7 @@ class _Store:
         self._count = self._number = 0
 
     def has_room(self, values: Array) -> bool:
-        """Whether an array may stay in memory; if so, it is counted for as long as it is there."""
+        """Whether an array may stay in memory; if so, it is counted until it is freed."""
         owner = values
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
@@ -80,14 +80,14 @@ class _Store:
         return True
 
     def fits(self, size: int) -> bool:
-        """Whether an array of so many bytes may stay in memory."""
+        """Whether an array of ``size`` bytes may stay in memory."""
         with self._lock:
             return sum(list(self._held.values())) + size <= self.room
 
     def add(self, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> Array:
-        """Write an array, given as consecutive parts, into its own file."""
+        """Write an array, given as consecutive parts, to its own file and map it."""
         with self._lock:
-            # first of all: garbage collection within this block may drop what has been the last array until then
+            # count first: garbage collection within this block may drop what was the last array
             self._count, self._number = self._count + 1, self._number + 1
             name = str(self._number)
         path: Path | None = None

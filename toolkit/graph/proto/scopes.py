@@ -1,4 +1,4 @@
-"""Names of tensors within subgraphs: none is that of a tensor around them."""
+"""Unique names of tensors in subgraphs: none shadows a tensor of an enclosing graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from toolkit.graph.proto.nodes import held_by, subgraphs_of
 
 
 def unshadowed(graph: onnx.GraphProto) -> int:
-    """Rename, in place, what subgraphs define under the name of a tensor of a graph around them; returns how many.
+    """Rename, in place, tensors of subgraphs with the name of a tensor in an enclosing graph; returns their number.
 
-    ONNX wants every name to be defined once in a graph and those around it (docs/IR.md, "Names Within a Graph");
-    onnxruntime runs a body that reuses the name of a tensor computed later. By name one would be taken for the other.
+    ONNX requires names to be unique in a graph and its enclosing graphs (docs/IR.md, "Names Within a Graph"), but
+    onnxruntime runs a body that reuses the name of a tensor computed later. Code that identifies tensors by name would
+    confuse the two.
     """
     inner = list(subgraphs_of(graph))
     if not inner:
@@ -25,16 +26,16 @@ def unshadowed(graph: onnx.GraphProto) -> int:
 
 
 def defined(graph: onnx.GraphProto) -> set[str]:
-    """The names of the tensors that a graph defines itself: inputs, initializers and what its nodes give."""
+    """The names of the tensors that a graph defines itself: inputs, initializers and node outputs."""
     made = {name for node in graph.node for name in node.output if name}
     return made | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
 
 def _rename(graph: onnx.GraphProto, around: Set[str], renamed: Mapping[str, str], taken: Names) -> int:
-    """Rename what a subgraph defines; ``renamed`` says what the graphs around it were renamed to."""
+    """Rename tensors that a subgraph defines; ``renamed`` has the new names of tensors in enclosing graphs."""
     own = defined(graph)
     fresh = {name: taken.take(name) for name in sorted(own & around)}
-    # what is read before it is made is the outer tensor
+    # a name that is read before the subgraph defines it refers to the outer tensor
     known = {name: new for name, new in renamed.items() if name not in own}
     for value in (*graph.input, *graph.initializer):
         if value.name in fresh:

@@ -1,4 +1,4 @@
-"""The tensors that an ONNX file stores, wherever in it, and how many bytes each takes."""
+"""The tensors stored in an ONNX file, at any place in it, and their sizes in bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
     17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
 }  # fmt: skip
-"""Bits of a value by the number of its type in ONNX's ``TensorProto.DataType``; strings have none."""
+"""Bits per value by the type's number in ONNX's ``TensorProto.DataType``; strings are not included."""
 
 
 def stored_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that a model stores: initializers, sparse ones and attributes, in subgraphs and functions too."""
+    """Every stored tensor: initializers, sparse tensors and attributes, including those in subgraphs and functions."""
     yield from _of_graph(proto.graph)
     for function in proto.functions:
         yield from _of_nodes(function.node)
@@ -40,7 +40,7 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
-    # whatever the attribute's type says: readers differ in which field they look at
+    # regardless of the attribute's type, since readers differ in the field they use
     for field, held in attribute.ListFields():
         name = field.name
         if name in ("t", "tensors"):
@@ -54,9 +54,9 @@ def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
 
 
 def constants_of(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, TensorProto]]:
-    """The constants of a graph or function and its subgraphs by name: initializers, and values of Constant nodes.
+    """The constants of a graph or function and its subgraphs, by name: initializers, and values of Constant nodes.
 
-    Of sparse ones it is the values that they store.
+    For sparse tensors these are their stored values.
     """
     if isinstance(body, onnx.GraphProto):
         yield from ((tensor.name, tensor) for tensor in body.initializer)
@@ -73,7 +73,7 @@ def constants_of(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[s
 
 
 def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
-    """The value of a Constant node, not a copy where it is a tensor; None for strings and sparse tensors."""
+    """The value of a Constant node, without a copy if it is a tensor; None for strings and sparse tensors."""
     attribute = node.attribute[0] if len(node.attribute) == 1 else None
     if attribute is None or attribute.ref_attr_name:
         return None
@@ -92,12 +92,12 @@ def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
 
 
 def value_count(tensor: TensorProto) -> int:
-    """How many values a tensor has, as its dimensions say."""
+    """The number of values of a tensor according to its dimensions."""
     return math.prod(tensor.dims)
 
 
 def byte_count(tensor: TensorProto) -> int:
-    """How many bytes a tensor's values take where they are stored raw; types of less than a byte are packed.
+    """The size in bytes of a tensor's values if stored raw; types of less than a byte are packed.
 
     Raises:
         ValueError: the type has no fixed size, such as strings.

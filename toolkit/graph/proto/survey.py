@@ -1,4 +1,4 @@
-"""What is in a message, found in one walk over its nodes: most questions about a large graph are answered here."""
+"""Operators and types in a message, collected in one traversal of its nodes, which is slow for large graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.graph.proto.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto.stored import stored_tensors
 
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
-"""The attributes by which ONNX's operators name the type of a result or of what lies within."""
+"""Attributes in which ONNX's operators name the type of a result or of intermediate values."""
 
 _NUMBERS = frozenset({
     AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.FLOATS, AttributeProto.STRING, AttributeProto.STRINGS,
@@ -20,12 +20,12 @@ _NUMBERS = frozenset({
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in a model.
+    """The operators and types in a model.
 
     Attributes:
-        operators: domain and name of every operator in the graph and its subgraphs, functions left out.
-        types: the element types, as in ONNX's ``TensorProto.DataType``, of what is stored, of inputs and outputs, and
-            of results whose type an attribute names; in subgraphs and functions too.
+        operators: domain and name of every operator in the graph and its subgraphs, without functions.
+        types: the element types (ONNX's ``TensorProto.DataType``) of stored tensors, of inputs and outputs, and of
+            results whose type an attribute names, including subgraphs and functions.
     """
 
     operators: frozenset[tuple[str, str]]
@@ -33,7 +33,7 @@ class Survey:
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> Survey:
-        """The survey of a message."""
+        """Collect the survey of a message."""
         operators, types = set[tuple[str, str]](), set[int]()
         attributes = False
         for node in all_nodes(proto.graph.node):
@@ -56,7 +56,7 @@ class Survey:
 
 
 def _look(node: onnx.NodeProto, types: set[int]) -> bool:
-    """Note the types that a node's attributes name; whether one of them may hold a tensor or a graph."""
+    """Add the types named in a node's attributes; returns whether an attribute may hold a tensor or graph."""
     holds = False
     for attribute in node.attribute:
         kind = attribute.type
@@ -69,7 +69,7 @@ def _look(node: onnx.NodeProto, types: set[int]) -> bool:
 
 
 def tensor_type(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor | None:
-    """The tensor type within a type: of a sequence or an optional the one that it holds; None where it is another."""
+    """The tensor type of a type, or the element type of a sequence or optional; None for other types."""
     word = kind.WhichOneof("value")
     while word in ("sequence_type", "optional_type"):
         kind = getattr(kind, word).elem_type

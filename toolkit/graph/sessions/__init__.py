@@ -1,1 +1,1 @@
-"""onnxruntime sessions on the CPU: what they load, any inner tensor as an output, endless loops, plugins left out."""
+"""onnxruntime sessions on the CPU: loading, inner tensors as outputs, endless loops, operators without kernels."""

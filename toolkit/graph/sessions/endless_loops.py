@@ -1,4 +1,4 @@
-"""Loops that nothing ends: found in a model, and stopped while it runs."""
+"""Loops that may never end: detection in a model, and a limit while it runs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _INTERVAL = 0.1
 
 @dataclass(frozen=True)
 class LoopLimits:
-    """How far a run of a model whose loops may never end may go.
+    """The limits of a run of a model with a Loop that may never end.
 
     Attributes:
         node: the Loop.
-        seconds: of one run.
-        memory: bytes that the process may grow by in one run.
+        seconds: limit of the duration of one run.
+        memory: bytes by which the process may grow in one run.
     """
 
     node: str
@@ -38,7 +38,7 @@ class LoopLimits:
 
 
 class EndlessLoopError(ModelError):
-    """A run of a model was stopped because a loop may not end: whoever tries models does not retry this one.
+    """A run of a model was stopped because a Loop may never end; it must not be retried.
 
     Args:
         node: the Loop.
@@ -56,10 +56,10 @@ class EndlessLoopError(ModelError):
 
 
 def loop_limits(proto: onnx.ModelProto, operators: Collection[tuple[str, str]], weight_bytes: int) -> LoopLimits | None:
-    """The limits for a model with a Loop that has no trip count, or one that is not known to be small; else None.
+    """The limits for a model with a Loop without trip count, or with one that may be large; None for other models.
 
-    A count that the graph computes is usually a length of the input, so such loops are let go longer. ``operators`` are
-    those of the model, by domain and name.
+    A trip count that the graph computes is usually a length of the input, so these loops may take longer. ``operators``
+    are those of the model, by domain and name.
     """
     if all(op != "Loop" for _, op in operators):
         return None
@@ -72,7 +72,7 @@ def loop_limits(proto: onnx.ModelProto, operators: Collection[tuple[str, str]], 
 
 
 def _long_loops(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], trips: int) -> Iterator[tuple[str, bool]]:
-    """Loops of many trips, or of an unknown number, each with whether its number of trips is computed."""
+    """Loops with a large or unknown number of trips, each with whether its trip count is computed."""
     for node in graph.node:
         inside = trips
         if node.op_type == "Loop":
@@ -95,10 +95,10 @@ def _count(tensor: TensorProto | None) -> int | None:
 
 @contextmanager
 def limited(limits: LoopLimits, options: Any, where: str) -> Iterator[None]:
-    """The block runs a model with onnxruntime's ``options`` (RunOptions), and is stopped where it exceeds the limits.
+    """Run a model within the block with onnxruntime's ``options`` (RunOptions), and stop it if it exceeds the limits.
 
     Raises:
-        EndlessLoopError: it was stopped.
+        EndlessLoopError: the run was stopped.
     """
     over = threading.Event()
     why: list[str] = []

@@ -1,4 +1,4 @@
-"""Operators of ONNX's own domains that ONNX does not have: plugins of TensorRT, or names that are misspelled."""
+"""Unknown operators in ONNX's own domains: TensorRT plugins, or misspelled names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit.graph.surgery.opset import is_foreign, known_operators
 
 
 def foreign_operators(model: Model) -> dict[tuple[str, str], str]:
-    """The first node of each, by domain and name of its operator."""
+    """The first node of each unknown operator, by domain and name of the operator."""
     found: dict[tuple[str, str], str] = {}
     for node, _ in model.walk():
         key = (node.domain or "", node.op)
@@ -18,5 +18,5 @@ def foreign_operators(model: Model) -> dict[tuple[str, str], str]:
 
 
 def similar_ops(domain: str, op: str) -> list[str]:
-    """The operators that may have been meant by one; empty where none is near."""
+    """Known operators with a similar name; empty if there are none."""
     return list(nearest(op, sorted(known_operators(domain))))

@@ -1,4 +1,4 @@
-"""What is compared of a model: its outputs, or what stands for those that onnxruntime cannot compute."""
+"""The tensors compared for a model: its outputs, or substitutes for those that onnxruntime cannot compute."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SQUASHING = frozenset({"HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh
 
 
 def measured_outputs(model: Model) -> list[str]:
-    """What stands for a model's outputs where it is measured; see ``Session.outputs``."""
+    """The tensors that are compared in place of a model's outputs; see ``Session.outputs``."""
     return list(session(model).outputs) if not_run(model) else [tensor.name for tensor in model.graph.outputs]
 
 
 def squashed_by(model: Model, output: str) -> str:
-    """The operator upstream of an output that squashes it into a fixed range, such as Softmax; empty without one.
+    """The operator upstream of an output that squashes its range, such as Softmax; empty if there is none.
 
-    The SQNR after such an operator differs from that of the scores before it: confident answers hardly move.
+    The SQNR after such an operator differs from that of the scores before it: confident answers hardly change.
     """
     tensor = next((one for one in model.graph.outputs if one.name == output), None) or model.graph.tensors().get(output)
     node = model.producer(tensor) if tensor is not None else None

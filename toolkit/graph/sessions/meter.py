@@ -1,4 +1,4 @@
-"""How long onnxruntime has computed in this process: what an analysis costs is counted by it, whoever runs a model."""
+"""Processor time that onnxruntime has used in this process, a measure of the cost of analyses."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _meter = _Meter()
 
 
 def computed() -> float:
-    """Processor seconds that sessions have computed so far, in all threads."""
+    """Processor seconds that all sessions have used so far, summed over threads."""
     return _meter.seconds
 
 
 def count(seconds: float) -> None:
-    """Add what a session has computed."""
+    """Add the processor seconds of a session."""
     _meter.add(seconds)

@@ -1,4 +1,4 @@
-"""Making a session of onnxruntime of a model, whose weights are mapped from their files, and what its errors mean."""
+"""Creation of an onnxruntime session with weights mapped from their files, and explanation of its errors."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from toolkit.graph.ort_forms.rewrites import copying_rewrites, idle_rewrites, wr
 from toolkit.graph.proto.light import PROTOBUF_LIMIT, LightModel, detach_values, place_at
 
 Optimise = bool | Literal["constants"]
-"""Whether onnxruntime rewrites a model: all that it knows, nothing, or only what is computed of constants alone."""
+"""How far onnxruntime rewrites a model: fully, not at all, or only by computing constant nodes."""
 Arena = Literal["own", "shared", "none"]
-"""Where a session takes memory for its runs: from what it keeps of earlier ones, from what all such sessions keep
-together, or from the system each time."""
+"""The allocator for a session's runs: its own arena, one shared by all such sessions, or the system for each run."""
 
-# seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
-# number, and the model's outputs are garbage
+# observed with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its
+# smallest value, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 BLOCKED_LAYOUT = "NchwcTransformer"
-"""What lets convolutions hand on their results in blocked layout."""
+"""The rewrite that lets convolutions pass on results in blocked layout."""
 SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, BLOCKED_LAYOUT: MOST_BLOCKED}
-"""Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
+"""Rewrites of quadratic cost, which traverse the graph for every change, with the most nodes for which they pay off.
 
-Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
-CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
+Measured with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s for 2,500 nodes, 4 s for
+10,000. CommonSubexpressionElimination alone takes 5.4 s for 20,000 nodes, and as long for 24,000 nodes with 16,000
+outputs.
 """
 _OF_CONSTANTS = {"ConstantFolding": 20_000, "ConstantSharing": 20_000}
-"""The same for rewrites that compute part of the graph: for a partition its own nodes count. A weight
-that is dequantized takes 6 kB less than the node that would do it in every run."""
+"""The same for rewrites that compute part of the graph; for a partition its own nodes count. A dequantized weight takes
+6 kB
+less than the node that would dequantize it in every run."""
 _OF_BASIC = [
     "Level1_RuleBasedTransformer",
     "MatMulAddFusion",
@@ -59,30 +60,31 @@ _OF_BASIC = [
     "WeightBiasQuantization",
     "WhereDummyDq",
 ]
-"""What onnxruntime's basic level rewrites besides constants and nodes that compute the same twice
+"""The rewrites of onnxruntime's basic level other than constant folding and elimination of common subexpressions
 (onnxruntime/core/optimizer/graph_transformer_utils.cc)."""
 _FATAL_ONLY = 4
 _WRITTEN = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
-"""Weights are written beside the message, from where they are mapped."""
+"""Settings that write weights to a separate file, from which they are mapped."""
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _BUSY_US, _WAITS_BRIEFLY = "10", (1, 27)
-"""Microseconds that a thread waits busily for more work, and the first version with the setting: about what waking it
-takes, in which most operators hand on to the next."""
+"""Microseconds that a thread spins while waiting for work, and the first version with this setting. Waking a thread
+takes
+about as long, and most operators start the next within this time."""
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
-"""Where in onnxruntime's source a check failed, with the C++ of it."""
+"""The place of a failed check in onnxruntime's source code, with its C++ expression."""
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
-"""What onnxruntime says of a model whose opset or IR version is newer than itself."""
+"""Messages of onnxruntime for a model with a newer opset or IR version than it supports."""
 
 
 def unwanted_rewrites(
     proto: onnx.ModelProto, operators: Collection[tuple[str, str]], packed: bool, as_written: bool
 ) -> list[str]:
-    """The rewrites that onnxruntime is to skip for a model of these operators and all of its parts.
+    """The rewrites that onnxruntime must skip for a model with these operators, and for all of its partitions.
 
-    ``load_session`` also skips those for which a part has too many nodes.
+    ``load_session`` also skips rewrites for which a partition has too many nodes.
     """
     count = len(proto.graph.node)
     return [
@@ -104,13 +106,13 @@ def load_session(
     unwanted: Sequence[str],
     rewritten: Path | None = None,
 ) -> Any:
-    """Onnxruntime's own session of a model; see ``toolkit.graph.sessions.session.session`` for the settings.
+    """Create onnxruntime's session of a model; see ``toolkit.graph.sessions.session.session`` for the settings.
 
-    Where a path is given, onnxruntime writes its rewritten model there, for ``load_rewritten``.
+    If a path is given, onnxruntime writes its rewritten model there, for ``load_rewritten``.
 
     Raises:
         ModelError: onnxruntime refuses the model.
-        BackendError: it is not installed, or has not enough memory.
+        BackendError: onnxruntime is not installed, or there is not enough memory.
     """
     options = _options(threads, as_written, arena)
     if rewritten is not None:
@@ -129,7 +131,7 @@ def load_session(
     if not packed or rewritten is not None:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not packed:
-        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
+        # both settings are needed: with either alone onnxruntime 1.32 keeps a copy, packed or not
         for name, value in values.items():
             options.add_initializer(name, value)
     if not optimise:
@@ -142,10 +144,10 @@ def load_session(
 
 
 def load_rewritten(path: Path, threads: int, as_written: bool, arena: Arena, where: str) -> Any:
-    """A session of what ``load_session`` has had written.
+    """Create a session of a model that ``load_session`` has written.
 
     Raises:
-        ModelError: onnxruntime refuses it.
+        ModelError: onnxruntime refuses the model.
         BackendError: there is not enough memory.
     """
     options = _options(threads, as_written, arena)
@@ -174,7 +176,7 @@ def _load_as_it_is(options: Any) -> None:
 
 
 def _constants_alone(options: Any) -> list[str]:
-    """The rewrites to leave out where only what depends on constants alone is computed once."""
+    """The rewrites to disable so that only nodes depending on constants are computed in advance."""
     import onnxruntime as ort
 
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -192,12 +194,12 @@ def _options(threads: int, as_written: bool, arena: Arena) -> Any:
     if as_written:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads = threads
-    # idle threads that wait busily take the cores from what runs in between: other sessions, numpy, the user's code
+    # idle threads that spin take cores from other sessions, numpy, and the user's code
     if _version() >= _WAITS_BRIEFLY:
         options.add_session_config_entry("session.intra_op.spin_duration_us", _BUSY_US)
     else:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
+    # memory plans are kept for every input shape: with varying shapes memory would grow without limit
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = arena == "own"
     if arena == "shared":
@@ -206,7 +208,7 @@ def _options(threads: int, as_written: bool, arena: Arena) -> Any:
 
 
 def _places(model: LightModel) -> dict[str, FilePlace]:
-    """The weights that onnxruntime maps from their files itself: it copies what it is given in memory."""
+    """The weights that onnxruntime can map from their files itself; it copies weights that are given in memory."""
     if os.name != "posix" or _version() < _MAPS_FILES:
         return {}
     found = {name: place_of(value) for name, value in model.weights.items()}
@@ -221,7 +223,7 @@ def _version() -> tuple[int, ...]:
 
 @contextmanager
 def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> Iterator[str | bytes]:
-    """What onnxruntime loads: the message, or the path of a file where it does not fit into one."""
+    """The content for onnxruntime to load: the message, or the path of a file if it exceeds a message."""
     if fits:
         away = [tensor for tensor in model.proto.graph.initializer if tensor.name in places]
         for tensor in away:
@@ -237,7 +239,7 @@ def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> 
 
 
 def explained(error: Exception, what: str, where: str) -> QtoolError:
-    """What onnxruntime's error means: out of memory, a kernel that it lacks, a version that it does not know."""
+    """The meaning of an onnxruntime error: out of memory, a missing kernel, or an unsupported version."""
     text = " ".join(str(error).split())
     text = _SOURCE.sub("", text.split("Exception during initialization: ")[-1])
     if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):

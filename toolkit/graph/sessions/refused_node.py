@@ -1,4 +1,4 @@
-"""The node for which onnxruntime refuses a model, where its error names none: kernels are made without a name."""
+"""The node for which onnxruntime refuses a model, if its error names none: errors of missing kernels do not."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import all_nodes, keep_first_nodes
 
 _MOST_NODES, _MOST_BYTES = 5_000, 256 << 20
-"""A model with more nodes, or bytes of weights, is not loaded in parts to find one."""
+"""Models with more nodes or bytes of weights are not searched, since that means loading parts of them."""
 
 
 def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel], Any]) -> str:
-    """What an error of loading a model says, with the first node without which there is none, where that is found.
+    """The text of a loading error, with the name of the responsible node if it can be found by bisection.
 
     Args:
-        error: what ``load`` raised of the model.
+        error: the error that ``load`` raised for the model.
         model: not changed.
-        load: loads a part of it.
+        load: loads a part of the model.
     """
     if len(model.proto.graph.node) > _MOST_NODES or model.weight_bytes > _MOST_BYTES:
         return error.what
@@ -40,7 +40,7 @@ def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel],
 
 
 def _refused(model: LightModel, count: int, load: Callable[[LightModel], Any]) -> bool:
-    """Whether the first nodes alone are refused."""
+    """Whether the first ``count`` nodes alone are refused."""
     part = model.copy()
     has_outputs = keep_first_nodes(part.proto.graph, count)
     try:

@@ -1,4 +1,4 @@
-"""The part of a model that onnxruntime can run: all but plugins, and what reads what they make."""
+"""The part of a model that onnxruntime can run: all nodes except plugins and those downstream of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NotRun:
-    """What onnxruntime cannot run of a model.
+    """The nodes of a model that onnxruntime cannot run.
 
     Attributes:
-        plugins: operator by name of the nodes of the main graph that have, or hold, an operator without a kernel.
-        downstream: for every node that reads what a plugin makes, directly or through others, the first such plugin.
-        tensors: what plugins and the nodes downstream of them make, each with the plugin to blame.
-        feeds: the tensors that the part which runs hands to them, in the order that they are read.
-        places: which nodes of the main graph are not run, counted from 0.
+        plugins: the operator without a kernel, by name of the main graph's node that is it or contains it.
+        downstream: for every node that depends on a plugin's output, the first such plugin.
+        tensors: outputs of plugins and of nodes downstream, each with the responsible plugin.
+        feeds: the tensors that these nodes read from the part that runs, in the order of reading.
+        places: indices of the main graph's nodes that are not run.
     """
 
     plugins: Mapping[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class NotRun:
 
 @dataclass(frozen=True)
 class _Node:
-    """What has to be known of a node of the main graph: the plugin operator in it, what it reads and makes."""
+    """A node of the main graph: the plugin operator in it, and the tensors that it reads and produces."""
 
     name: str
     plugin: str
@@ -49,9 +49,9 @@ class _Node:
 
 
 def not_run_in(proto: onnx.ModelProto, operators: frozenset[tuple[str, str]] | None = None) -> NotRun:
-    """The nodes of a model that onnxruntime's CPU provider cannot run; a node without a name gets one here.
+    """The nodes of a model that onnxruntime's CPU provider cannot run; nodes without a name are named by number.
 
-    ``operators`` are those of the message, by domain and name, where they are known.
+    ``operators`` are those of the message, by domain and name, if known.
     """
     own = {(function.domain, function.name) for function in proto.functions}
     version = opset_of(proto) or None
@@ -67,7 +67,7 @@ def not_run_in(proto: onnx.ModelProto, operators: frozenset[tuple[str, str]] | N
 
 
 def not_run(model: Model) -> NotRun:
-    """What onnxruntime's CPU provider cannot run of a model."""
+    """The nodes of a model that onnxruntime's CPU provider cannot run."""
     return model.once("not run", lambda: _not_run_of(model))
 
 
@@ -84,10 +84,10 @@ def _not_run_of(model: Model) -> NotRun:
 
 
 def cut(proto: onnx.ModelProto, left: NotRun) -> None:
-    """Take out what does not run, in place.
+    """Remove the nodes that cannot be run, in place.
 
-    The outputs that are still computed stay; after them come the tensors that were handed to what is gone, so that
-    they can be looked at in its place. There may be no output left.
+    Outputs that can still be computed stay; they are followed by the tensors that removed nodes read, which serve as
+    substitutes. There may be no outputs at all.
     """
     graph = proto.graph
     nodes = [
@@ -106,7 +106,7 @@ def cut(proto: onnx.ModelProto, left: NotRun) -> None:
 
 
 def _plugin(operators: Iterable[tuple[str, str]], version: int | None) -> str:
-    """The first operator without a kernel; empty where there is none."""
+    """The first operator without a kernel; empty if there is none."""
     for domain, op in operators:
         if not runs(domain, op, version):
             return op if domain in ONNX_DOMAINS else f"{domain}::{op}"
@@ -114,7 +114,7 @@ def _plugin(operators: Iterable[tuple[str, str]], version: int | None) -> str:
 
 
 def _from_outside(node: Any) -> list[str]:
-    """Names of tensors that the subgraphs of a node may take from around it."""
+    """Names of tensors that a node's subgraphs may read from enclosing graphs."""
     found: dict[str, None] = {}
     for sub in bodies(node, recursive=True):
         found.update((t.name, None) for inner in sub.nodes for t in inner.inputs if not t.is_empty())
@@ -123,14 +123,14 @@ def _from_outside(node: Any) -> list[str]:
 
 
 def _not_run(nodes: Sequence[_Node]) -> NotRun:
-    """The nodes without a kernel, and all that depend on them; see ``NotRun``."""
+    """The nodes without a kernel, and all nodes that depend on them; see ``NotRun``."""
     blamed: dict[int, str] = {i: node.name for i, node in enumerate(nodes) if node.plugin}
     if not blamed:
         return NotRun()
     plugins = {node.name: node.plugin for node in nodes if node.plugin}
     tensors = {name: nodes[i].name for i in blamed for name in nodes[i].makes}
     before = 0
-    # one round is enough where the nodes are sorted
+    # a single iteration is enough if the nodes are sorted
     while before != len(blamed):
         before = len(blamed)
         for i, node in enumerate(nodes):

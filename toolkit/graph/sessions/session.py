@@ -1,4 +1,4 @@
-"""onnxruntime sessions on the CPU: any inner tensor as an output, Q/DQ pairs computed as they are written."""
+"""onnxruntime sessions on the CPU: any inner tensor as an output, Q/DQ pairs computed as written."""
 
 from __future__ import annotations
 
@@ -42,29 +42,30 @@ from toolkit.graph.sessions.unordered_outputs import without_reordering
 from toolkit.graph.surgery.tensors import np_dtype
 
 _AT_ONCE = 16
-"""Inputs that go through the partitions of a model together: what they hand on is kept meanwhile."""
+"""How many samples pass through the partitions of a model together; their tensors are kept in between."""
 MOST_NODES = 20_000
-"""Nodes of a session; a model of more is run in partitions, cut where onnxruntime fuses nothing."""
+"""Largest number of nodes of a session; larger models are run in partitions, cut where onnxruntime fuses nothing."""
 _PARTITION_NODES = 2_500
-"""Nodes of these partitions: one of 5,000 takes a fifth longer a node to load, one of 20,000 half; none runs faster."""
+"""Nodes per partition: with 5,000 loading takes a fifth longer per node, with 20,000 half; none runs faster."""
 _WIDENED_BYTES = 256 << 20
-"""What the weights of a partition of a model that is not packed may take in float32, where they are stored in less."""
+"""Float32 bytes of the narrower weights in a partition of a model that is not packed."""
 _KEPT_BYTES = 32 << 20
-"""Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
+"""Largest weights in bytes for which a session is kept as long as its model; creating it again costs more."""
 _OWN = "session"
 _SHOWN = 4
-"""Inputs whose shapes an error names: of a decoder's dozens the first say enough."""
+"""How many inputs' shapes an error lists: the first of a decoder's dozens are enough."""
 
 
 class Session:
-    """A model that onnxruntime has loaded, or the part of it that runs. Make one with ``session``.
+    """A model loaded in onnxruntime, or the part of it that can be run. Create one with ``session``.
 
     Attributes:
-        inputs: names of the inputs that the model takes.
+        inputs: names of the model's inputs.
         dtypes: their element types.
-        outputs: names of what ``run`` gives by default, in order. Of a model with plugins: its outputs that need none,
-            and in place of the others the float tensors that are handed to plugins (all of them, where none is float).
-        left: what is not run.
+        outputs: names of the default outputs of ``run``, in order. For a model with plugins: the outputs that do not
+            depend on plugins and, in place of the others, the float tensors that plugins read (or all such tensors if
+            none is float).
+        left: the nodes that are not run.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class Session:
         self._limits, self._threads = limits, threads
         self._inner = inner
         self.left = left or NotRun()
-        # onnxruntime reads the weights from these arrays
+        # keep the arrays alive, since onnxruntime reads the weights from them
         self._weights = weights
         self._where = where
         self._passed_on = tuple(shared)
-        # nothing is computed where a plugin comes first
+        # nothing is computed if the first nodes are plugins
         self._types: dict[str, str] = {i.name: i.type for i in inner.get_inputs()} if inner is not None else {}
         self._dims = {i.name: getattr(i, "shape", ()) for i in inner.get_inputs()} if inner is not None else {}
         made = [(o.name, o.type) for o in inner.get_outputs()] if inner is not None else []
@@ -94,20 +95,20 @@ class Session:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether parts of the model are loaded one after the other in every run."""
+        """Whether the model is run in partitions."""
         return isinstance(self._inner, PartitionedSession)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once.
 
-        The arrays are views of memory that onnxruntime allocated for this run: nobody else writes to them.
+        The arrays are views of memory that onnxruntime allocated for this run; nothing else writes to it.
 
         Args:
-            inputs: an array for each of the model's inputs; other entries are left out.
-            outputs: the outputs wanted; all of the session's where None.
+            inputs: an array for each of the model's inputs; other entries are ignored.
+            outputs: names of the wanted outputs; None for the session's default outputs.
 
         Raises:
-            DataError: an input is missing, or the inputs are no dictionary.
+            DataError: an input is missing, or the inputs are not a dictionary.
             ModelError: an output does not exist, or the model cannot compute these inputs.
             BackendError: onnxruntime ran out of memory.
         """
@@ -116,10 +117,10 @@ class Session:
     def run_each(
         self, samples: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None
     ) -> Iterator[dict[str, Array]]:
-        """Run the model on several inputs, one after the other, see ``run``.
+        """Run the model on several inputs; like ``run`` for each of them.
 
-        Of a partitioned model, 16 inputs go through a partition together, which is loaded once for them; each by itself
-        where a loop may not end, whose limits are those of one run.
+        In a partitioned model 16 inputs pass through each partition together, which is loaded once for them; or one by
+        one if a Loop may not end, since its limits are for one run.
         """
         if not self.is_partitioned or self._limits is not None:
             yield from (self.run(inputs, outputs) for inputs in samples)
@@ -129,7 +130,7 @@ class Session:
             yield from self._run(some, outputs)
 
     def _run(self, samples: Sequence[Mapping[str, Array]], outputs: Sequence[str] | None) -> Iterator[dict[str, Array]]:
-        """The outputs for several samples, in order, as far as they can be computed."""
+        """The outputs for several samples, in order, until one fails."""
         wanted = list(self.outputs if outputs is None else outputs)
         for inputs in samples:
             self._check(inputs, wanted)
@@ -141,7 +142,7 @@ class Session:
             raise
         except Exception as error:
             if len(samples) > 1:
-                # each by itself: those before the one that fails have outputs
+                # one by one, so that samples before the one that fails get their outputs
                 for inputs in samples:
                     yield from self._run([inputs], outputs)
                 return
@@ -154,7 +155,7 @@ class Session:
             yield {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
     def _check(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> None:
-        """Refuse inputs that are missing and outputs that do not exist."""
+        """Check that inputs are complete and that the wanted outputs exist."""
         if not isinstance(inputs, Mapping):
             raise DataError(
                 f"the inputs are of type {type(inputs).__name__}",
@@ -177,7 +178,7 @@ class Session:
                 )
 
     def _refuse_other_sizes(self, inputs: Mapping[str, Array]) -> None:
-        """Refuse inputs that have another size where the model has a fixed one, as where a pass fixed its batch."""
+        """Refuse inputs whose size differs from a fixed dimension of the model, which a pass may have fixed."""
         for name in self.inputs:
             shape = np.shape(inputs[name])
             for axis, (size, fixed) in enumerate(zip(shape, self._dims.get(name) or ())):
@@ -185,12 +186,12 @@ class Session:
                     raise ModelError(
                         f"input '{name}' is {list(shape)}, and the model takes only {fixed} in dimension {axis}",
                         where=self._where,
-                        remedy="give inputs of that size; where a pass fixed it, keep it dynamic there: an engine of "
+                        remedy="give inputs of that size; if a pass fixed it, keep it dynamic there: an engine of "
                         "one size alone comes from a [[profile]] with that size as min, opt and max",
                     )
 
     def _computed(self, names: list[str], feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """The outputs of onnxruntime, with the time that it took counted and loops limited."""
+        """The outputs from onnxruntime, with its processor time counted and loops limited."""
         begin = time.thread_time()
         try:
             if self._limits is None:
@@ -201,7 +202,7 @@ class Session:
             with limited(self._limits, options, self._where):
                 return self._each(names, feeds, options)
         finally:
-            # this thread computes like the others that the session has
+            # estimate: every thread of the session computes as long as this one
             meter.count((time.thread_time() - begin) * self._threads)
 
     def _each(self, names: list[str], feeds: Sequence[Mapping[str, Any]], options: Any) -> list[list[Any]]:
@@ -225,34 +226,36 @@ def session(
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
-    What computes in bfloat16 is computed in float32; inputs and outputs keep their types. Nodes for which onnxruntime
-    has no kernel are left out, with all that read them: see ``Session.outputs``. A model runs in partitions where its
-    weights exceed ``memory_limit``, or where they are not packed, are stored in fewer bits and take more than 256 MB in
-    float32. The last bits may then differ where onnxruntime would have fused nodes across a cut.
+    bfloat16 is computed in float32; inputs and outputs keep their types. Nodes without a kernel in onnxruntime are left
+    out together with all nodes downstream: see ``Session.outputs``. A model is run in partitions if its weights exceed
+    ``memory_limit``, or if they are not packed, stored in fewer bits and larger than 256 MB in float32. The last bits
+    may then differ, if onnxruntime would have fused nodes across a cut.
 
     Args:
-        source: a Model or a message, which is not changed; a model without its large weights, which is; a serialized
-            message; or the path of an ONNX file.
-        outputs: the tensors to return, which may be inner tensors and graph inputs; None for the model's own outputs.
+        source: a Model or a message, which is not changed; a ``LightModel``, which is changed; a serialized message; or
+            the path of an ONNX file.
+        outputs: the tensors to return, including inner tensors and graph inputs; None for the model's own outputs.
         threads: threads within one operator; None for one per core, see ``session_threads``.
-        optimise: let onnxruntime fuse and fold. With "constants" it computes only what depends on constants alone,
-            once, and runs the other nodes one by one.
-        packed: let onnxruntime keep weights in the layout of its kernels: a copy, with which a run is up to twice as
-            fast. None allows it unless the weights are too many for a copy.
-        as_written: compute Q/DQ pairs as they are written, not fused into integer kernels or merged into other pairs.
-            False leaves onnxruntime its defaults, except for operators whose pairs a cut between partitions separates.
-        arena: where the memory of a run comes from. A session's own arena grows with inputs of many sizes.
-        boundaries: where sessions of one model with different ``outputs`` keep what they pass between partitions.
-        any_order: let the values of an output come in another order than its shape says; see
+        optimise: whether onnxruntime fuses and folds nodes. With "constants" it only computes nodes that depend on
+            constants, once, and runs the other nodes unfused.
+        packed: whether onnxruntime keeps weights in the layout of its kernels: a copy, with which a run is up to twice
+            as fast. None allows it unless the weights are too large for a copy.
+        as_written: whether Q/DQ pairs are computed as written, not fused into integer kernels or merged with other
+            pairs. False gives onnxruntime's defaults, except for operators that a cut between partitions separates from
+            their pairs.
+        arena: the allocator for a run's memory. A session's own arena grows with inputs of many sizes.
+        boundaries: keeps tensors between partitions for sessions of the same model with different ``outputs``.
+        any_order: whether the values of an output may be in another order than its shape implies; see
             ``toolkit.graph.sessions.unordered_outputs``.
-        often: it is run on so many samples that it may take twice as long to load where each run is faster then.
-        steady: draw the same random numbers in every run and for every sample; see
+        often: whether the session is run on so many samples that loading may take twice as long to make each run
+            faster.
+        steady: whether random numbers are the same in every run and for every sample; see
             ``toolkit.graph.ort_forms.random_seeds``.
 
     Raises:
-        ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or the
+        ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or cannot be computed, or the
             weights of one node exceed the limit.
-        BackendError: onnxruntime is not installed or has not enough memory.
+        BackendError: onnxruntime is not installed, or there is not enough memory.
     """
     threads = threads or session_threads()
     model = light_source(source)
@@ -265,7 +268,7 @@ def session(
     packed = not model.shares if packed is None else packed
     if not packed:
         quantize_weights(model)
-    # a partition is rewritten as the whole would be, and that by the nodes of the model as it is written
+    # rewrites are chosen for the whole model as written, so that partitions are rewritten as the whole would be
     unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
     loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted, survey.operators)
     return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
@@ -273,11 +276,11 @@ def session(
 
 @dataclass(frozen=True)
 class _Loading:
-    """How parts of a model are loaded; see ``session`` for the settings.
+    """Settings for loading parts of a model; see ``session``.
 
     Attributes:
-        unwanted: rewrites to switch off.
-        operators: what was in the model before nodes that nobody reads were dropped.
+        unwanted: rewrites to disable.
+        operators: the model's operators, before unused nodes were dropped.
     """
 
     threads: int
@@ -291,7 +294,7 @@ class _Loading:
     operators: Operators
 
     def whole(self, model: LightModel) -> Any:
-        """Onnxruntime's session of a model that is run whole."""
+        """Onnxruntime's session of a model that is run as a whole."""
         rewrites = (self.any_order or self.often) and self.packed and self.optimise is True
         if rewrites and BLOCKED_LAYOUT not in self.unwanted:
             found = without_reordering(
@@ -306,7 +309,7 @@ class _Loading:
 
     def part(self, model: LightModel, stays: bool) -> Any:
         """Onnxruntime's session of one partition of a model, which stays loaded with the others or not."""
-        # what a run takes would stay with a partition: weights that it dequantizes among it
+        # with its own arena, memory of a run (such as dequantized weights) would be kept for every partition
         return self._load(model, "shared" if stays else "none")
 
     def _load(self, model: LightModel, arena: Arena, rewritten: Path | None = None) -> Any:
@@ -319,14 +322,14 @@ class _Loading:
 
 
 def _loaded(model: LightModel, loading: _Loading, boundaries: Boundaries | None) -> Any:
-    """A runnable model in onnxruntime, whole or in partitions.
+    """Load a runnable model into onnxruntime, whole or in partitions.
 
     Raises:
-        ModelError: onnxruntime refuses it; the message names the node where one can be found.
+        ModelError: onnxruntime refuses the model; the message names the node if it can be found.
     """
     partitions = partitions_of(model, loading.packed)
     fits = len(partitions) == 1
-    # what sessions hand on to each other is of one graph, and which pairs are moved hangs on the outputs
+    # sessions that share tensors between partitions need the same graph, but which pairs move depends on the outputs
     if loading.as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
         partitions = partitions_of(model, loading.packed)
     if fits and len(model.proto.graph.node) > MOST_NODES:
@@ -341,13 +344,13 @@ def _loaded(model: LightModel, loading: _Loading, boundaries: Boundaries | None)
     except ModelError as error:
         what = with_node(error, model, load)
         if what == error.what:
-            # no error is its own cause: it would hold itself, and with it all that was loaded
+            # an error must not be its own cause: the reference cycle would keep everything loaded
             raise
         raise ModelError(what, where=error.where, remedy=error.remedy) from error
 
 
 def own_session(model: Model) -> Session:
-    """The session of a model's own outputs; that of a settled graph with few bytes of weights is loaded once."""
+    """The session of a model's own outputs; cached for a settled graph with small weights."""
 
     def load() -> Session:
         return session(model)
@@ -356,13 +359,13 @@ def own_session(model: Model) -> Session:
 
 
 def drop_large_session(model: Model) -> None:
-    """Give back the session that ``own_session`` keeps of a model of very many nodes: it takes 8 kB a node."""
+    """Drop the session that ``own_session`` caches of a model with very many nodes: it takes 8 kB per node."""
     if len(model.graph.nodes) > MOST_NODES:
         model.drop(_OWN)
 
 
 def _told(made: Sequence[tuple[str, str]], left: NotRun) -> list[str]:
-    """The outputs that a session gives by default, of all that it can; see ``Session.outputs``."""
+    """The default outputs of a session, chosen from all available ones; see ``Session.outputs``."""
     tensors = [(name, kind) for name, kind in made if name not in left.feeds or kind.startswith("tensor(")]
     own = [name for name, kind in tensors if name not in left.feeds or "float" in kind or "double" in kind]
     return own or [name for name, _ in tensors]

@@ -1,4 +1,4 @@
-"""What a session is loaded from: a model without its large weights, rewritten as onnxruntime can run it."""
+"""The source of a session: a model without its large weights, rewritten so that onnxruntime can run it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from toolkit.graph.surgery.opset import is_foreign
 
 
 def light_source(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
-    """A source of ``session`` without its large weights.
+    """The source of a ``session`` as a model without its large weights.
 
     Raises:
-        ModelError: it is no ONNX model.
+        ModelError: the source is not an ONNX model.
     """
     if isinstance(source, LightModel):
         return source
@@ -43,18 +43,18 @@ def light_source(source: Model | LightModel | onnx.ModelProto | bytes | str | Pa
 
 
 def make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool) -> tuple[Survey, NotRun]:
-    """Rewrite a model, in place, as onnxruntime can run it: in types that have kernels, without nodes that have none.
+    """Rewrite a model in place so that onnxruntime can run it: types with kernels, no nodes without a kernel.
 
     Args:
         model: the model.
-        outputs: the tensors that are asked for.
-        steady: whether random numbers are to be the same in every run.
+        outputs: the requested tensors.
+        steady: whether random numbers are the same in every run.
 
     Returns:
-        What is in the model then, and what was left out.
+        The survey of the rewritten model, and the nodes that were removed.
 
     Raises:
-        ModelError: a tensor of ``outputs`` depends on a node that was left out.
+        ModelError: a tensor of ``outputs`` depends on a removed node.
     """
     survey = Survey.of(model.proto)
     others = has_other_types(survey)
@@ -79,13 +79,13 @@ def make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool
 
 
 def expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
-    """Make ``outputs`` the graph's outputs; onnxruntime finds their types itself.
+    """Make ``outputs`` the graph's outputs; onnxruntime infers their types.
 
     Returns:
-        Those of them that are graph inputs, which an ONNX graph cannot hand on.
+        The outputs that are graph inputs, which ONNX does not allow to be outputs.
 
     Raises:
-        ModelError: the main graph has no such tensor.
+        ModelError: the main graph has no tensor of a requested name.
     """
     graph = proto.graph
     initializers = {t.name for t in graph.initializer}
@@ -104,7 +104,7 @@ def expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[s
         if name in declared:
             value.CopyFrom(declared[name])
         new.append(value)
-    # a graph needs an output: where only inputs are wanted, its own stay
+    # a graph needs an output: if only inputs are requested, its own outputs stay
     if new:
         del graph.output[:]
         graph.output.extend(new)
@@ -119,5 +119,5 @@ def not_computed(name: str, left: NotRun, where: str) -> ModelError:
     return ModelError(
         f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
         where=where,
-        remedy=f"did you mean {' or '.join(near)}?" if near else "ask for tensors before it",
+        remedy=f"did you mean {' or '.join(near)}?" if near else "request tensors upstream of it",
     )

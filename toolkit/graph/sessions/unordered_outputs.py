@@ -1,8 +1,9 @@
-"""Sessions of models from which reordering is taken out, once onnxruntime has rewritten them.
+"""Sessions of models from which unnecessary layout reorderings are removed after onnxruntime's rewrites.
 
-Its convolutions compute in blocks of 8 or 16 channels, and what leaves them is reordered: for layers that could do
-without (see ``toolkit.graph.ort_forms.blocked_layout``), and for outputs of which callers only count the values, which
-takes more than half as long as counting them. The same kernels compute the same values, each as often as before.
+onnxruntime's convolutions compute in blocks of 8 or 16 channels, and reorder their outputs: for layers that do not need
+it (see ``toolkit.graph.ort_forms.blocked_layout``), and for outputs whose values callers only count, where
+reordering takes more than half as long as counting. The results are the same: the same kernels compute the same values,
+each value equally often.
 """
 
 from __future__ import annotations
@@ -23,45 +24,45 @@ from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
 
 _MOST_BYTES = 512 << 20
-"""Bytes of weights up to which the rewritten model is written: that takes a millisecond a megabyte."""
+"""Largest weights in bytes for which the rewritten model is written, which takes one millisecond per megabyte."""
 
 
 class AnyOrder:
-    """A session of onnxruntime, some of whose outputs it knows by other names.
+    """An onnxruntime session in which some outputs have other names.
 
     Args:
         inner: the session.
-        names: its names of these outputs.
+        names: the session's names of these outputs.
     """
 
     def __init__(self, inner: Any, names: Mapping[str, str]) -> None:
         self._inner, self._names = inner, names
 
     def get_inputs(self) -> Sequence[Any]:
-        """What the model takes."""
+        """The model's inputs."""
         return list(self._inner.get_inputs())
 
     def get_outputs(self) -> list[Value]:
-        """The model's outputs, by the names that were asked for."""
+        """The model's outputs, under the requested names."""
         asked = {own: name for name, own in self._names.items()}
         found = map(Value.of, self._inner.get_outputs())
         return [value._replace(name=asked.get(value.name, value.name)) for value in found]
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
-        """The outputs that are asked for."""
+        """The requested outputs."""
         return list(self._inner.run_with_ort_values([self._names.get(name, name) for name in names], feed, options))
 
 
 def without_reordering(
     model: LightModel, rewrite: Callable[[Path], object], load: Callable[[Path], Any], any_order: bool
 ) -> Any:
-    """A session that reorders less than onnxruntime's own; None where there is no convolution or it cannot be loaded.
+    """A session with fewer reorderings than onnxruntime's own; None if there is no convolution or it cannot be loaded.
 
     Args:
-        model: the model with the outputs wanted; not changed.
-        rewrite: has onnxruntime write its rewritten model to a path.
-        load: loads what is at a path as it is.
-        any_order: whether outputs may come as they are computed.
+        model: the model with the wanted outputs; not changed.
+        rewrite: makes onnxruntime write its rewritten model to a path.
+        load: loads the model at a path without rewriting it.
+        any_order: whether outputs may be in any order.
     """
     convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
     if os.name != "posix" or not convolutions or not model.holds_at_most(_MOST_BYTES - model.weight_bytes):
@@ -76,16 +77,16 @@ def without_reordering(
             if not names and not changed:
                 return None
             path.write_bytes(proto.SerializeToString())
-            # its weights stay mapped when the files are gone
+            # weights stay mapped after the files are deleted
             return AnyOrder(load(path), names) if names else load(path)
         except (QtoolError, OSError):
-            # loading the model as it is will report what is wrong with it; and onnxruntime does not read all that it
-            # writes, as it makes the same names within a branch of an If and outside
+            # loading the original model will report its errors; and onnxruntime cannot read every model that it writes,
+            # since it may use the same name inside a branch of an If and outside
             return None
 
 
 def _with_outputs_as_computed(proto: onnx.ModelProto) -> dict[str, str]:
-    """Take out what only reorders an output; returns, by output, the tensor that takes its place."""
+    """Remove nodes that only reorder an output; returns, by output, the tensor that replaces it."""
     graph = proto.graph
     outputs = {value.name for value in graph.output}
     readers = Counter(name for node in graph.node for name in reads_of(node))

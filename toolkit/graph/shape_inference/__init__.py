@@ -1,1 +1,1 @@
-"""Types and shapes: what inference knows of every tensor at every profile, and dynamic dimensions by name."""
+"""Types and shapes: inference of every tensor at every profile, and dynamic dimensions by name."""

@@ -1,9 +1,9 @@
-"""Operators that quantize in blocks, written out in ONNX's own: for shape inference, and for onnxruntime to compute.
+"""Functions in ONNX's own operators for operators that quantize in blocks, for shape inference and onnxruntime.
 
-Two sets. In a graph under work an activation's pair is a QuantizeLinear and a DequantizeLinear of a domain of the
-type's own (``domain_of``): they take the scale of the largest block, and what lies between them is the values that the
-type can hold, as floats. Lowering writes TensorRT's own operators in their place; see
-``toolkit.backends.lowering.block_forms``. The arithmetic is that of ``toolkit.base.block_scales``, bit by bit.
+There are two sets. While passes change a graph, an activation's pair is a QuantizeLinear and a DequantizeLinear in a
+domain of the type's own (``domain_of``). Their scale is that of the largest block, and the tensor between them has
+float values that the type can represent. Lowering replaces them with TensorRT's own operators; see
+``toolkit.backends.lowering.block_forms``. The arithmetic is bit for bit that of ``toolkit.base.block_scales``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPLIT = """
     same = Equal (wide, wide)
     ones = Cast <to = 3> (same)
 """
-"""The largest magnitude of each block of an axis, and ones in the shape of the input, which stays known so."""
+"""The largest magnitude of each block of an axis, and ones in the shape of the input, which remains inferable."""
 _LAST_AXIS = (
     """
     front = Shape <end = -1> (x)
@@ -128,16 +128,16 @@ _MXFP8 = (
     stored = Cast <to = 17> (kept)
 """
 )
-"""The logarithm is only a guess: the power is corrected by the products with 448, which are exact."""
+"""The logarithm is only an estimate: the exponent is corrected by comparing products with 448, which are exact."""
 
 
 def _own(text: str, block: int) -> str:
-    """A body for blocks of the last axis."""
+    """A function body for blocks of the last axis."""
     return _LAST_AXIS.format(block=block) + text.format(along=f"axis = -1, block_size = {block}")
 
 
 def _tensorrt(text: str) -> str:
-    """A body for blocks of the axis and the size that the node says."""
+    """A function body for blocks with the axis and size in the node's attributes."""
     return _AN_AXIS + text.format(along="axis: int = @axis, block_size: int = @block_size")
 
 
@@ -171,21 +171,22 @@ _BODIES: dict[tuple[str, str], str] = {
 
 
 def is_written_out(domain: str, op: str) -> bool:
-    """Whether an operator is one of those here."""
+    """Whether an operator has a function in this module."""
     return (domain, op) in _BODIES
 
 
 def declare(proto: onnx.ModelProto, imports_all: bool = False) -> bool:
-    """Give a message the functions of the operators here that it uses, in place.
+    """Add to a message the functions of the operators that it uses, in place.
 
-    TensorRT would use these functions in place of its own operators: no file for it may have them.
+    TensorRT would use these functions instead of its own operators, so files for TensorRT must not have them.
 
     Args:
         proto: the message.
-        imports_all: it is known to import every domain that it uses: nodes are looked at where one of these is.
+        imports_all: whether it imports every domain that it uses; nodes are then searched only if such a domain is
+            imported.
 
     Returns:
-        Whether it uses any.
+        Whether it uses any of the operators.
     """
     imported = {one.domain for one in proto.opset_import}
     if imports_all and not any(domain in imported for domain, _ in _BODIES):
@@ -208,7 +209,7 @@ def _function(domain: str, op: str, version: int) -> onnx.FunctionProto:
 
 
 def round_by_function(proto: onnx.ModelProto) -> None:
-    """Let every QuantizeLinear to FLOAT4E2M1 be a function, in place: onnxruntime has no kernel that rounds to it."""
+    """Replace every QuantizeLinear to FLOAT4E2M1 by a function, in place: onnxruntime has no kernel for this type."""
     narrow = {name for name, tensor in constants_of(proto.graph) if tensor.data_type == TensorProto.FLOAT4E2M1}
     for node in all_nodes(proto.graph.node):
         if node.op_type != _QUANTIZE or node.domain not in ONNX_DOMAINS:

@@ -1,4 +1,4 @@
-"""Dimensions whose name is a formula of others' names: exporters write ``past_length + length`` or ``2*s0``."""
+"""Dimensions with an expression of other names as name: exporters write ``past_length + length`` or ``2*s0``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from toolkit.graph.shape_inference.dimensions import Dims, places
 _OPERATORS = re.compile(r"\s*(//|[-+*/()])\s*")
 _OTHER_PIECE = re.compile(r"//|[-+*/()]|[0-9]+")
 _LONGEST = 200
-"""Characters of a name; a longer one is no formula that anybody wrote."""
+"""Characters of a name; a longer name is not considered an expression."""
 
 
 @dataclass(frozen=True)
 class DerivedDimension:
-    """The size of a dimension, as its name defines it.
+    """A dimension whose size is defined by its name.
 
     Attributes:
-        name: the dimension's.
+        name: the dimension's name.
         parts: the dimensions that it is computed from.
-        formula: the name as an expression of ``v0``, ``v1``, ...: one for each of ``parts``.
+        formula: the name as an expression of ``v0``, ``v1``, ..., one variable for each of ``parts``.
     """
 
     name: str
@@ -30,17 +30,17 @@ class DerivedDimension:
     formula: ast.expr
 
     def size(self, sizes: Mapping[str, int]) -> int | None:
-        """Its size where the others have these; None where that is no whole number, or below 0."""
+        """Its size for given sizes of the others; None if that is not an integer, or negative."""
         known = {f"v{index}": sizes[part] for index, part in enumerate(self.parts)}
         found = _computed(self.formula, known)
         return found if found is not None and found >= 0 else None
 
 
 def derived_dimensions(shapes: Mapping[str, Dims]) -> dict[str, DerivedDimension]:
-    """By name the dimensions of inputs that can be computed from other dimensions.
+    """The dimensions of inputs that can be computed from other dimensions, by name.
 
     Args:
-        shapes: by input its declared dimensions.
+        shapes: the declared dimensions of each input.
     """
     known = places(shapes)
     found = {name: _derived(name, known) for name in known}

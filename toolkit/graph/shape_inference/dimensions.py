@@ -1,4 +1,4 @@
-"""Dynamic dimensions by name: which inputs share one, and along which axis of each input samples can be joined."""
+"""Dynamic dimensions by name: which inputs share one, and the axis of each input along which samples are joined."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Dims = Sequence[int | str | None]
-"""What a model declares of an input: a number where it is fixed, a name where it has one, else None."""
+"""The declared dimensions of an input: a number if fixed, a name if it has one, else None."""
 
 _BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[\w.:]*batch([ -](size|dim|dimension|axis))?[\w.:]*", re.IGNORECASE)
 _NO_NAMES = frozenset({"?", "*", "-1", "None", "none"})
-"""What exporters write where they know no name."""
+"""Placeholders of exporters for unknown names."""
 _MADE_UP = re.compile(r"s\d+|unk__?\d+|.*_dim_\d+|.*_dynamic_axes_\d+")
-"""What exporters call a dimension without a name."""
+"""Generated names of exporters for dimensions without a name."""
 
 
 def dim_of(value: Any) -> int | str | None:
-    """A declared dimension: a number, a name, or None where it is neither."""
+    """A declared dimension: a number, a name, or None if it is neither."""
     if isinstance(value, str):
         return value if value and value not in _NO_NAMES else None
     return int(value) if value is not None and int(value) >= 0 else None
 
 
 def is_batch_name(name: int | str | None) -> bool:
-    """Whether a dimension is called what exporters call the number of samples: batch, batch_size, N, bs."""
+    """Whether a dimension has a usual name for the number of samples: batch, batch_size, N, bs."""
     return isinstance(name, str) and _BATCH.fullmatch(name) is not None
 
 
 def may_be_batch(name: int | str | None) -> bool:
-    """Whether a dynamic dimension is called after the number of samples, or has no name that says otherwise."""
+    """Whether a dynamic dimension has a name for the number of samples, or no meaningful name."""
     return name is None or is_batch_name(name) or (isinstance(name, str) and _MADE_UP.fullmatch(name) is not None)
 
 
 def places(shapes: Mapping[str, Dims]) -> dict[str, list[tuple[str, int]]]:
-    """Where each named dimension stands: ``{name: [(input, axis), ...]}``, in the inputs' order."""
+    """The positions of each named dimension: ``{name: [(input, axis), ...]}``, in the order of inputs."""
     found: dict[str, list[tuple[str, int]]] = {}
     for name, dims in shapes.items():
         for axis, dim in enumerate(dims):
@@ -45,14 +45,15 @@ def places(shapes: Mapping[str, Dims]) -> dict[str, list[tuple[str, int]]]:
 
 
 def batch_axes(shapes: Mapping[str, Dims]) -> dict[str, int]:
-    """The axis of each input along which samples are joined; an input that has none is missing.
+    """The batch axis of each input, along which samples are joined; inputs without one are missing.
 
-    It is the first axis of every input that has one of the names for it (``is_batch_name``). Without such a name it
-    is the first dimension that at least two inputs share by name, where it is the first axis of one of them, else the
-    first axis of each, where all are dynamic there. First axes without a name count samples wherever others do.
+    In every input it is the first axis with a name for the batch (``is_batch_name``). If no input has such a name, it
+    is the first dimension whose name at least two inputs share, if it is the first axis of one of them; otherwise the
+    first axis of each input, if all of these are dynamic. First axes without a name are batch axes if other inputs have
+    one.
 
     Args:
-        shapes: by input its declared dimensions; scalars are left out of account.
+        shapes: the declared dimensions of each input; scalars are ignored.
     """
     ranked = {name: dims for name, dims in shapes.items() if len(dims)}
     named = {
@@ -72,7 +73,7 @@ def batch_axes(shapes: Mapping[str, Dims]) -> dict[str, int]:
 
 
 def _shared(shapes: Mapping[str, Dims]) -> str | None:
-    """The named dimension that most inputs share and that is the first of one of them; None where none is shared."""
+    """The named dimension that most inputs share and that is the first one of an input; None if none is shared."""
     count = Counter({name: len({one for one, _ in where}) for name, where in places(shapes).items()})
     first = {dims[0] for dims in shapes.values()}
     found = [(number, name) for name, number in count.items() if number > 1 and name in first]

@@ -1,4 +1,4 @@
-"""Shape inference over a model's skeleton at every corner of every profile."""
+"""Shape inference of a model's skeleton at every corner of every profile, with cached results."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
 _KEPT, _KEPT_TENSORS = 4, 20_000
-"""Results that are kept: a run asks for the facts of a few graphs again and again, and a search for those of a dozen.
-More are kept as long as they have only so many tensors in all."""
+"""How many results are cached: a run needs the facts of a few graphs repeatedly, a search those of a dozen. More are
+kept
+as long as they have at most this many tensors in total."""
 _LARGE = 1 << 20
-"""Bytes of a message of some thousands of nodes."""
+"""Bytes of a message with some thousands of nodes."""
 _ROUNDS = 16
-"""A shape that one round makes known can be what the next one begins with."""
+"""Largest number of iterations, since shapes found in one may be the start of the next."""
 
 
 class Inferred:
-    """What was inferred lately, by the graph's content: a model and its copies share it."""
+    """Recent inference results by the content of the graph, shared by a model and its copies."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[Facts, bool]] = {}
 
     def facts(self, skeleton: bytes, profiles: Profiles | None) -> Facts:
-        """Types and shapes of every tensor of a skeleton, serialized; see ``Model.facts``."""
+        """Types and shapes of every tensor of a serialized skeleton; see ``Model.facts``."""
         facts, _ = self._inferred(skeleton, profiles)
         return Facts(dict(facts.types), dict(facts.shapes), dict(facts.trips))
 
     def fault(self, skeleton: bytes) -> Exception | None:
-        """Why strict inference refuses a skeleton, serialized; None where its types agree with each other."""
+        """The error of strict inference for a serialized skeleton; None if its types are consistent."""
         if self._inferred(skeleton, None)[1]:
             return None
         try:
@@ -65,7 +66,7 @@ class Inferred:
 
 
 def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Facts, bool]:
-    """What is inferred at the corners, and whether the graph's types agree when inferred without corners."""
+    """The inferred facts at the corners, and whether strict inference without corners accepts the graph's types."""
     facts, stored, agree = Facts(), dict[str, tuple[int, tuple[int, ...]]](), False
     for corner in corners:
         at_corner = onnx.ModelProto.FromString(skeleton)
@@ -98,18 +99,18 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
                 facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
     for name, (kind, shape) in stored.items():
         facts.types[name], facts.shapes[name] = kind, [shape]
-    # thousands of tensors share a shape, and the facts of a few graphs are kept
+    # thousands of tensors have the same shape, and the facts of several graphs are cached
     same: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
     facts.shapes = {name: same.setdefault(tuple(shapes), shapes) for name, shapes in facts.shapes.items()}
     if len(skeleton) > _LARGE:
-        # the messages are several times as large
+        # the messages need several times the skeleton's memory
         del at_corner, found
         return_free_blocks()
     return facts, agree
 
 
 def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.TensorProto], ...]) -> bool:
-    """Give subgraphs copies of the constants around them that they read: shape inference sees no others' values.
+    """Copy outer constants into the subgraphs that read them, since shape inference does not see outer values.
 
     Returns:
         Whether there are subgraphs.
@@ -129,7 +130,7 @@ def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.Tens
 
 
 def _strictly(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """What ``_inferred`` returns for a graph in which nothing is wrong; None for others."""
+    """The result of ``_inferred`` for a graph without errors; None for others."""
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception:
@@ -144,7 +145,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _has_unknown(graph: onnx.GraphProto) -> bool:
-    """Whether a shape is not known: of an inferred tensor, or since nothing was inferred for an output."""
+    """Whether a shape is unknown: in an inferred tensor, or because nothing was inferred for an output."""
     known: set[str] = set()
     for value in (*graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -165,9 +166,9 @@ def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
 def _read(
     graph: onnx.GraphProto, facts: Facts, known: dict[bytes, tuple[int, tuple[int, ...] | None]], nested: bool
 ) -> None:
-    """Take in what was inferred; ``known`` are types that were read before, and there are subgraphs where ``nested``.
+    """Add inferred facts; ``known`` caches parsed types, and ``nested`` tells whether there are subgraphs.
 
-    A large graph has few types, and their parts are slow to ask for.
+    A large graph has few different types, and reading their fields is slow.
     """
     types, shapes = facts.types, facts.shapes
     for value in (*graph.input, *graph.value_info, *graph.output):

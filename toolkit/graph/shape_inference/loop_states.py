@@ -1,4 +1,4 @@
-"""Shapes of the states that Loops carry: inference leaves them open, as an iteration may change them; most do not."""
+"""Shapes of Loop-carried states, which inference leaves unknown because iterations may change them; most do not."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS, held_by, inferred_shapes
 
 _Shape = tuple[int, ...]
 _Key = tuple[str, int]
-"""What a Loop's state is called outside, and its place among the states."""
+"""A Loop state's name outside the Loop, and its index among the states."""
 _ROUNDS = 8
-"""What one Loop keeps can be what the next begins with."""
+"""Largest number of iterations, since shapes kept in one Loop may be the initial shapes of the next."""
 
 
 def with_kept_states(
     model: onnx.ModelProto, found: onnx.ModelProto, infer: Callable[[onnx.ModelProto], onnx.ModelProto]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A model that declares as much of its Loops' states' shapes as an iteration keeps, and what is inferred of it.
+    """Declare the dimensions of Loop states that iterations keep; returns the model and its inferred shapes.
 
-    A state is taken to have the shape that it begins with; what the body makes of it then tells which of its dimensions
-    stay, by induction over the iterations. A state whose shape the body does not tell is left open.
+    Each state is assumed to have its initial shape. The shape that the body computes from it then shows which
+    dimensions are kept, by induction over the iterations. A state for which the body's shape is unknown stays
+    undeclared.
 
     Args:
         model: not changed.
-        found: what ``infer`` returns for it.
+        found: the result of ``infer`` for it.
         infer: shape inference.
     """
     refused, known = set[_Key](), dict[_Key, _Shape]()
@@ -49,10 +50,10 @@ def _assumed(
     refused: set[_Key],
     known: Mapping[_Key, _Shape],
 ) -> tuple[dict[_Key, _Shape], onnx.ModelProto, onnx.ModelProto]:
-    """The shapes that states are taken to have, a model that says so, and what is inferred of it."""
+    """The assumed shapes of states, a model that declares them, and its inferred shapes."""
     states, trial = dict[_Key, _Shape](), model
     for _ in range(_ROUNDS):
-        # what one Loop carries is what another within it, or after it, begins with
+        # the states of one Loop may be the initial states of another, inside it or after it
         trial = onnx.ModelProto()
         trial.CopyFrom(model)
         more = _assume(trial.graph, found.graph, {}, refused, {**states, **known})
@@ -63,7 +64,7 @@ def _assumed(
 
 
 def _kept(begun: _Shape, made: _Shape | None) -> _Shape | None:
-    """The dimensions that an iteration keeps, -1 for others; None where nothing tells them."""
+    """The dimensions that an iteration keeps, -1 for others; None if unknown."""
     if made is None or len(made) != len(begun):
         return None
     return tuple(size if size == after else -1 for size, after in zip(begun, made))
@@ -76,7 +77,7 @@ def _assume(
     refused: set[_Key],
     known: Mapping[_Key, _Shape],
 ) -> dict[_Key, _Shape]:
-    """Declare Loops' states to have their initial shape, or the ``known`` one, in place; returns these shapes."""
+    """Declare Loop states with their initial shape, or the ``known`` one, in place; returns these shapes."""
     shapes = {**around, **_shapes(found)}
     states = dict[_Key, _Shape]()
     for node, twin in zip(graph.node, found.node):
@@ -106,7 +107,7 @@ def _assume(
 
 
 def _made(graph: onnx.GraphProto, around: Mapping[str, _Shape]) -> dict[_Key, _Shape]:
-    """The shapes that the bodies of Loops make of the states."""
+    """The shapes that the bodies of Loops compute for the states."""
     shapes = {**around, **_shapes(graph)}
     found = dict[_Key, _Shape]()
     for node in graph.node:
@@ -137,5 +138,5 @@ def _declare(value: onnx.ValueInfoProto, shape: _Shape) -> None:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, _Shape]:
-    """The shapes of a graph's own tensors, initializers included; see ``inferred_shapes``."""
+    """The shapes of a graph's own tensors, including initializers; see ``inferred_shapes``."""
     return {**{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, **inferred_shapes(graph)}

@@ -1,4 +1,4 @@
-"""The value of a node whose inputs are known, by ONNX's reference implementation."""
+"""Computation of a node with known inputs by ONNX's reference implementation."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from toolkit.base.types import Array
 
 
 def run_node(node: onnx.NodeProto, inputs: Mapping[str, Array], opsets: Sequence[onnx.OperatorSetIdProto]) -> list[Any]:
-    """The outputs of one node.
+    """Compute the outputs of one node.
 
     Args:
-        node: the node; it reads no tensor but ``inputs``.
-        inputs: by tensor name.
-        opsets: the model's.
+        node: the node; it reads no tensors other than ``inputs``.
+        inputs: values by tensor name.
+        opsets: the model's opsets.
 
     Raises:
-        Exception: whatever the reference implementation raises for a node that it cannot compute.
+        Exception: any exception of the reference implementation for a node that it cannot compute.
     """
     types = tuple((name, helper.np_dtype_to_tensor_dtype(value.dtype)) for name, value in inputs.items())
     versions = tuple((one.domain, one.version) for one in opsets)
@@ -30,7 +30,7 @@ def run_node(node: onnx.NodeProto, inputs: Mapping[str, Array], opsets: Sequence
 
 @lru_cache(maxsize=4096)
 def _evaluator(node: bytes, types: tuple[tuple[str, int], ...], opsets: tuple[tuple[str, int], ...]) -> Any:
-    """Made once for all corners and calls."""
+    """The evaluator of a node, cached for all corners and calls."""
     from onnx.reference import ReferenceEvaluator
 
     only = onnx.NodeProto.FromString(node)

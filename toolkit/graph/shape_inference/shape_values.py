@@ -1,4 +1,4 @@
-"""Values of a model's shape arithmetic where all shapes that it begins with are known."""
+"""Values of a model's shape arithmetic, computed from known shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS, inferred_shapes
 from toolkit.graph.shape_inference.node_values import run_node
 
 _MOST = 256
-"""Shapes and indices are small; a tensor with more entries is data."""
+"""Largest number of elements in shape arithmetic: shapes and indices are small."""
 _MAKERS = frozenset({
     "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div", "Equal",
     "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity",
@@ -21,16 +21,16 @@ _MAKERS = frozenset({
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
 _NUMBERS = frozenset({"value_int", "value_ints", "value_float", "value_floats"})
-"""Attributes of a Constant that hold numbers and no tensor."""
+"""Attributes of a Constant that hold numbers instead of a tensor."""
 
 
 def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx.ModelProto | None:
-    """The model with its shape arithmetic computed, as far as ``inferred`` shapes allow; None where nothing is new.
+    """The model with its shape arithmetic computed as far as ``inferred`` shapes allow; None if nothing is new.
 
-    ONNX's own data propagation knows no Div, Pow or Cast to float, which exporters write for the size of a head.
+    ONNX's own data propagation does not support Div, Pow or Cast to float, which exporters use for the size of a head.
 
     Args:
-        model: input shapes are fixed.
+        model: a model with fixed input shapes.
         inferred: its graph after shape inference.
     """
     values, found = _known_values(model, inferred)
@@ -48,12 +48,12 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
 
 
 def trip_counts(model: onnx.ModelProto, inferred: onnx.GraphProto) -> dict[str, int]:
-    """How often the main graph's Loops run at most, by the tensor holding the number, where ``inferred`` shapes tell.
+    """The largest number of trips of the main graph's Loops, by trip count tensor, if it follows from shapes.
 
-    Exporters compute the number from the length of an input.
+    Exporters compute the trip count from the length of an input.
 
     Args:
-        model: input shapes are fixed.
+        model: a model with fixed input shapes.
         inferred: its graph after shape inference.
     """
     counts = {node.input[0] for node in model.graph.node if node.op_type == "Loop" and node.input}
@@ -64,7 +64,7 @@ def trip_counts(model: onnx.ModelProto, inferred: onnx.GraphProto) -> dict[str, 
 def _known_values(
     model: onnx.ModelProto, inferred: onnx.GraphProto
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, onnx.NodeProto]]:
-    """Values by tensor, and the nodes that compute some of them by output."""
+    """Values by tensor, and the computing node of each computed one, by output."""
     shapes = inferred_shapes(inferred)
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     values: dict[str, np.ndarray[Any, Any]] = {
@@ -83,7 +83,7 @@ def _known_values(
 
 
 def _holds_values(tensor: TensorProto) -> bool:
-    """Whether a tensor carries its values: those of large weights are left out of a skeleton."""
+    """Whether a tensor has its values: large weights have none in a skeleton."""
     fields = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
     return tensor.data_location != TensorProto.EXTERNAL and any(
         tensor.HasField(f) if f == "raw_data" else len(getattr(tensor, f)) for f in fields
@@ -93,7 +93,7 @@ def _holds_values(tensor: TensorProto) -> bool:
 def _computed(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, tuple[int, ...]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
-    """What a node computes, by output; None where it is no shape arithmetic or an input's value is not known."""
+    """A node's outputs by name; None if it is not shape arithmetic, or if an input's value is unknown."""
     if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
         return None
     if node.op_type in ("Shape", "Size"):
@@ -103,7 +103,7 @@ def _computed(
 
 
 def _constant(node: onnx.NodeProto, opsets: list[Any]) -> dict[str, np.ndarray[Any, Any]] | None:
-    """The value of a Constant, by output; None where it holds strings, is sparse or large."""
+    """The value of a Constant, by output; None if it is a string, sparse or large."""
     attributes = {one.name: one for one in node.attribute}
     if "value" in attributes:
         tensor = attributes["value"].t
@@ -112,7 +112,7 @@ def _constant(node: onnx.NodeProto, opsets: list[Any]) -> dict[str, np.ndarray[A
 
 
 def _extents(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> np.ndarray[Any, Any] | None:
-    """What a Shape or Size gives for a tensor of this shape, int64; None where an extent is not known."""
+    """The result of a Shape or Size for a tensor of this shape, int64; None if a dimension is unknown."""
     if shape is None or -1 in shape:
         return None
     if node.op_type == "Size":
@@ -124,7 +124,7 @@ def _extents(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> np.ndarray[
 def _run(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
-    """What ONNX's reference implementation computes, by output; None where an input is not known or large."""
+    """A node's outputs from ONNX's reference implementation, by name; None if an input is unknown or large."""
     if any(name and name not in values for name in node.input):
         return None
     inputs = {name: values[name] for name in node.input if name}

@@ -1,1 +1,1 @@
-"""onnx-graphsurgeon's graph: made from an ONNX message and written back; its tensors, its order, its opset."""
+"""onnx-graphsurgeon's graph: conversion from and to an ONNX message, its tensors, node order, and opset."""

@@ -1,4 +1,4 @@
-"""Whether ONNX's checker accepts a graph."""
+"""Check of a graph with ONNX's checker."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from toolkit.graph.surgery.opset import name_foreign
 
 
 def accepted(skeleton: bytes, operators: Collection[tuple[str, str]]) -> None:
-    """Check a graph's skeleton, serialized, by ONNX's checker; ``operators`` are its nodes' domains and names.
+    """Check a serialized skeleton of a graph; ``operators`` are the domains and names of its nodes.
 
     Raises:
-        PassError: it refuses the graph.
+        PassError: the checker refuses the graph.
     """
     seen, changed = onnx.ModelProto.FromString(skeleton), False
     for value in (*seen.graph.input, *seen.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            # a tensor of unknown rank is common in real exports; only the checker minds
+            # tensors of unknown rank are common in real exports, but the checker requires a shape
             value.type.tensor_type.shape.SetInParent()
             changed = True
     changed |= name_foreign(seen, withdrawn=True, operators=operators)

@@ -1,8 +1,8 @@
-"""Making onnx-graphsurgeon's nodes and tensors many at a time: the same objects as by its constructors.
+"""Fast creation of onnx-graphsurgeon's nodes and tensors, equal to those made by its constructors.
 
-Those put every tensor of a node into lists that watch each other one by one, which takes most of the time that reading
-and copying a large graph does. What is set here never asks for an object's ``__dict__``: Python keeps the attributes
-within the object until it is asked for, in a third of the memory.
+The constructors insert every tensor into lists that update each other one element at a time, which takes most of the
+time of reading and copying a large graph. Attributes are set without access to an object's ``__dict__``: until that is
+accessed, Python stores them in the object itself, in a third of the memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from onnx_graphsurgeon.util.misc import SynchronizedList
 T = TypeVar("T")
 _TENSOR = "tensor_type"
 _set = object.__setattr__
-"""Past onnx-graphsurgeon's own, which looks for the lists of nodes and tensors at every attribute."""
+"""Bypasses onnx-graphsurgeon's own, which checks every attribute for the lists of nodes and tensors."""
 
 
 def _tensor(kind: type[T], name: str) -> T:
-    """A tensor of a class of onnx-graphsurgeon's, with nothing yet but a name and its two watched lists."""
+    """A tensor of one of onnx-graphsurgeon's classes, with only a name and its two synchronized lists."""
     made: T = kind.__new__(kind)
     _set(made, "name", name)
     _set(made, "inputs", _watching(made, "outputs"))
@@ -30,7 +30,7 @@ def _tensor(kind: type[T], name: str) -> T:
 
 
 def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = _TENSOR) -> gs.Variable:
-    """A tensor that is computed; nothing makes or reads it yet."""
+    """A computed tensor, without producer and readers."""
     made = _tensor(gs.Variable, name)
     _set(made, "dtype", dtype)
     _set(made, "shape", shape)
@@ -39,14 +39,14 @@ def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = _TENSO
 
 
 def kind_of(tensor: gs.Variable) -> str:
-    """The kind of a computed tensor's type; one that was a constant before says nothing of it."""
+    """The kind of a computed tensor's type; a former constant has none and counts as a tensor."""
     return getattr(tensor, "type", _TENSOR)
 
 
 def constant(
     name: str, values: LazyValues | Any, data_location: int | None = None, export_dtype: Any = None
 ) -> gs.Constant:
-    """A tensor of known values, which are shared; nothing reads it yet."""
+    """A tensor with known values, which are shared; it has no readers."""
     made = _tensor(gs.Constant, name)
     _set(made, "_values", values)
     _set(made, "data_location", data_location)
@@ -62,7 +62,7 @@ def node(
     outputs: Iterable[gs.Tensor],
     domain: str | None = None,
 ) -> gs.Node:
-    """A node that reads and makes these tensors, which know it from now on."""
+    """A node with these inputs and outputs, which is registered in their lists of readers and producers."""
     made: gs.Node = gs.Node.__new__(gs.Node)
     read, gives = _watching(made, "outputs"), _watching(made, "inputs")
     _set(made, "op", op)
@@ -81,7 +81,7 @@ def node(
 
 
 def detach(nodes: Iterable[gs.Node]) -> None:
-    """Take nodes off all tensors that they read and make, as clearing inputs and outputs does, but all at once."""
+    """Remove nodes from the lists of all their inputs and outputs, like clearing these, but all at once."""
     gone = {id(one): one for one in nodes}
     read = {id(tensor): tensor for one in gone.values() for tensor in one.inputs}
     made = {id(tensor): tensor for one in gone.values() for tensor in one.outputs}
@@ -95,10 +95,10 @@ def detach(nodes: Iterable[gs.Node]) -> None:
 
 
 def discard(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
-    """Take nodes out of a graph, and free their memory and that of tensors that nobody else holds.
+    """Remove nodes from a graph, and free their memory and that of tensors that nothing else refers to.
 
-    Neither is to be used any more. By themselves they would stay until the collector of cycles comes: each holds its
-    lists, and these hold it.
+    The nodes and tensors must not be used afterwards. Without this they would stay in memory until Python's garbage
+    collector runs, since objects and their lists refer to each other.
     """
     gone = {id(one): one for one in nodes}
     parts = {id(part): part for one in gone.values() for part in (*one.inputs, *one.outputs)}
@@ -112,7 +112,7 @@ def discard(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
 
 
 def dismantle(graph: gs.Graph) -> None:
-    """Free the memory of a graph that is no longer used: its nodes and tensors hold one another."""
+    """Free the memory of a graph that is no longer used, whose nodes and tensors refer to each other."""
     held: dict[int, gs.Node | gs.Tensor] = {}
     for one in (graph, *subgraphs(graph)):
         for node in one.nodes:
@@ -155,7 +155,7 @@ def _copied(graph: gs.Graph, tensors: dict[int, gs.Tensor], functions: list[gs.F
 
 
 def walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
-    """Every node with the graph it is in, subgraphs included; nodes may be added and removed meanwhile."""
+    """Every node with its graph, including subgraphs; nodes may be added and removed during iteration."""
     for node in list(graph.nodes):
         yield node, graph
         for value in node.attrs.values() if node.attrs else ():
@@ -164,13 +164,13 @@ def walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
 
 
 def bodies(node: gs.Node, recursive: bool = False) -> list[gs.Graph]:
-    """The subgraphs of a node; what lies in these too where ``recursive``."""
+    """The subgraphs of a node; with ``recursive`` also subgraphs inside these."""
     own = [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
     return [*own, *(inner for one in own for inner in subgraphs(one))] if recursive and own else own
 
 
 def reads(node: gs.Node) -> Iterator[str]:
-    """Names of the tensors a node reads, those that its subgraphs take from outside included."""
+    """Names of the tensors that a node reads, including outer tensors that its subgraphs read."""
     yield from (tensor.name for tensor in node.inputs)
     for sub in bodies(node):
         own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
@@ -179,18 +179,18 @@ def reads(node: gs.Node) -> Iterator[str]:
 
 
 def body_initial_inputs(node: gs.Node) -> dict[str, str]:
-    """What the inputs of a node's bodies are at first, by their names there: a Loop's and a Scan's own inputs."""
+    """The tensors that the inputs of a node's bodies (Loop, Scan) start from: outer names by inner names."""
     pairs = [pair for sub in bodies(node) for pair in zip(sub.inputs, node.inputs)]
     return {inner.name: outside.name for inner, outside in pairs if outside.name}
 
 
 def body_outputs(node: gs.Node) -> list[str]:
-    """Names of the tensors that a node's bodies return to it, each once."""
+    """Names of the tensors that a node's bodies return, without duplicates."""
     return list(dict.fromkeys(tensor.name for sub in bodies(node) for tensor in sub.outputs))
 
 
 def outer(graph: gs.Graph) -> Iterator[str]:
-    """Names of the tensors that a subgraph takes from outside; its own subgraphs are not looked into."""
+    """Names of the outer tensors that a subgraph reads, without those that only its own subgraphs read."""
     own = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
     read = (*graph.outputs, *(t for node in graph.nodes for t in node.inputs))
     yield from (t.name for t in read if t.name not in own)
@@ -206,9 +206,9 @@ def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 
 class _Watching(SynchronizedList):
-    """A node's or tensor's list without a ``__dict__``: these take half of a large graph's memory.
+    """A node's or tensor's synchronized list without a ``__dict__``, which would need half of a large graph's memory.
 
-    What it takes out is found by identity: onnx-graphsurgeon compares nodes by all that they hold.
+    Elements are removed by identity, since onnx-graphsurgeon compares nodes by their whole content.
     """
 
     __slots__ = ("field_name", "parent_obj")

@@ -1,4 +1,4 @@
-"""A graph of onnx-graphsurgeon as a message without its large weights."""
+"""Export of an onnx-graphsurgeon graph as a message without its large weights."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from toolkit.graph.surgery.tensors import onnx_type, values_of
 _TENSOR = "tensor_type"
 _PLAIN = frozenset({int, float, str, bytes, bool})
 _NO_REFERENCES = 2
-"""The version of marshal's format in which what is written says nothing of which objects were the same."""
+"""The version of marshal's format whose output does not depend on object identity."""
 _MOST_KNOWN = 500_000
-"""Messages of nodes that are kept: about 150 MB."""
+"""Largest number of cached node messages, about 150 MB."""
 
 
 def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None = None) -> LightModel:
-    """The graph as a message without its large weights, types unchecked; nothing of the weights is copied.
+    """The graph as a message without its large weights, without type checks; weights are not copied.
 
-    Subgraphs have the constants that they alone read. Their own large constants stay in them, unless the message would
-    be too large with these: then the main graph has them, where subgraphs find them as well.
+    Constants read only by a subgraph are stored in it, including large ones, unless the message would become too large:
+    they are then stored in the main graph, which subgraphs can read as well.
 
     Args:
-        graph: it is not changed, but that domains which its nodes use are among its ``import_domains`` afterwards.
+        graph: not changed, except that domains of its nodes are added to ``import_domains``.
         where: the model's file, for errors.
-        known: messages of nodes that were written before, which are not made again where nothing changed.
+        known: cached messages of nodes, which are reused if the nodes have not changed.
 
     Raises:
-        PassError: constants of one name hold different values, or another tensor has a constant's name.
+        PassError: constants of the same name have different values, or another tensor has a constant's name.
     """
     tensors = _tensors(graph)
     main = [tensor for tensor in tensors.values() if _is_large(tensor)]
@@ -63,9 +63,10 @@ def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None
 
 
 class NodeMessages:
-    """What is written of nodes and tensors, by all that it is made of: what did not change is not written again.
+    """Cached messages of nodes and tensors, by their content: unchanged ones are not exported again.
 
-    Only nodes whose attributes are numbers, texts and lists of such are kept. Models share one with their copies.
+    Only nodes whose attributes are numbers, strings and lists of these are cached. A model and its copies share a
+    cache.
     """
 
     def __init__(self) -> None:
@@ -73,12 +74,12 @@ class NodeMessages:
         self._types: dict[Any, bytes] = {}
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Clear the cache."""
         self._known.clear()
         self._types.clear()
 
     def of(self, node: gs.Node) -> bytes:
-        """The message of a node without subgraphs, serialized."""
+        """The serialized message of a node without subgraphs."""
         attrs = node.attrs
         for value in attrs.values() if attrs else ():
             if type(value) not in _PLAIN and not (type(value) is list and _PLAIN.issuperset(map(type, value))):
@@ -93,7 +94,7 @@ class NodeMessages:
         return found
 
     def typed(self, tensor: gs.Tensor) -> bytes:
-        """The message of a tensor's name, type and shape, serialized."""
+        """The serialized message with a tensor's name, type and shape."""
         shape, kind = tensor.shape, kind_of(tensor)
         key = tensor.name, tensor.dtype, kind, None if shape is None else tuple(shape)
         found = self._types.get(key)
@@ -105,7 +106,7 @@ class NodeMessages:
 
 
 def _serialized(message: onnx.NodeProto | onnx.ValueInfoProto) -> bytes:
-    """A message as it is written after its field number: its length in bytes, then the bytes."""
+    """A serialized message preceded by its length, as it follows a field number."""
     content: bytes = message.SerializeToString()
     head, left = bytearray(), len(content)
     while left >= 0x80:
@@ -118,8 +119,8 @@ def _serialized(message: onnx.NodeProto | onnx.ValueInfoProto) -> bytes:
 def _append(proto: onnx.GraphProto, field: str, messages: Iterable[bytes]) -> None:
     """Append serialized messages to a field of a graph, all at once.
 
-    Each follows its tag, the field's number and the wire type of what has a length (protobuf's encoding, "Message
-    structure"); the numbers of all fields of a graph are one byte.
+    Each is preceded by its tag, the field's number and the wire type of length-delimited fields (protobuf's encoding,
+    "Message structure"); for all fields of a graph the tag is a single byte.
     """
     mark = bytes([onnx.GraphProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
     proto.MergeFromString(b"".join(mark + message for message in messages))
@@ -142,7 +143,7 @@ def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
 
 
 def _plain(node: gs.Node, read: list[str], gives: list[str]) -> onnx.NodeProto:
-    """The message of a node whose attributes are all plain."""
+    """The message of a node with only plain attributes."""
     made = onnx.NodeProto(op_type=node.op, input=read, output=gives)
     if node.name:
         made.name = node.name
@@ -159,12 +160,12 @@ def _plain(node: gs.Node, read: list[str], gives: list[str]) -> onnx.NodeProto:
 
 
 class _Writer:
-    """Writes a graph and its subgraphs as onnx-graphsurgeon's exporter does, without what the graphs around hold.
+    """Writes a graph and its subgraphs like onnx-graphsurgeon's exporter, but subgraphs without outer constants.
 
     Args:
         known: see ``NodeMessages``.
         away: values of the main graph's large constants, by the tensor's id.
-        moved: ids of constants of subgraphs that the main graph is to have.
+        moved: ids of constants of subgraphs that are stored in the main graph.
     """
 
     def __init__(self, known: NodeMessages, away: Mapping[int, Array], moved: set[int]) -> None:
@@ -172,7 +173,7 @@ class _Writer:
         self.domains: set[str | None] = set()
 
     def model(self, graph: gs.Graph, tensors: dict[str, gs.Tensor]) -> onnx.ModelProto:
-        """Write the main graph, whose tensors are given by name, see ``_tensors``."""
+        """Write the main graph; ``tensors`` are its tensors by name, see ``_tensors``."""
         proto = onnx.ModelProto(
             ir_version=onnx.IR_VERSION if graph.ir_version is None else graph.ir_version,
             producer_name=graph.producer_name,
@@ -194,7 +195,7 @@ class _Writer:
         around: tuple[Mapping[str, gs.Tensor], ...],
         tensors: dict[str, gs.Tensor],
     ) -> None:
-        """Write a graph of these tensors; ``around`` are the tensors by name that the graphs around it define."""
+        """Write a graph with these tensors; ``around`` are the tensors of enclosing graphs by name."""
         constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         if around:
             constants = [t for t in constants if id(t) not in self.moved and not _defined(t, around)]
@@ -241,7 +242,7 @@ class _Writer:
         _append(proto, "node", pending)
 
     def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[Mapping[str, gs.Tensor], ...]) -> None:
-        """Write a node that has subgraphs."""
+        """Write a node with subgraphs."""
         bare = gs.Node(node.op, node.name, domain=node.domain)
         proto.CopyFrom(OnnxExporter.export_node(bare))
         proto.input.extend(tensor.name for tensor in node.inputs)
@@ -265,7 +266,7 @@ class _Writer:
         held = tensor._values
         if isinstance(held, LazyValues):
             proto.initializer.append(held.tensor)
-            # the message may be shared with a constant of another name
+            # the message may be shared with a constant that has another name
             proto.initializer[-1].name = tensor.name
         elif tensor._export_dtype is None and tensor.data_location is None and held.dtype.kind in "fiub":
             proto.initializer.add(
@@ -276,7 +277,7 @@ class _Writer:
 
 
 def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
-    """The tensors of a graph by name, in the order of its nodes; those that only its subgraphs read are not in it."""
+    """The tensors of a graph by name, in the order of its nodes, without those that only its subgraphs read."""
     found: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in graph.inputs}
     for node in graph.nodes:
         for tensor in chain(node.inputs, node.outputs):
@@ -289,7 +290,7 @@ def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
 
 
 def _defined(constant: gs.Constant, around: Iterable[Mapping[str, gs.Tensor]]) -> bool:
-    """Whether a graph around defines what a subgraph reads as a constant.
+    """Whether an enclosing graph defines a constant that a subgraph reads.
 
     Raises:
         PassError: it defines another tensor of that name.
@@ -301,10 +302,10 @@ def _defined(constant: gs.Constant, around: Iterable[Mapping[str, gs.Tensor]]) -
 
 
 def _refuse_two(one: gs.Tensor, other: gs.Tensor) -> None:
-    """Refuse two tensors of one name of which the file would hold only one.
+    """Refuse two different tensors with the same name, since a file could store only one of them.
 
     Raises:
-        PassError: one of them is a constant and the other is none, or holds other values.
+        PassError: one is a constant, and the other is not, or has different values.
     """
     constants = [tensor for tensor in (one, other) if isinstance(tensor, gs.Constant)]
     if not other.name or not constants or (len(constants) == 2 and _same_values(*constants)):
@@ -333,7 +334,7 @@ def _header(name: str, values: Array) -> onnx.TensorProto:
 def _is_large(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
     if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
         return False
-    # none of these types takes less than a byte
+    # all of these types take whole bytes
     return tensor._values.nbytes >= LARGE and math.prod(tensor.shape) >= LARGE and onnx_type(tensor.dtype) in APART
 
 
@@ -342,7 +343,7 @@ def _size(tensor: gs.Constant) -> int:
 
 
 def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
-    """The constants that subgraphs read or return, each once; those of the main graph may be among them."""
+    """The constants that subgraphs read or return, without duplicates; some may be of the main graph."""
     seen: set[int] = set()
     for sub in subgraphs(graph):
         for tensor in (*sub.outputs, *(t for inner in sub.nodes for t in inner.inputs)):
@@ -352,7 +353,7 @@ def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
 
 
 def _name_apart(graph: gs.Graph, inner: Iterable[gs.Constant]) -> None:
-    """Give constants of subgraphs names that mean nothing else anywhere: those of two subgraphs may have one name."""
+    """Give constants of subgraphs unique names: those of two subgraphs may have the same name."""
     taken = Names(_tensors(graph))
     for sub in subgraphs(graph):
         taken.update(t.name for t in sub.inputs)

@@ -1,4 +1,4 @@
-"""A message as a graph of onnx-graphsurgeon, in one walk; subgraphs find the tensors around them by name."""
+"""Import of a message as an onnx-graphsurgeon graph, in one traversal; subgraphs find outer tensors by name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _Scope = dict[str, gs.Tensor]
 
 
 def import_light(model: LightModel) -> gs.Graph:
-    """A message without its large weights as a graph that has them: those of ``model``, not copies.
+    """Import a message without its large weights; the graph shares the weights of ``model``.
 
-    The graph reads its small constants from the message, which must not be changed any more.
+    Small constants are read from the message, which must not be changed afterwards.
     """
     proto = model.proto
     reader = _Importer(model.weights, list(proto.opset_import))
@@ -38,9 +38,9 @@ def import_light(model: LightModel) -> gs.Graph:
 
 
 class EmptyList(list[Any], gs.Node.AttributeRef):
-    """A list attribute without entries, whose type nothing else would tell when it is written again.
+    """An empty list attribute that keeps its type, which could not be inferred on export.
 
-    It is a reference to no attribute as well: of a reference onnx-graphsurgeon writes the type.
+    It is also a reference to no attribute, since onnx-graphsurgeon exports the type of references.
     """
 
     def __init__(self, kind: int) -> None:
@@ -54,7 +54,7 @@ class _Importer:
         self.opset = next((one.version for one in opsets if one.domain in ONNX_DOMAINS), None)
 
     def graph(self, proto: onnx.GraphProto, around: tuple[_Scope, ...], **more: Any) -> gs.Graph:
-        """A graph; ``around`` are the tensors of those that it lies in, from within."""
+        """Import a graph; ``around`` are the tensors of enclosing graphs, the innermost first."""
         own: _Scope = {}
         for tensor in proto.initializer:
             if _found(tensor.name, own, around) is None:
@@ -76,8 +76,8 @@ class _Importer:
         )  # fmt: skip
 
     def _node(self, proto: onnx.NodeProto, own: _Scope, around: tuple[_Scope, ...]) -> gs.Node:
-        """A node with its tensors: its own graph's, or those of the graphs around it."""
-        # what the subgraphs read and nobody has made yet belongs to them, as in onnx-graphsurgeon
+        """Import a node with its tensors: those of its own graph, or of enclosing graphs."""
+        # tensors that subgraphs read and nothing has produced yet belong to the subgraphs, as in onnx-graphsurgeon
         attrs: dict[str, Any] = {}
         for attribute in proto.attribute:
             self._attribute(attribute, attrs, own, around)
@@ -93,7 +93,7 @@ class _Importer:
         return assemble.node(proto.op_type, proto.name, attrs, inputs, outputs, domain)
 
     def _attribute(self, proto: AttributeProto, attrs: dict[str, Any], own: _Scope, around: tuple[_Scope, ...]) -> None:
-        """Add an attribute's value to ``attrs``, as onnx-graphsurgeon stores it."""
+        """Add an attribute's value to ``attrs``, in onnx-graphsurgeon's representation."""
         kind = proto.type
         if proto.ref_attr_name:
             attrs[proto.name] = gs.Node.AttributeRef(proto.ref_attr_name, convert_from_onnx_attr_type(kind))
@@ -102,7 +102,7 @@ class _Importer:
         elif kind == AttributeProto.FLOAT:
             attrs[proto.name] = proto.f
         elif kind == AttributeProto.STRING:
-            # plugins store bytes in such attributes
+            # plugins may store bytes in string attributes
             attrs[proto.name] = _text(proto.s)
         elif kind in _LISTS:
             values: list[Any] = list(getattr(proto, _LISTS[kind]))
@@ -141,7 +141,7 @@ def _text(content: bytes) -> str | bytes:
 
 
 def _typed(value: onnx.ValueInfoProto) -> gs.Variable:
-    """A tensor with what a message says of its type and shape."""
+    """A tensor with the type and shape that a message declares."""
     if value.type.WhichOneof("value") != "tensor_type":
         found: gs.Variable = OnnxImporter.import_tensor(value)
         return found
@@ -154,5 +154,5 @@ def _typed(value: onnx.ValueInfoProto) -> gs.Variable:
 
 @lru_cache(maxsize=64)
 def _dtype(kind: int) -> Any:
-    """What onnx-graphsurgeon calls an element type: numpy's, or ONNX's number where numpy has none."""
+    """onnx-graphsurgeon's representation of an element type: numpy's type, or ONNX's number if numpy has none."""
     return OnnxImporter.import_tensor(onnx.helper.make_tensor_value_info("", kind, [])).dtype

@@ -1,4 +1,4 @@
-"""An If whose condition is a constant, replaced by the nodes of the branch that it takes."""
+"""Inlining of an If with a constant condition: it is replaced by the nodes of the branch that is taken."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BRANCHES = ("then_branch", "else_branch")
 
 
 class Inliner:
-    """Puts branches in their If's place. A branch's nodes keep their names, its tensors where these are free.
+    """Replaces Ifs by branches. A branch's nodes keep their names, its tensors too if these are unused elsewhere.
 
     Args:
-        graph: the main graph, whose names must stay unique over all of its subgraphs.
+        graph: the main graph; names must be unique in it and all its subgraphs.
     """
 
     def __init__(self, graph: gs.Graph) -> None:
@@ -28,9 +28,9 @@ class Inliner:
     def inline(self, graph: gs.Graph, index: int, condition: bool) -> str:
         """Replace the If at ``index`` of a graph or subgraph by a branch; returns which, ``then`` or ``else``.
 
-        What the If outputs keeps its name, since it may be an output of the graph. A result that no node of the branch
-        makes (a constant, or one that the branch outputs twice) goes through an Identity. The shape that the branch
-        declares for it is dropped: exporters write that of another case, and inference knows the true one.
+        Outputs of the If keep their names, since they may be outputs of the graph. An Identity is inserted for a result
+        that no node of the branch produces (a constant, or one that the branch outputs twice). The branch's declared
+        shape of a result is dropped: exporters declare shapes of other cases, and inference finds the true one.
         """
         node = graph.nodes[index]
         taken, left = _BRANCHES if condition else _BRANCHES[::-1]
@@ -39,7 +39,7 @@ class Inliner:
         self._rename(branch)
         results = list(node.outputs)
         node.inputs.clear()
-        # graphsurgeon takes a tensor off this list when its maker goes: a loop over it would miss every other one
+        # onnx-graphsurgeon removes tensors from this list during a loop that clears their producers: clear it at once
         node.outputs.clear()
         nodes = list(branch.nodes)
         makers = {id(tensor): maker for maker in nodes for tensor in maker.outputs}
@@ -61,13 +61,13 @@ class Inliner:
         return taken.partition("_")[0]
 
     def _drop(self, branch: gs.Graph) -> None:
-        """Free the names of a branch that never runs, and take it off the tensors that it reads."""
+        """Release the names of a branch that is never taken, and remove it from the readers of its tensors."""
         self._holders.subtract(tensor.name for tensor in _tensors(branch))
         for node in nodes_of(branch):
             node.inputs.clear()
 
     def _rename(self, branch: gs.Graph) -> None:
-        """Give the branch's tensors names that no other tensor of the model has."""
+        """Rename the branch's tensors that have the name of another tensor in the model."""
         for tensor in _tensors(branch):
             if self._holders[tensor.name] > 1:
                 self._holders[tensor.name] -= 1
@@ -79,7 +79,7 @@ class Inliner:
 
 
 def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
-    """The nodes of a graph and of its subgraphs, each after the node that holds it."""
+    """The nodes of a graph and its subgraphs, each after the node that contains it."""
     for node in list(graph.nodes):
         yield node
         for sub in bodies(node):
@@ -87,7 +87,7 @@ def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
 
 
 def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
-    """The tensors of a graph and its subgraphs that no graph around it uses, each once."""
+    """The tensors of a graph and its subgraphs that no enclosing graph uses, without duplicates."""
     nodes = list(nodes_of(graph))
     inside = {id(node) for node in nodes}
     found = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}

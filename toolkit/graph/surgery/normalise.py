@@ -1,4 +1,4 @@
-"""The form of an ONNX message that onnx-graphsurgeon can take: what it would drop or misread is written otherwise."""
+"""Conversion of an ONNX message to a form that onnx-graphsurgeon neither drops parts of nor misreads."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from toolkit.graph.surgery.stored_outputs import computed_outputs
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
 _NAMED_OPSET = 17
-"""The newest that models of IR version 8 may name (ONNX's Versioning.md), the oldest in which models are written."""
+"""The newest opset for models of IR version 8 (ONNX's Versioning.md), the oldest IR version that qtool writes."""
 _MOST_DENSE = 1 << 29
-"""Bytes that a sparse tensor may take once dense."""
+"""Largest size in bytes of a sparse tensor after it is made dense."""
 
 
 def normalise(
     proto: onnx.ModelProto, where: str, weights: dict[str, Array] | None = None
 ) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """A copy that onnx-graphsurgeon can take: dense initializers, functions inlined, unique node names.
+    """A copy for onnx-graphsurgeon: dense initializers, functions inlined, unique node names.
 
     Args:
         proto: the model; not changed.
-        where: what it is called in errors.
-        weights: values of its large weights by name; a weight that gets another name gets it here too.
+        where: the model's name in errors.
+        weights: values of its large weights by name; renamed weights are renamed here too.
 
     Returns:
-        The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
-        Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, outputs
-        that were ``stored`` as weights, nodes that were ``unnamed``, nodes whose name was ``doubled``, inner tensors
-        that were ``shadowing`` outer ones, and ``opset`` 1 where the model named none and one was added.
+        The copy and the number of changes of each kind: ``functions`` inlined, ``sparse`` initializers made dense,
+        Constant nodes converted to initializers (``constants``), weights removed from the ``inputs``, outputs that were
+        ``stored`` as weights, nodes that were ``unnamed``, nodes with the name of another (``doubled``), inner tensors
+        that were ``shadowing`` outer ones, and ``opset`` 1 if the model declares none and one was added.
 
     Raises:
-        ModelError: its opset is not read, or something in the graph cannot be.
+        ModelError: its opset is not supported, or its graph cannot be converted.
     """
     version = _readable_opset(proto, where)
     changed = {"functions": len(proto.functions)}
@@ -58,7 +58,7 @@ def normalise(
         proto.opset_import.add(domain="", version=version)
     graph = proto.graph
     changed["sparse"] = _sparse_to_dense(graph, where)
-    # the checker wants a name, and some exporters write none
+    # the checker requires a name, but some exporters write none
     graph.name = graph.name or "graph"
     changed["shadowing"] = unshadowed(graph)
     changed["constants"] = _constants_to_initializers(graph)
@@ -74,10 +74,10 @@ def normalise(
 
 
 def _readable_opset(proto: onnx.ModelProto, where: str) -> int:
-    """The opset that a model uses, or the one to give it.
+    """The opset of a model, or the one to declare if it has none.
 
     Raises:
-        ModelError: neither qtool nor the installed onnx reads it, or none is named and operators depend on it.
+        ModelError: qtool or the installed onnx does not support it, or none is declared and operators depend on it.
     """
     version = opset_of(proto) or _named_opset(proto, where)
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
@@ -102,7 +102,7 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _drop_inputs_with_values(graph: onnx.GraphProto) -> int:
-    """Remove from the inputs the weights that are listed there too, as IR versions below 4 want; returns how many."""
+    """Remove initializers from the inputs, where IR versions below 4 require them; returns their number."""
     stored = {tensor.name for tensor in graph.initializer}
     kept = [value for value in graph.input if value.name not in stored]
     dropped = len(graph.input) - len(kept)
@@ -113,9 +113,9 @@ def _drop_inputs_with_values(graph: onnx.GraphProto) -> int:
 
 
 def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
-    """Clear dimensions called '?' or -1: Paddle's exporter writes both for sizes that it does not know.
+    """Clear dimensions '?' and -1, which Paddle's exporter writes for unknown sizes.
 
-    Dimensions of one name would have to be equal, and these are not.
+    Dimensions with the same name would have to be equal, but these are not.
     """
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
@@ -124,7 +124,7 @@ def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
 
 
 def _forget_other_types(graph: onnx.GraphProto) -> None:
-    """Drop declared types of sequences and the like within a graph: onnx-graphsurgeon cannot hold them."""
+    """Drop declared types other than tensors within a graph, which onnx-graphsurgeon cannot represent."""
     kept = [value for value in graph.value_info if value.type.HasField("tensor_type")]
     if len(kept) < len(graph.value_info):
         del graph.value_info[:]
@@ -132,7 +132,7 @@ def _forget_other_types(graph: onnx.GraphProto) -> None:
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> int:
-    """Make the main graph's Constant nodes initializers, which have no type of their own to get out of step."""
+    """Convert the main graph's Constant nodes to initializers, whose type cannot contradict their values."""
     outputs = {value.name for value in graph.output}
     kept, count = [], 0
     for node in graph.node:
@@ -151,10 +151,10 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> int:
 
 
 def _type_outputs(proto: onnx.ModelProto, where: str) -> None:
-    """Give outputs that declare no type the one that shape inference finds.
+    """Declare the inferred type of outputs without a declared one.
 
     Raises:
-        ModelError: it finds none.
+        ModelError: no type can be inferred.
     """
     untyped = [value for value in proto.graph.output if not _is_typed(value)]
     if not untyped:
@@ -174,13 +174,13 @@ def _type_outputs(proto: onnx.ModelProto, where: str) -> None:
 
 
 def _is_typed(value: onnx.ValueInfoProto) -> bool:
-    """Whether a value declares a type, and a tensor that of its elements."""
+    """Whether a value declares a type, and for a tensor its element type."""
     kind = value.type.WhichOneof("value")
     return bool(kind and (kind != "tensor_type" or value.type.tensor_type.elem_type))
 
 
 def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
-    """Give every node a unique name; returns how many had none, and how many had another's."""
+    """Give every node a unique name; returns how many had none, and how many had the name of another node."""
     taken: set[str] = set()
     unnamed = doubled = 0
     pending = [graph]
@@ -204,10 +204,10 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
 
 
 def _named_opset(proto: onnx.ModelProto, where: str) -> int:
-    """The opset for a model that names none: any will do where no operator is ONNX's own, as in trees alone.
+    """The opset for a model that declares none: any if it has no operators of ONNX's own, such as a tree ensemble.
 
     Raises:
-        ModelError: it has operators of ONNX's own, whose meaning depends on the version.
+        ModelError: it has operators of ONNX's own, or functions, whose meaning depends on the version.
     """
     own = next((op for domain, op in sorted(operators_of(proto)) if domain in ONNX_DOMAINS), None)
     if own is None and not proto.functions:
@@ -220,7 +220,7 @@ def _named_opset(proto: onnx.ModelProto, where: str) -> int:
 
 
 def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
-    """Make sparse initializers and Constants dense, also in bodies: onnx-graphsurgeon drops them; returns how many."""
+    """Make sparse initializers and Constants dense, which onnx-graphsurgeon would drop; returns their number."""
     found = 0
     for one in (graph, *subgraphs_of(graph)):
         found += len(one.sparse_initializer)
@@ -236,7 +236,7 @@ def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
 
 
 def _dense(sparse: onnx.SparseTensorProto, name: str, where: str) -> TensorProto:
-    """A sparse tensor as a dense one, refused where that is too large or the indices do not lie within its shape."""
+    """A sparse tensor as a dense one; refused if it is too large, or if indices are outside its shape."""
     import numpy as np
 
     shape = tuple(sparse.dims)

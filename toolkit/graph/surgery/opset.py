@@ -1,4 +1,4 @@
-"""Operator sets: bringing a graph to a newer one, and operators that ONNX has in none."""
+"""Opsets: conversion of a graph to a newer one, and operators that no version of ONNX has."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ SAME_FROM = {
     "Identity": 13, "If": 11, "Loop": 13, "Pad": 18, "QuantizeLinear": 13, "Reshape": 13, "Scan": 11,
     "ScatterElements": 16, "ScatterND": 16, "Shape": 13, "Size": 13, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
-"""Operators whose definitions from that opset on differ only in the types that they take, and in attributes whose
-defaults are what was meant before (ONNX's Changelog.md)."""
+"""Operators whose later definitions, from that opset on, differ only in accepted types, and in attributes whose
+defaults
+keep the earlier meaning (ONNX's Changelog.md)."""
 _PER_CHANNEL = 21
-"""The opset from which on GroupNormalization means something else (ONNX's Changelog.md, GroupNormalization-21)."""
+"""The opset from which GroupNormalization has another meaning (ONNX's Changelog.md, GroupNormalization-21)."""
 
 
 def name_foreign(
     proto: onnx.ModelProto, withdrawn: bool = False, operators: Collection[tuple[str, str]] | None = None
 ) -> bool:
-    """Give operators of ONNX's domains that it has in no version a domain of their own, in place.
+    """Move operators in ONNX's domains that no version of ONNX has to a domain of their own, in place.
 
-    Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
+    TensorRT's plugins use ONNX's own domain, where checker and converter refuse unknown operators.
 
     Args:
         proto: the model.
-        withdrawn: whether those too that ONNX took back in the model's opset, as GroupNormalization of 18 to 20, which
-            runtimes compute all the same.
-        operators: domain and name of all operators that it has, where these are known.
+        withdrawn: whether to include operators that ONNX deprecated in the model's opset, such as GroupNormalization in
+            18 to 20, which runtimes still compute.
+        operators: domain and name of all operators in the model, if known.
 
     Returns:
         Whether there were any.
@@ -64,15 +65,15 @@ def name_foreign(
 
 
 def is_foreign(domain: str, op: str) -> bool:
-    """Whether an operator stands in one of ONNX's own domains, and ONNX has none of that name there.
+    """Whether an operator is in one of ONNX's own domains, but unknown to ONNX.
 
-    One that was registered with ``onnx.defs.register_schema`` is ONNX's as long as it is registered.
+    Operators registered with ``onnx.defs.register_schema`` count as ONNX's while they are registered.
     """
     return domain in _OWN_DOMAINS and not onnx.defs.has(op, "" if domain in ONNX_DOMAINS else domain)
 
 
 def known_operators(domain: str) -> frozenset[str]:
-    """The names of all operators that ONNX has in a domain now, in any version; empty where it has none."""
+    """The names of all operators in one of ONNX's domains, of any version; empty for other domains."""
     domain = "" if domain in ONNX_DOMAINS else domain
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
 
@@ -86,12 +87,12 @@ def _withdrawn(op: str, version: int) -> bool:
 
 
 def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages | None = None) -> gs.Graph:
-    """The graph at a newer opset, by ONNX's version converter; large weights stay where they are.
+    """Convert a graph to a newer opset with ONNX's version converter; large weights are not copied.
 
-    ``known`` has messages of nodes that were written before.
+    ``known`` has cached messages of nodes.
 
     Raises:
-        ModelError: the converter has no way for one of the operators, or there is no such opset.
+        ModelError: the converter does not support one of the operators, or there is no such opset.
     """
     if target > NEWEST_OPSET:
         what = f"opset {target} is requested, and {NEWEST_OPSET} is the newest that qtool knows"
@@ -132,10 +133,10 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
 
 
 def renumbered(graph: gs.Graph, target: int) -> bool:
-    """Change the number alone, in place, where both opsets mean the same by all of a graph's operators.
+    """Change only the opset's number, in place, if all operators of a graph mean the same in both opsets.
 
     Returns:
-        Whether they do; nothing is changed where not.
+        Whether they do; otherwise nothing is changed.
     """
     ops = {node.op for node, _ in assemble.walk(graph) if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op)}
     if graph.functions or any(_meaning(op, graph.opset) != _meaning(op, target) for op in ops):
@@ -151,7 +152,7 @@ def renumbered(graph: gs.Graph, target: int) -> bool:
 
 @cache
 def _meaning(op: str, opset: int) -> int:
-    """The opset that gave an operator the meaning that it has in this one; 0 where it is not in this one."""
+    """The opset that introduced an operator's meaning in this opset; 0 if it does not exist in this one."""
     try:
         since = int(onnx.defs.get_schema(op, opset, "").since_version)
     except onnx.defs.SchemaError:

@@ -1,7 +1,7 @@
-"""Operators whose meaning ONNX's version converter does not carry over, corrected after it.
+"""Corrections for operators whose meaning ONNX's version converter does not preserve.
 
-What it gets wrong was found by running one model of every operator that changed between opsets 9 and 21, at the top
-of a graph and in the branch of an If, before and after.
+They were found by running a model of every operator that changed between opsets 9 and 21 before and after conversion,
+at the top level of a graph and in the branch of an If.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from onnx import helper, numpy_helper
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, inside_out
 
 _RESIZE, _DROPOUT, _HARDMAX = 11, 12, 13
-"""The opsets that gave these operators another meaning, or inputs in place of attributes (ONNX's Changelog.md,
+"""The opsets in which these operators changed their meaning, or got inputs in place of attributes (ONNX's Changelog.md,
 Resize-11, Dropout-12 and Hardmax-13)."""
 
 
 def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
-    """Make a graph that the converter wrote mean what it meant, in place, subgraphs included.
+    """Restore the original meaning of a converted graph, in place, including subgraphs.
 
     Args:
-        graph: what the converter wrote; each of its operators named below comes from the old graph.
-        before: the opset that it was written for.
-        after: the opset that it has now.
+        graph: the converter's result, in which each operator named below is from the old graph.
+        before: its original opset.
+        after: its present opset.
     """
     if before < _RESIZE <= after:
         constants = _constants(graph)
@@ -39,7 +39,7 @@ def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
     if before < _DROPOUT <= after:
         for node in all_nodes(graph.node):
             if node.op_type == "Dropout" and node.domain in ONNX_DOMAINS:
-                # the converter makes the ratio a tensor of one element where a scalar is due; inference needs it not
+                # the converter makes the ratio a tensor of one element instead of a scalar; inference does not need it
                 del node.input[1:]
 
 
@@ -52,10 +52,10 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def _place_samples(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:
-    """Say how a Resize or Upsample of opset 9 and 10 places its samples; the converter leaves opset 11's defaults.
+    """Set the coordinates of a Resize or Upsample from opset 9 or 10; the converter leaves opset 11's defaults.
 
-    They meant asymmetric coordinates. ONNX does not say how these are rounded to the nearest; onnxruntime, the
-    reference here, rounds them down, and up where an axis shrinks (upsamplebase.h, NearestMode SIMPLE).
+    Their coordinates are asymmetric. ONNX does not define how they are rounded to the nearest sample; onnxruntime, the
+    reference here, rounds down, and up if an axis shrinks (upsamplebase.h, NearestMode SIMPLE).
     """
     kept = [one for one in node.attribute if one.name not in ("coordinate_transformation_mode", "nearest_mode")]
     scales = constants.get(node.input[2]) if len(node.input) > 2 else None
@@ -68,7 +68,7 @@ def _place_samples(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProt
 
 
 def _flatten_hardmaxes(graph: onnx.GraphProto, taken: set[str]) -> None:
-    """Have each Hardmax look at all axes from its own on at once, as it did before opset 13; the default was 1."""
+    """Make each Hardmax flatten all axes from its own on, as before opset 13; its default axis was 1."""
     nodes = list[onnx.NodeProto]()
     for node in graph.node:
         if node.op_type != "Hardmax" or node.domain not in ONNX_DOMAINS:

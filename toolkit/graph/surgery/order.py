@@ -1,4 +1,4 @@
-"""The order of a graph's nodes, and dropping those that no output needs: onnx-graphsurgeon's, in linear time."""
+"""Sorting a graph's nodes and dropping unused ones like onnx-graphsurgeon, but in linear time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from toolkit.graph.surgery.assemble import bodies, detach
 
 
 def sort(graph: gs.Graph, recurse: bool = True) -> None:
-    """Put every node after those whose results it reads, by its greatest depth; subgraphs too.
+    """Sort nodes by their greatest depth, so that each is after the producers of its inputs; subgraphs too.
 
-    The order is that of onnx-graphsurgeon's ``Graph.toposort``.
+    The order is the same as that of onnx-graphsurgeon's ``Graph.toposort``.
 
     Raises:
         PassError: the graph has a cycle.
@@ -43,7 +43,7 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
 
 
 def _level_at_once(node: gs.Node, levels: Mapping[int, int]) -> int | None:
-    """The level of a node stored after all that it reads, as nearly all are; None where more must be looked at."""
+    """The level of a node after all its producers, as in nearly all cases; None if it must be searched for."""
     if node.attrs and gs.Graph in map(type, node.attrs.values()):
         return None
     highest = -1
@@ -59,7 +59,7 @@ def _level_at_once(node: gs.Node, levels: Mapping[int, int]) -> int | None:
 
 
 def _level(first: gs.Node, inside: set[int], levels: dict[int, int], ordered: list[gs.Node]) -> None:
-    """Give a node its level, and before it those that it depends on where they have none yet."""
+    """Determine the level of a node, after the levels of its producers that have none yet."""
     pending = [(first, iter(_makers(first, inside)))]
     entered = {id(first)}
     highest = [-1]
@@ -89,7 +89,7 @@ def _directly_in(graph: gs.Graph) -> list[gs.Graph]:
 
 
 def drop_unused(graph: gs.Graph) -> None:
-    """Drop the nodes that no output of their graph needs, in subgraphs first; inputs and outputs stay."""
+    """Drop nodes that no output of their graph depends on, subgraphs first; inputs and outputs stay."""
     for sub in _directly_in(graph):
         drop_unused(sub)
     for tensor in graph.inputs:
@@ -102,7 +102,7 @@ def drop_unused(graph: gs.Graph) -> None:
 
 
 def _unread(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes of a graph that no output needs."""
+    """The nodes of a graph that no output depends on."""
     needed = {id(tensor) for tensor in graph.outputs}
     unread = []
     for node in reversed(graph.nodes):
@@ -116,7 +116,7 @@ def _unread(graph: gs.Graph) -> list[gs.Node]:
             unread.append(node)
     if not any(id(tensor) in needed for node in unread for tensor in node.outputs):
         return unread
-    # a node is stored after one that reads it: go from node to node instead
+    # a node is stored after one of its readers: traverse from node to node instead
     inside = {id(node) for node in graph.nodes}
     pending = [maker for tensor in graph.outputs for maker in tensor.inputs if id(maker) in inside]
     used = {id(node) for node in pending}
@@ -129,13 +129,13 @@ def _unread(graph: gs.Graph) -> list[gs.Node]:
 
 
 def _makers(node: gs.Node, inside: set[int]) -> list[gs.Node]:
-    """The nodes of a graph whose results a node reads, itself or by its subgraphs."""
+    """The nodes of a graph that produce a node's inputs, including reads in its subgraphs."""
     read = (*node.inputs, *_read_inside(node))
     return [maker for tensor in read for maker in tensor.inputs if id(maker) in inside]
 
 
 def _read_inside(node: gs.Node) -> Iterator[gs.Tensor]:
-    """What the subgraphs of a node read and return."""
+    """The tensors that a node's subgraphs read and return."""
     for sub in bodies(node, recursive=True):
         yield from sub.outputs
         for inner in sub.nodes:

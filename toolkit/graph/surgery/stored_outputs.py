@@ -1,4 +1,4 @@
-"""Outputs that are weights: onnx-simplifier leaves constants that a model returns, such as its version, so."""
+"""Outputs that are initializers, as onnx-simplifier leaves constants that a model returns, such as its version."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from toolkit.graph.proto.nodes import all_nodes
 
 
 def computed_outputs(graph: onnx.GraphProto, where: str, weights: dict[str, Array]) -> int:
-    """Put an Identity between each initializer that is an output, which gets another name, and that output.
+    """Insert an Identity between each initializer that is an output, which is renamed, and the output.
 
     Args:
         graph: the graph, changed in place.
-        where: what the model is called in errors.
-        weights: the large weights' values by name, which get that name too.
+        where: the model's name in errors.
+        weights: the large weights' values by name, which are renamed too.
 
     Returns:
-        How many there were.
+        The number of these outputs.
 
     Raises:
-        ModelError: another output is not computed by any node.
+        ModelError: another output is not produced by any node.
     """
     renamed = _behind_identity(graph)
     weights.update({other: weights.pop(name) for name, other in renamed.items() if name in weights})

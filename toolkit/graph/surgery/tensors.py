@@ -1,4 +1,4 @@
-"""Tensors and nodes of onnx-graphsurgeon: element types, values, and making and rerouting them."""
+"""onnx-graphsurgeon's tensors and nodes: element types, values, creation and rerouting."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from toolkit.graph.surgery import assemble
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _WHOLE_BYTES = frozenset("biufc")
-"""Kinds of numpy's own types whose values a file has in as many bytes as memory."""
+"""Kinds of numpy types whose values have the same size in a file as in memory."""
 FLOAT_TYPES = SHORT_FLOATS | {TensorProto.FLOAT}
 
 
 def onnx_type(dtype: Any) -> int:
-    """An element type as ONNX's number, from a numpy dtype, an ONNX number or None (0)."""
+    """The ONNX number of an element type, from a numpy dtype, an ONNX number or None (0)."""
     if dtype is None:
         return 0
     return int(dtype) if isinstance(dtype, int) else _onnx_type(dtype)
@@ -41,9 +41,10 @@ def _onnx_type(dtype: Any) -> int:
 
 
 class StoredValues(LazyValues):
-    """Values of a constant that all copies of a model share: in memory once, or a file that is mapped into it.
+    """Values of a constant that all copies of a model share, in memory or memory-mapped.
 
-    ``Constant.values`` of onnx-graphsurgeon is a copy, which a pass may change; ``values_of`` returns the shared ones.
+    ``Constant.values`` of onnx-graphsurgeon is a copy, which a pass may change; ``values_of`` returns the shared
+    values.
 
     Args:
         array: the values; they must not be changed.
@@ -56,7 +57,7 @@ class StoredValues(LazyValues):
 
     @classmethod
     def of(cls, message: TensorProto) -> StoredValues:
-        """The values that a message holds, which must not change any more; they are decoded when first looked at."""
+        """The values in a message, which must not change afterwards; they are decoded on first access."""
         made = cls.__new__(cls)
         made._describe(message, whole=True)
         return made
@@ -69,10 +70,10 @@ class StoredValues(LazyValues):
 
     @cached_property
     def array(self) -> np.ndarray[Any, Any]:
-        """The values; read-only, since all copies of a model have them."""
+        """The values; read-only, since all copies of a model share them."""
         header, dtype = self._header, np_dtype(self._header.data_type)
         if dtype.isbuiltin == 1 and sys.byteorder == "little" and header.HasField("raw_data"):
-            # as ``to_array`` does in many more steps; of nearly all small constants
+            # the fast path of ``to_array``, for nearly all small constants
             return np.frombuffer(header.raw_data, dtype).reshape(header.dims)
         found = np.asarray(onnx.numpy_helper.to_array(header))
         found.flags.writeable = False
@@ -80,7 +81,7 @@ class StoredValues(LazyValues):
 
     @property
     def tensor(self) -> TensorProto:
-        """The values as a message: the one they came in, or a copy, to be written into another message."""
+        """The values as a message: the original one, or a copy, for writing into another message."""
         if self._whole:
             return self._header
         made = TensorProto()
@@ -89,7 +90,7 @@ class StoredValues(LazyValues):
         return made
 
     def load(self) -> np.ndarray[Any, Any]:
-        """A copy."""
+        """A copy of the values."""
         return np.array(looked_at(self.array))
 
     @cached_property
@@ -105,19 +106,19 @@ class StoredValues(LazyValues):
 
 @lru_cache(maxsize=64)
 def np_dtype(kind: int) -> np.dtype[Any]:
-    """Numpy's type for ONNX's number of an element type, ml_dtypes' where numpy has none; objects for strings."""
+    """The numpy type of an ONNX element type, from ml_dtypes if numpy has none; object for strings."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
 @lru_cache(maxsize=64)
 def _gs_dtype(kind: int) -> tuple[Any, int]:
-    """What onnx-graphsurgeon calls an element type, numpy's type or ONNX's number, and the bytes that it counts."""
+    """onnx-graphsurgeon's representation of an element type, numpy's type or ONNX's number, and its size in bytes."""
     like = LazyValues(TensorProto(data_type=kind, dims=[1]))
     return like.dtype, like.nbytes
 
 
 def is_finite(tensor: gs.Tensor, values: np.ndarray[Any, Any]) -> bool:
-    """Whether no value of a constant is NaN or infinite; looked at once for all copies of a model that share it."""
+    """Whether no value of a constant is NaN or infinite; cached for all copies of a model that share it."""
     held = getattr(tensor, "_values", None)
     return held.finite if isinstance(held, StoredValues) else _finite(values)
 
@@ -127,7 +128,7 @@ def _finite(values: np.ndarray[Any, Any]) -> bool:
 
 
 def upstream(tensor: gs.Tensor, ops: Container[str]) -> gs.Tensor:
-    """The first tensor upstream that no node of these operators makes, each followed to its first input."""
+    """The first tensor upstream that is not produced by one of these operators, following first inputs."""
     while tensor.inputs and tensor.inputs[0].op in ops:
         tensor = tensor.inputs[0].inputs[0]
     return tensor
@@ -149,10 +150,10 @@ def arrays_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
 
 
 def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
-    """The values of a constant; bfloat16 and float8 come as ml_dtypes arrays."""
+    """The values of a constant; bfloat16 and float8 are ml_dtypes arrays."""
     held = tensor._values
     if isinstance(held, StoredValues):
-        # what was decoded is in memory
+        # decoded values are in memory
         return held.array if held._whole else looked_at(held.array)
     if isinstance(held, LazyValues) and isinstance(held.tensor, onnx.TensorProto):
         return np.asarray(onnx.numpy_helper.to_array(held.tensor))
@@ -160,12 +161,12 @@ def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
 
 
 def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | None = None) -> gs.Constant:
-    """A constant of any ONNX element type, the narrow ones included.
+    """Create a constant of any ONNX element type, including types narrower than a byte.
 
     Args:
-        name: see ``Model.unique_tensor``.
-        values: of that type or a wider one, such as float32 for FP8; a scalar stays one.
-        element_type: an ``onnx.TensorProto.DataType``; None for that of the values.
+        name: an unused name, see ``Model.unique_tensor``.
+        values: values of that type or a wider one, such as float32 for FP8; a scalar stays a scalar.
+        element_type: an ``onnx.TensorProto.DataType``; None for the type of the values.
     """
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
@@ -175,13 +176,13 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     elif wanted in (TensorProto.INT4, TensorProto.FLOAT4E2M1):
         held = StoredValues.of(onnx.numpy_helper.from_array(held, name))
     else:
-        # ascontiguousarray would make a scalar a vector of one
+        # ascontiguousarray would turn a scalar into a vector of length 1
         held = np.asarray(held, order="C")
     return assemble.constant(name, held)
 
 
 def stored_bytes(tensors: Iterable[Any]) -> int:
-    """Bytes of the constants among tensors, each counted once, as a file has them: narrow types packed."""
+    """Bytes of the constants among tensors as stored in a file, with narrow types packed; each counts once."""
     constants = {id(one): one for one in tensors if isinstance(one, gs.Constant)}
     return sum(map(_stored_bytes, constants.values()))
 
@@ -194,7 +195,7 @@ def _stored_bytes(constant: gs.Constant) -> int:
 
 
 def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
-    """Let every reader of one tensor read another; returns the readers, each once."""
+    """Replace one tensor by another in all its readers; returns the readers, without duplicates."""
     readers = list({id(reader): reader for reader in old.outputs}.values())
     for reader in readers:
         for index, tensor in enumerate(reader.inputs):
@@ -204,13 +205,13 @@ def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
 
 
 def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
-    """A node of ONNX's own operator set, which is in no graph yet: append it to ``model.graph.nodes``.
+    """Create a node of ONNX's own opset, not yet in a graph: append it to ``model.graph.nodes``.
 
     Args:
         op: the operator.
-        name: see ``Model.unique_node``.
-        inputs: what it reads, in the operator's order.
-        outputs: new tensors that it computes.
+        name: an unused name, see ``Model.unique_node``.
+        inputs: its inputs, in the operator's order.
+        outputs: new tensors for its outputs.
         attrs: its attributes.
     """
     return assemble.node(op, name, attrs, inputs, outputs)

@@ -1,1 +1,1 @@
-"""Sensitivity and bisection of a recipe's layers, on the simulation, on engines, or by the user's command."""
+"""Sensitivity and bisection of a recipe's layers, in simulation, on engines, or with a user's command."""

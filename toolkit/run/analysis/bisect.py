@@ -1,4 +1,4 @@
-"""Bisection of a recipe's layers: by limits on the simulation or on engines, or by a command of the user's."""
+"""Bisection of a recipe's layers, judged by limits in simulation or on engines, or by a user's command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class BisectLimits:
-    """What an answer has to keep; the recipe's budget counts where none is given."""
+    """The limits that an answer must keep; the recipe's budget applies if none is given."""
 
     max_drop: float | None = None
     min_sqnr_db: float | None = None
@@ -61,17 +61,17 @@ class BisectLimits:
 
 @dataclass(frozen=True)
 class Question:
-    """What ``qtool bisect`` is asked.
+    """The question that ``qtool bisect`` answers: which limits or command to check, and where.
 
     Attributes:
-        limits: an answer passes if it keeps these.
-        command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path, which else
-            follows it.
-        reads: files and folders that the command reads. Where none are named, it is not known what its verdicts depend
-            on, and it is run again each time.
-        on: what is checked: ``simulation`` or ``engine``.
-        precision: what kept layers run in: fp16, bf16 or fp32; the recipe's ``rest`` where None.
-        repeats: how often the ends are checked, to notice flaky checks.
+        limits: an answer passes if it keeps these limits.
+        command: an answer passes if this command exits with 0; ``{model}`` in it stands for the path of the ONNX file,
+            which is otherwise appended.
+        reads: files and folders that the command reads. If empty, the inputs of the command are unknown and its
+            verdicts are not reused.
+        on: where answers are checked: ``simulation`` or ``engine``.
+        precision: type of the kept layers: fp16, bf16 or fp32; the recipe's ``rest`` if None.
+        repeats: how often the two ends (all layers kept, none kept) are checked, to detect flaky checks.
     """
 
     limits: BisectLimits = BisectLimits()
@@ -82,24 +82,24 @@ class Question:
     repeats: int = 2
 
     def words(self) -> str:
-        """What is asked, in short: the command, the limits, or that it is the recipe's budget."""
+        """A short description: the command, the given limits, or "the recipe's budget"."""
         if self.command is not None:
             return self.command
         given = {name: value for name, value in vars(self.limits).items() if value is not None}
         return ", ".join(f"{name} = {value:g}" for name, value in given.items()) or "the recipe's budget"
 
     def check(self, allow_code: bool) -> None:
-        """Refuse what cannot be asked, before anything is done.
+        """Refuse an invalid question before anything is computed.
 
         Raises:
-            QtoolError: an unknown word, a limit that is no limit, a command that is not allowed or cannot be
-                read, or a command together with engines or limits.
+            QtoolError: an unknown value, an invalid limit, a command that is not allowed or cannot be parsed, or a
+                command together with ``--on engine`` or limits.
         """
         self._check_limits()
         if self.command is not None:
             self._check_command(self.command, allow_code)
         elif self.reads:
-            raise QtoolError("--reads says what --command reads, but there is no --command", remedy="leave out --reads")
+            raise QtoolError("--reads lists inputs of --command, but there is no --command", remedy="leave out --reads")
         if self.on not in PLACES:
             raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
         if self.precision is not None and self.precision not in KEPT:
@@ -141,16 +141,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Bisected:
-    """The result, in the types that it was checked in.
+    """The result of a bisection, with the types it was checked in.
 
     Attributes:
         found: the layers to keep, and how they were found.
         layers: how many layers there were to choose from.
-        precision: what the kept layers ran in.
-        rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
-        page: the run's page that shows it.
-        samples: how many samples the check looked at; 0 for a command, whose samples are its own.
-        data: the samples that these were taken from, calibration or evaluation.
+        precision: type of the kept layers.
+        rest: the value that ``[engine] rest`` must have instead of the recipe's; None if the recipe's suffices.
+        page: the run's report page that shows the result.
+        samples: how many samples the check used; 0 for a command, which uses its own.
+        data: which samples these are: calibration or evaluation.
     """
 
     found: Bisection
@@ -162,12 +162,12 @@ class Bisected:
     data: str = ""
 
     def fragment(self) -> str:
-        """Lines to paste into a recipe before the pass that quantizes; empty where nothing has to be kept."""
+        """Lines to paste into the recipe before the quantizing pass; empty if no layer has to be kept."""
         kept = self.found.kept
         return keep_fragment(kept, str(self.precision), "found by qtool bisect") if kept else ""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
+        """A JSON-serializable dictionary."""
         return {
             **self.found.to_json(),
             "recipe": self.fragment(),
@@ -176,10 +176,10 @@ class Bisected:
 
 
 def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
-    """Find a smallest set of layers to keep float so that the check passes.
+    """Find a minimal set of layers to keep in float so that the check passes.
 
     Raises:
-        QtoolError: the question or the recipe cannot be used, or the check fails with every layer float.
+        QtoolError: the question or the recipe is invalid, or the check fails even with every layer in float.
     """
     from toolkit.report.sections.analysis import bisection_info
     from toolkit.search.sensitivity import bisect as bisecting
@@ -212,14 +212,14 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
 
 @dataclass(frozen=True)
 class _CheckSetup:
-    """What decides whether layers kept in float suffice, and where its verdicts are kept.
+    """The check of an answer, and the file that keeps its verdicts.
 
     Attributes:
-        check: whether an answer passes.
-        log: the file of verdicts, by which an interrupted bisection resumes.
-        fingerprint: of all that the verdicts depend on.
-        content: of a candidate's engine; None where no engines are built.
-        needs: what a verdict read.
+        check: tells whether an answer passes.
+        log: the file of verdicts, from which an interrupted bisection resumes.
+        fingerprint: digest of everything that the verdicts depend on.
+        content: gives the digest of a candidate's engine; None if no engines are built.
+        needs: gives the files that a verdict depends on.
     """
 
     check: Check
@@ -230,7 +230,7 @@ class _CheckSetup:
 
 
 def _check_setup(question: Question, data: str, ready: QuantizingRecipe, precision: Precision) -> _CheckSetup:
-    """The check that a question asks for: by a command, on engines, or on the simulation.
+    """The check for a question: with a command, on engines, or in simulation.
 
     Raises:
         QtoolError: the limits cannot be judged on the samples.
@@ -248,16 +248,16 @@ def _check_setup(question: Question, data: str, ready: QuantizingRecipe, precisi
     budget = _budget(question.limits, data, ready) if question.limits.given else _recipes(ready, data)
     if question.on == "engine":
         check = EngineCheck(ready, budget, precision)
-        # a separate file: a bisection of the simulation would start it over, and engines take long
+        # a separate file, since a bisection in simulation would discard these verdicts, which are expensive
         return _CheckSetup(check, ready.hidden / "bisect.engine.jsonl", check.fingerprint(), check.content)
     return _CheckSetup(_SimulationCheck(budget, ready), log, sha256_json([simulated, None, repr(budget), passes, []]))
 
 
 def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
-    """The recipe's budget, as its search judges it: the same limits and, where it has a search, the same margin.
+    """The recipe's budget as its search judges it: the same limits and, if it has a search, the same margin.
 
     Raises:
-        QtoolError: a limit of the metric, and no labels to measure it with, nor a task to judge by.
+        QtoolError: there is a limit on the metric, and neither labels to measure it nor a task to judge by.
     """
     from toolkit.search.budget.budget import OWN_LIMITS, Judged, budget_for
 
@@ -280,10 +280,10 @@ def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
 
 
 def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
-    """The budget that the limits make.
+    """The budget with the given limits.
 
     Raises:
-        QtoolError: a limit of the metric, and no labels to measure it with.
+        QtoolError: there is a limit on the metric and no labels to measure it.
     """
     from toolkit.evaluation.budget import Budget
     from toolkit.evaluation.metrics.by_name import make_metric
@@ -304,7 +304,7 @@ def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
 
 @dataclass(frozen=True)
 class _SimulationCheck:
-    """Whether the simulation with these layers float keeps the limits."""
+    """Check whether the simulation with these layers in float keeps the limits."""
 
     budget: Budget
     ready: QuantizingRecipe
@@ -314,17 +314,17 @@ class _SimulationCheck:
         return not self.budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
 
     def doubts(self, kept: frozenset[str]) -> list[Finding]:
-        """What makes the answer doubtful: too few samples."""
+        """Findings that make the answer doubtful: too few samples."""
         simulation = self.ready.simulation
         few = self.budget.unproven(simulation.without(kept), simulation.runner.float_outcome)
         return [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
 
     def settle(self, found: Bisection, asked: Precision) -> tuple[Precision, Precision | None]:
-        """The types in which the answer passes: that of kept layers, and ``rest`` where the recipe's will not do.
+        """The types with which the answer passes: of the kept layers, and ``rest`` if it must differ from the recipe's.
 
-        The simulation computes in float32. ``asked`` and the recipe's own type are taken where the answer passes in
-        them, with the margin that a search's plan must have in its types, or where onnxruntime cannot run it in them;
-        else float32, for the kept layers first. The notes say why.
+        The simulation computes in float32. ``asked`` and the recipe's ``rest`` are used if the answer passes when it is
+        computed in these types, with the margin that a search requires of its plans, or if onnxruntime cannot run the
+        model in them. Otherwise float32 is used, for the kept layers first. The notes say why.
         """
         from toolkit.search.stages.real_types import lacks_in_types
 
@@ -356,7 +356,7 @@ class _SimulationCheck:
 
 @dataclass(frozen=True)
 class _CommandCheck:
-    """Whether a command exits 0 on the model.onnx that a run would write with these layers in ``precision``."""
+    """Check whether a command exits with 0 on the model.onnx of a run with these layers in ``precision``."""
 
     command: str
     ready: QuantizingRecipe

@@ -1,4 +1,4 @@
-"""The check of ``qtool bisect`` on engines: every candidate is built, run on this machine's GPU and judged."""
+"""The check of ``qtool bisect --on engine``: each candidate is built, run on this machine's GPU and judged."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class EngineCheck:
-    """Tells whether the engine whose named layers are float passes; a check for ``bisect``.
+    """Check whether the engine passes with the given layers in float; a ``Check`` for ``bisect``.
 
-    The samples are those of the simulation, each in every profile that it counts for; its outputs are compared with
-    onnxruntime's of the float model, and the limits are judged, by the simulation's own code.
+    The samples are those of the simulation, each in every profile that it fits. The engine's outputs are compared with
+    onnxruntime's outputs of the float model, and the limits are judged by the same code as in simulation.
 
     Args:
         ready: the recipe up to its quantizing pass.
@@ -37,7 +37,7 @@ class EngineCheck:
         precision: the type of kept layers: fp16, bf16 or fp32.
 
     Raises:
-        DataError: no sample fits the batches of any profile.
+        DataError: no sample fits the batch sizes of any profile.
     """
 
     def __init__(self, ready: QuantizingRecipe, budget: Budget, precision: Precision) -> None:
@@ -55,7 +55,7 @@ class EngineCheck:
         outputs = [t.name for t in ready.simulation.model.graph.outputs if t.name in reference.outputs]
         if not outputs:
             raise ModelError(
-                f"onnxruntime cannot run {', '.join(reference.left.plugins)}, so it gives no output to compare an "
+                f"onnxruntime cannot run {', '.join(reference.left.plugins)}, so there is no output to compare an "
                 "engine's with",
                 where=str(ready.job.model_path),
                 remedy="bisect on the simulation: leave out --on engine",
@@ -77,26 +77,26 @@ class EngineCheck:
         return found
 
     def fingerprint(self) -> str:
-        """What the verdicts depend on besides the lowered model: samples, limits, settings, GPU and versions."""
+        """Digest of what the verdicts depend on besides the lowered model: samples, limits, settings, GPU, versions."""
         found = [self.bench.fingerprint(), self.ready.simulation.fingerprint(), repr(self.budget)]
         if self.bench.settings.calibrator != "ranges":
-            # TensorRT's own calibrator reads these samples, whatever is judged on
+            # TensorRT's own calibrator reads these samples, whichever samples the answers are judged on
             section = self.ready.job.recipe.calibration
             found += [section.model_dump_json(), self.ready.inputs.prints.of_data(section.data)]
         return sha256_json(found)
 
     def content(self, kept: frozenset[str]) -> str:
-        """A digest of what is built with these layers float: the lowered model, what is asked of it, and ranges."""
+        """A digest of the engine with these layers in float: the lowered model, requested precisions and ranges."""
         model, plan = self._lowered(kept)
         return self.bench.key(model, plan, self.ranges, self.bench.settings)
 
     def __call__(self, kept: frozenset[str]) -> Answer:
         """Build the engine, run it and judge its outputs.
 
-        What cannot be built or run fails, and the answer says why.
+        A candidate that cannot be built or run fails, and the answer says why.
 
         Raises:
-            BackendError: the engine with every layer float cannot be built or run.
+            BackendError: the engine with every layer in float cannot be built or run.
         """
         try:
             with temporary_folder("bisect") as folder:
@@ -111,7 +111,7 @@ class EngineCheck:
             return Answer(False, str(error))
 
     def notes(self) -> list[Finding]:
-        """What became of the samples, where that is unexpected."""
+        """Findings about samples that were skipped or padded, and about profiles that got none."""
         self._tally.mixed = sum(self._mixed.values())
         found = {feed.profile for chunk in self._chunks for feed in chunk}
         empty = [name for name in self.ready.job.profiles.names if name not in found]
@@ -121,7 +121,7 @@ class EngineCheck:
     # ---------------------------------------------------------------- the engine
 
     def _lowered(self, kept: frozenset[str]) -> tuple[Model, PrecisionPlan]:
-        """The candidate as it is built; the last one is remembered, since it is named before it is built."""
+        """The lowered candidate; the last one is cached, since its digest is taken before it is built."""
         if self._last is None or self._last[0] != kept:
             model, context = self.ready.candidate(kept, self.precision)
             self._last = kept, *self.bench.lowered(model, context.plan, self.ranges)
@@ -145,7 +145,7 @@ class EngineCheck:
 
         simulation = self.ready.simulation
         own = simulation.settings
-        # the metric of both sides, on the same batches that are compared
+        # both metric values are of exactly the batches that are compared
         scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code, options=own.options)
         parts: list[BatchOutcome] = []
         references: list[Mapping[str, Array]] = []
@@ -165,7 +165,7 @@ class EngineCheck:
                     try:
                         scores.add(wanted, found, feed.labels, feed.count, inputs)
                     except Exception as error:
-                        # a user's metric that took the simulation's outputs cannot take these
+                        # a user's metric that accepted the simulation's outputs may not accept the engine's
                         why = f"the metric does not accept the engine's outputs: {type(error).__name__}: {error}"
                         return Answer(False, why)
                     parts.append(compare(wanted, found, simulation.classes, own.answers, inputs))

@@ -1,4 +1,4 @@
-"""The words of a command that judges a model, with the model's path in the place of ``{model}``."""
+"""The words of a command that judges a model, with ``{model}`` replaced by the model's path."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from toolkit.base.errors import QtoolError
 
 _KNOWN = {"model": "the path of the ONNX model"}
-"""The names that a command may have in braces, and what they stand for."""
+"""The names that a command may have in braces, with their meaning."""
 _BRACES = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
-"""A name in doubled braces, which stand for single ones, and a name in braces that is no variable of a shell's."""
+"""A name in doubled braces, which escape single ones, or a name in braces that is not a shell variable ``${name}``."""
 
 
 def refuse_unknown_names(command: str) -> None:
-    """Refuse a command with a name in braces that stands for nothing.
+    """Refuse a command that has an unknown name in braces.
 
     Raises:
-        QtoolError: there is one; the message names those that there are.
+        QtoolError: there is one; the message lists the known names.
     """
     known = ", ".join(f"'{{{name}}}' ({meaning})" for name, meaning in _KNOWN.items())
     for _, name in _BRACES.findall(command):
@@ -31,10 +31,10 @@ def refuse_unknown_names(command: str) -> None:
 
 
 def command_words(command: str, model: Path) -> list[str]:
-    """The words to run, with the model's path where the command has it, else behind them.
+    """Split a command into words, with the model's path in place of ``{model}`` or else appended.
 
     Args:
-        command: as a shell would read it; see ``refuse_unknown_names``.
+        command: as a shell parses it; see ``refuse_unknown_names``.
         model: the ONNX file.
     """
     named = False

@@ -1,4 +1,4 @@
-"""A recipe up to its quantizing pass, with the simulation that sensitivity and bisection measure on."""
+"""A recipe up to its quantizing pass, with the simulation for sensitivity and bisection."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ DATA = ("calibration", "evaluation")
 
 @dataclass(frozen=True)
 class Samples:
-    """What the simulation is measured on.
+    """The samples that the simulation is measured on.
 
     Attributes:
         data: ``calibration`` or ``evaluation``.
-        most: use at most this many; all where None.
-        batch: samples to run at once.
+        most: use at most this many; all if None.
+        batch: samples per inference.
     """
 
     data: str = "calibration"
@@ -60,16 +60,16 @@ class Samples:
 
 @dataclass
 class QuantizingRecipe:
-    """A recipe up to its quantizing pass.
+    """A recipe with the passes before its quantizing pass applied.
 
     Attributes:
         inputs: the recipe's model and samples.
-        model: the graph after the passes before it.
-        context: with ranges and plan.
+        model: the graph before the quantizing pass.
+        context: the passes' context, with ranges and plan.
         step: the quantizing pass.
         later: the passes after it.
-        simulation: with a switch for every layer that the recipe quantizes.
-        notes: what the reader should know about these layers.
+        simulation: simulates any subset of the layers that the recipe quantizes.
+        notes: findings about these layers for the reader.
     """
 
     inputs: Inputs
@@ -82,26 +82,26 @@ class QuantizingRecipe:
 
     @property
     def job(self) -> Job:
-        """The recipe at work."""
+        """The recipe's job."""
         return self.inputs.job
 
     @property
     def hidden(self) -> Path:
-        """Where resumable files are kept."""
+        """The folder of resumable files."""
         return self.job.folder.hidden
 
     def candidate(self, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
-        """The model with pairs on all layers but ``kept``, which run in ``precision``, and the context with its plan.
+        """The model quantized except for the layers ``kept``, which run in ``precision``, and its context.
 
-        The passes after the quantizing one are applied too, since they decide what other layers run in. Nothing here
-        changes.
+        The passes after the quantizing one are applied too, since they decide the types of other layers. The attributes
+        are not changed.
         """
         model, context = self.model.copy(), context_for(self.inputs, self.model, self.context.journal)
         context.known_ranges = self.context.known_ranges
         context.plan = self.context.plan.copy()
         for name in sorted(kept):
             context.plan.ask(name, precision, Code.TRIAL())
-        # pairs that do not pay stay in: the question is which ones harm
+        # Q/DQ pairs that do not pay stay in: the question is which ones harm
         context.bench = None
         for one in (self.step.plain(), *self.later):
             one(model, context)
@@ -110,10 +110,10 @@ class QuantizingRecipe:
 
 @contextmanager
 def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[QuantizingRecipe]:
-    """Apply a recipe's passes up to the one that quantizes and make the simulation.
+    """Apply a recipe's passes before the quantizing one and create the simulation.
 
     Raises:
-        QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
+        QtoolError: ``on_engine`` is set and no engine can be built and run here; raised before anything is computed.
         RecipeError: the recipe quantizes nothing, or no layer of the model can be quantized.
         DataError: there are no samples.
     """
@@ -160,10 +160,10 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
 def _up_to_the_quantizer(
     steps: Sequence[Pass], model: Model, context: Context, where: str
 ) -> tuple[Quantizer, list[Pass]]:
-    """Apply the passes before the first that quantizes; returns that one and those after it.
+    """Apply the passes before the first quantizing pass; returns that pass and those after it.
 
     Raises:
-        RecipeError: none quantizes.
+        RecipeError: no pass quantizes.
     """
     for number, one in enumerate(steps):
         if isinstance(one, Quantizer):
@@ -173,7 +173,7 @@ def _up_to_the_quantizer(
 
 
 def _settings(job: Job, step: Quantizer, samples: Samples, task: TaskRecord, labelled: bool) -> Settings:
-    """What the simulation judges by: the recipe's metric where the samples are labelled, else the task's answers."""
+    """Settings of the simulation; answers are judged by the recipe's metric if samples are labelled, else by task."""
     from toolkit.simulation.simulation import Settings
 
     evaluation, answers = job.recipe.evaluation, task.answers
@@ -187,7 +187,7 @@ def _settings(job: Job, step: Quantizer, samples: Samples, task: TaskRecord, lab
 
 
 def nothing_to_quantize(placement: Placement, where: str) -> RecipeError:
-    """The error that no layer can be quantized, with the most frequent reason."""
+    """The error for a model without quantizable layers, with the most frequent reason."""
     refused = [refusal for refusal in placement.refusals if refusal.op in TARGETS]
     if not refused:
         what = f"the model has no {', '.join(TARGETS[:-1])} or {TARGETS[-1]} to quantize"
@@ -210,7 +210,7 @@ def _raise_without_gpu(job: Job) -> None:
 
 
 def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Context) -> list[Finding]:
-    """Ask for float for the layers whose pairs later passes take out again; returns a note on them."""
+    """Request float for the layers whose Q/DQ pairs later passes remove; returns a note on them."""
     if not later:
         return []
     trial, apart = model.copy(), context.fork()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuredSensitivity:
-    """The result, the file that holds it, why the worst layers are bad, and the run's page that shows it."""
+    """The measured sensitivity, its file, diagnoses of the worst layers, and the report page that shows it."""
 
     found: Sensitivity
     file: Path
@@ -31,17 +31,17 @@ class MeasuredSensitivity:
 
 
 def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processes: int = 1) -> MeasuredSensitivity:
-    """What quantizing each layer alone costs, and what keeping it alone saves; written to sensitivity.json.
+    """Measure the accuracy lost by quantizing only one layer, and gained by keeping only it; write sensitivity.json.
 
     Args:
-        job: the recipe at work.
-        samples: what is measured on.
-        fast: estimate for at most ten float inferences.
-        processes: processes of this machine to share the exact measurement.
+        job: the recipe's job.
+        samples: the samples to measure on.
+        fast: estimate with at most ten float inferences.
+        processes: how many local processes share the exact measurement.
 
     Raises:
-        QtoolError: the recipe quantizes nothing, there are no samples, or ``processes`` would change nothing: an
-            estimate takes none, and a Ray cluster has its own.
+        QtoolError: the recipe quantizes nothing, there are no samples, or ``processes`` has no effect: an estimate
+            needs none, and a Ray cluster has its own.
     """
     from toolkit.report.sections.analysis import sensitivity_info
     from toolkit.search.causes.weak_spots import weak_spots
@@ -73,7 +73,7 @@ def _share_something(job: Job, fast: bool, processes: int) -> None:
 
 
 def _outdate(file: Path) -> None:
-    """Mark what an earlier measurement left as out of date; it stays until its successor exists."""
+    """Mark an earlier measurement's file as out of date; it stays until the new one replaces it."""
     from toolkit.search.sensitivity.measure import Sensitivity
 
     if not file.is_file():

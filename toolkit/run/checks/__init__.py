@@ -1,1 +1,1 @@
-"""What is found out before anything is computed: files, names, GPUs, types, and a rehearsal of the passes."""
+"""Checks before anything is computed: files, names, GPUs, types, and a dry run of the passes."""

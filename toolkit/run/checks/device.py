@@ -1,4 +1,4 @@
-"""Whether an engine can be run on this machine's GPU, known before anything is built."""
+"""Whether an engine can be run on this machine's GPU, decided before anything is built."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def device_run_declined(recipe: Recipe, device_check: bool | None) -> Finding | None:
-    """Why the engine will not be run on a GPU in this run; None where it will be, if one is built.
+    """The reason not to run the engine on a GPU in this run; None if it will be run, provided one is built.
 
     Raises:
-        QtoolError: ``--device-check`` asks for it, and it cannot be.
+        QtoolError: ``--device-check`` requests it, and it is not possible.
     """
     if device_check is False:
         return ReportCode.DEVICE_CHECK_OFF()
@@ -28,7 +28,7 @@ def device_run_declined(recipe: Recipe, device_check: bool | None) -> Finding | 
 
 
 def refusal(recipe: Recipe) -> QtoolError | None:
-    """Why the engine cannot be run on a GPU here, or None; known before anything is built."""
+    """The reason that an engine cannot be run on a GPU here, or None; decided before anything is built."""
     from toolkit.backends.choose import choose
     from toolkit.backends.rtx import target_capabilities
     from toolkit.base.gpu import find_gpu

@@ -1,4 +1,4 @@
-"""What is installed here, and what qtool can do with it."""
+"""What is installed on this machine, and which functions of qtool work with it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _BACKENDS = ("tensorrt", "tensorrt_rtx")
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9._-]+)")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 _FOR_USERS = ("rtx", "tensorrt", "images", "detection")
-"""The extras that add something to what qtool does; the others are for those who change it."""
+"""The extras that add functions for users; the others are for developers."""
 
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that qtool does, and whether it can be done here.
+    """A function of qtool, and whether it works here.
 
     Attributes:
         what: ``build``, ``run`` or ``measure`` an engine, or ``simulate`` it in onnxruntime.
-        by: the backend, or whatever else does it.
-        able: whether it can be done.
-        why: what prevents it, in words; or what it is done for where there is something to say about that.
+        by: the backend or package that does it.
+        able: whether it works.
+        why: what prevents it; otherwise a note, such as the compute capability that engines are built for.
         remedy: what the user can do.
     """
 
@@ -40,16 +40,16 @@ class Capability:
 
 @dataclass(frozen=True)
 class Health:
-    """What was found.
+    """The state of the installation: machine, packages, GPU and capabilities.
 
     Attributes:
-        machine: the system, the cores that may be used, and Python.
-        packages: version by package.
-        missing: packages that qtool needs and that are not installed.
-        extras: by extra, the packages of it that are not installed; empty where all are.
-        gpu: name, compute capability and the newest CUDA that its driver takes; empty where there is none.
-        abilities: what can be done.
-        auto: the backend that ``backend = "auto"`` takes, and why.
+        machine: the system, the number of usable cores, and the Python version.
+        packages: version of each package.
+        missing: required packages that are not installed.
+        extras: for each extra, its packages that are not installed; empty if all are.
+        gpu: name, compute capability and the newest CUDA version that its driver supports; empty if there is no GPU.
+        abilities: the capabilities.
+        auto: the backend that ``backend = "auto"`` chooses, and why.
     """
 
     machine: dict[str, str]
@@ -61,11 +61,11 @@ class Health:
     auto: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         return asdict(self)
 
     def to_text(self) -> str:
-        """For people."""
+        """Lines of text for people."""
         lines = [f"{name}: {value}" for name, value in self.machine.items()]
         lines.append("GPU: " + (", ".join(self.gpu.values()) if self.gpu else "none"))
         lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in self.packages.items()))
@@ -80,12 +80,12 @@ class Health:
             said = f"{', '.join(whats)} with {one.by}: {'yes' if one.able else 'NO'}"
             said += f", {one.why}" if one.why else ""
             lines.append(said + (f". To fix it: {one.remedy}" if one.remedy else ""))
-        lines.append(f'backend = "auto" takes {self.auto}')
+        lines.append(f'backend = "auto" chooses {self.auto}')
         return "\n".join(lines)
 
 
 def examine() -> Health:
-    """Look at this machine: packages, GPU and backends; each backend is loaded in a separate process."""
+    """Examine this machine: packages, GPU and backends; each backend is loaded in a separate process."""
     from toolkit.backends.choose import choose
     from toolkit.report.findings import sentence
 
@@ -117,7 +117,7 @@ def _gpu() -> dict[str, str]:
 
 
 def _simulating() -> Capability:
-    """Accuracy, without any engine."""
+    """Simulation of accuracy, without an engine."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -126,7 +126,7 @@ def _simulating() -> Capability:
 
 
 def _of_backend(name: str) -> list[Capability]:
-    """What a backend can do here: what prevents building prevents the rest."""
+    """The capabilities of a backend on this machine; if it cannot build, it cannot run or measure either."""
     from toolkit.backends.backend import EngineSettings
     from toolkit.backends.choose import choose, usable
     from toolkit.backends.rtx import target_capabilities
@@ -158,13 +158,13 @@ def _of_backend(name: str) -> list[Capability]:
 
 
 def _requirements() -> tuple[list[str], dict[str, list[str]]]:
-    """The packages that qtool needs, and those of each extra that users may want."""
+    """The packages that qtool requires, and those of each extra for users."""
     needed: list[str] = []
     extras: dict[str, list[str]] = {name: [] for name in _FOR_USERS}
     try:
         listed = importlib.metadata.requires("qtool") or []
     except importlib.metadata.PackageNotFoundError:
-        # run from its sources
+        # qtool runs from its source tree
         return needed, {}
     for line in listed:
         name, extra = _REQUIREMENT.match(line), _EXTRA.search(line)

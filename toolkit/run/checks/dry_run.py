@@ -1,4 +1,4 @@
-"""What a recipe would do: everything is read and every pass is tried, nothing is calibrated or built."""
+"""A dry run of a recipe: all data is read and every pass is tried, but nothing is calibrated or built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from toolkit.run.task.task import TaskRecord
 
 _QUIET = (Code.COMPLETE, Code.DEAD)
-"""What is noted of single nodes, or of ranges that are placeholders here."""
+"""Findings about single nodes, or about ranges, which are placeholders in a dry run; they are not shown."""
 _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, RangeCode.BY_HAND_UNUSED, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
     Code.DRY_RUN_ENDED,
@@ -48,12 +48,12 @@ _LOUD = (
     Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
     OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, OrderCode.REQUESTS_LOST, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
-"""What is noted that the user should look into before a run."""
+"""Findings that the user should look into before a run; they are shown as warnings."""
 
 
 @dataclass
 class DryRun:
-    """What would be done."""
+    """The result of a dry run."""
 
     recipe: str
     nodes: int
@@ -68,11 +68,11 @@ class DryRun:
     backend: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         return dict(self.__dict__)
 
     def to_text(self) -> str:
-        """For people."""
+        """Lines of text for people."""
         lines = [
             f"{self.recipe}: can run",
             f"model: {self.nodes} nodes",
@@ -96,12 +96,12 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silent) -> DryRun:
-    """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
+    """Read the model and all data, run one sample, try every pass with placeholder ranges, and report the result.
 
-    ``progress`` is told how far the reading of samples is that code supplies.
+    ``progress`` is called while samples that come from user code are read.
 
     Raises:
-        QtoolError: whatever a run would fail on.
+        QtoolError: any error that a run would raise.
     """
     from toolkit.base.code import import_path
     from toolkit.base.collection import collector_seldom
@@ -144,10 +144,10 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
 
 
 def _samples_read(inputs: Inputs, source: Model, journal: Journal) -> tuple[dict[str, Any], dict[str, Any], TaskRecord]:
-    """Read all samples and guess the task: counts of calibration's and evaluation's samples, and the task.
+    """Read all samples and infer the task; returns the counts of calibration and evaluation samples, and the task.
 
     Raises:
-        QtoolError: samples that a run would refuse, or none to calibrate on.
+        QtoolError: there are samples that a run would refuse, or none to calibrate on.
     """
     from toolkit.run.inputs.calibrator import given_count
     from toolkit.run.task.samples import fit, sample_counts
@@ -180,7 +180,7 @@ def _samples_read(inputs: Inputs, source: Model, journal: Journal) -> tuple[dict
 def _note_unvaried(
     source: Model, calibration: CalibrationData | None, evaluation: CalibrationData | None, journal: Journal
 ) -> None:
-    """Note inputs that hardly differ from sample to sample."""
+    """Note inputs that hardly vary between samples."""
     from toolkit.data.unvaried import unvaried
     from toolkit.graph.interface.used_inputs import used_inputs
 
@@ -191,14 +191,14 @@ def _note_unvaried(
 
 
 def _note_scarce(calibration: Mapping[str, Any], inputs: Inputs, journal: Journal) -> None:
-    """Note profiles that few calibration samples fit."""
+    """Note profiles with few calibration samples."""
     counted = {name: number for name, number in calibration.get("profiles", {}).items() if number}
     for scarce in inputs.scarce(counted):
         journal.noted(scarce)
 
 
 def _note_single_row(source: Model, test: CalibrationData | None, counts: Mapping[str, Any], journal: Journal) -> None:
-    """Note that one evaluation sample of a single row shows nothing of accuracy."""
+    """Note that a single evaluation sample with one row says nothing about accuracy."""
     from toolkit.evaluation.observation.fixed_rows import rows_at_once
 
     only = next(test.samples()).inputs if test is not None and counts.get("samples") == 1 else None
@@ -207,7 +207,7 @@ def _note_single_row(source: Model, test: CalibrationData | None, counts: Mappin
 
 
 def _notes(found: Rehearsal, steps: Sequence[Pass]) -> list[str]:
-    """What was noted of the run as a whole, each sentence once: both data sets may say the same of one source."""
+    """Findings about the run as a whole, each sentence once, since both data sets may produce the same one."""
     from toolkit.report.findings import sentence
 
     noted = (event.why for event in found.context.journal.of("noted"))
@@ -216,7 +216,7 @@ def _notes(found: Rehearsal, steps: Sequence[Pass]) -> list[str]:
 
 
 def _warnings(recipe: Recipe, found: Rehearsal, source: Model) -> list[str]:
-    """What the user should look into before a run."""
+    """Findings that the user should look into before a run."""
     from toolkit.report.findings import sentence
     from toolkit.run.checks.gpu_types import types_lacking
 
@@ -226,20 +226,20 @@ def _warnings(recipe: Recipe, found: Rehearsal, source: Model) -> list[str]:
 
 
 def _remedy(why: Finding) -> str:
-    """What to change in a model that a backend refuses, which a run has among what to try next."""
+    """The remedy for a model that a backend refuses, which a run lists among its suggestions."""
     remedy = str(why.values.get("remedy", "")) if why.code is EngineCode.BACKEND_REFUSES_MODEL else ""
     return f". {remedy[:1].upper()}{remedy[1:]}." if remedy else ""
 
 
 def _types(found: Rehearsal, source: Model) -> set[Precision]:
-    """The types that the passes ask for, and those of pairs that the model comes with."""
+    """The types that the passes request, and those of Q/DQ pairs already in the model."""
     from toolkit.run.checks.gpu_types import types_of_pairs
 
     return {ask.precision for _, ask in found.context.plan.items()} | types_of_pairs(source)
 
 
 def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
-    """Why no layer is asked to run quantized, where no declined layer tells."""
+    """Why no layer is requested to run quantized, unless declined layers already say so."""
     quantizers = [step.title() for step in steps if step.role in (Role.QUANTIZE, Role.SEARCH)]
     if any(ask.precision.quantized for _, ask in context.plan.items()):
         return []
@@ -251,7 +251,7 @@ def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
 
 
 def _task(task: TaskRecord) -> dict[str, Any]:
-    """What the model is judged by, and why."""
+    """The task that the model is judged by, and why."""
     from toolkit.report.findings import sentence
 
     if task.why is None:

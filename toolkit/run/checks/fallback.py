@@ -1,4 +1,4 @@
-"""What ``auto`` does where the backend that it took cannot build the model: it takes the next one and says so."""
+"""The fallback of ``backend = "auto"``: if the chosen backend cannot build the model, the next one is used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from toolkit.run.job import Job
 
 
 def decided(job: Job) -> bool:
-    """Whether there is no other backend to take: one is asked for by name, or measured engines depend on it."""
+    """Whether no fallback is possible: the recipe names the backend, or [engine] compare or open needs it."""
     engine = job.recipe.engine
     return engine.backend != "auto" or bool(engine.compare) or engine.open
 
 
 def fall_back(job: Job, refusing: str, error: BackendError) -> Finding:
-    """Take the backend that comes after the one that refuses the model; returns the finding about it."""
+    """Switch to the backend after the one that refuses the model; returns the finding about it."""
     from toolkit.backends.choose import next_after
 
     job.fallback = EngineCode.BACKEND_REFUSES_MODEL(
@@ -31,7 +31,7 @@ def fall_back(job: Job, refusing: str, error: BackendError) -> Finding:
 
 
 def remember(job: Job, name: str, key: Mapping[str, Any]) -> None:
-    """Note in the run folder which backend was fallen back to, or that none was, for a run with the same key."""
+    """Store in the run folder which backend was fallen back to, or that none was, for runs with the same key."""
     file = job.folder.hidden / f"{name}.json"
     finding = job.fallback.to_json() if job.fallback is not None else None
     write_json(file, {"finding": finding, "logged": job.refusal_logged})
@@ -39,7 +39,7 @@ def remember(job: Job, name: str, key: Mapping[str, Any]) -> None:
 
 
 def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
-    """Whether that was noted for exactly this key; then the backend that was fallen back to is taken."""
+    """Whether the run folder has an entry for exactly this key; if so, its backend is used."""
     if not job.folder.find(name, key)[0]:
         return False
     content = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))

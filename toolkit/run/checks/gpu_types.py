@@ -1,4 +1,4 @@
-"""Whether the GPUs that an engine is for compute in the types that are asked for."""
+"""Whether the target GPUs of an engine support the requested types."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from toolkit.run.recipe.recipe import Recipe
 
 
 def types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: str) -> Iterator[Finding]:
-    """Findings about the types that a GPU lacks, by type.
+    """Findings about types that a target GPU lacks, one per type.
 
     Args:
-        recipe: may name the GPUs; else the one here counts, or the backend's default.
-        asked: the types of the plan.
+        recipe: may name the target GPUs; otherwise the local GPU or the backend's default counts.
+        asked: the types in the plan.
         backend: the backend's name.
     """
     capabilities = _capabilities(recipe, backend)
@@ -34,15 +34,15 @@ def types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: str) -> I
 
 
 def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: str) -> None:
-    """Check that the GPUs that an engine is for take the quantized types, before anything is calibrated.
+    """Check before calibration that the target GPUs of an engine support the quantized types.
 
     Args:
         recipe: see ``types_lacking``.
-        asked: the types of the plan and of the passes.
-        backend: the name of the backend that builds; ``none`` refuses nothing.
+        asked: the types in the plan and of the passes.
+        backend: the name of the backend that builds; with ``none`` nothing is refused.
 
     Raises:
-        RecipeError: a GPU lacks one of them.
+        RecipeError: a target GPU lacks one of them.
     """
     wanted = {precision for precision in asked if precision.quantized} if backend != "none" else set()
     for found in types_lacking(recipe, wanted, backend):
@@ -65,8 +65,8 @@ def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: st
 
 
 def _capabilities(recipe: Recipe, backend: str) -> list[str]:
-    """The compute capabilities of the GPUs that an engine is for; empty where they are not known."""
-    # TensorRT builds only for the GPU that is here
+    """The compute capabilities of an engine's target GPUs; empty if unknown."""
+    # TensorRT builds only for the local GPU
     if recipe.engine.compute_capabilities and backend != "tensorrt":
         return list(recipe.engine.compute_capabilities)
     if backend == "tensorrt_rtx":
@@ -76,7 +76,7 @@ def _capabilities(recipe: Recipe, backend: str) -> list[str]:
 
 
 def types_of_pairs(model: Model) -> set[Precision]:
-    """The quantized types of the pairs that a model comes with."""
+    """The quantized types of the Q/DQ pairs already in a model."""
     kinds = {pair.grid.precision for pair in pairs_of(model)}
     kinds |= {BLOCK_OPERATORS[node.op] for node, _ in model.walk() if node.op in BLOCK_OPERATORS}
     return {kind for kind in kinds if kind is not None and kind.quantized}

@@ -1,4 +1,4 @@
-"""What a recipe names, checked before anything is computed or written: files, code, and names of tensors."""
+"""Checks of the files, code and tensor names in a recipe, before anything is computed or written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ from toolkit.run.working import working
 
 @contextmanager
 def opened(job: Job) -> Iterator[None]:
-    """The run folder for this job alone, the recipe's code within reach where the user allows it, and the work done
-    where the recipe says.
+    """Lock the run folder, make the recipe's code importable if allowed, and run the work where the recipe says.
 
     Raises:
-        QtoolError: an input is missing, would be written over, or is code that is not allowed; Ray is not installed; or
-            the folder is in use. Nothing has been written then.
+        QtoolError: an input is missing, would be overwritten, or is code that is not allowed; Ray is not installed; or
+            the folder is in use. Nothing has been written in these cases.
     """
     with reachable(job), working(job.recipe.run.on), job.folder, spare_children():
         job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
@@ -41,7 +40,7 @@ def opened(job: Job) -> Iterator[None]:
 
 @contextmanager
 def reachable(job: Job) -> Iterator[None]:
-    """``opened`` without taking the run folder or writing anything.
+    """Like ``opened``, but without locking the run folder or writing anything.
 
     Raises:
         QtoolError: see ``opened``.
@@ -56,7 +55,7 @@ def reachable(job: Job) -> Iterator[None]:
     limit = memory_limit(job.recipe.run.memory_bytes)
     code = import_path(job.recipe.folder if job.allow_code else None)
     with code, followed(job), limit, blas_threads(), collector_seldom():
-        # the recipe's own passes can be asked only now
+        # the files of a recipe's own pass classes are known only after these are imported
         own = pass_files(job, code=True)
         _files_exist(located_files(job, code=True))
         refuse_run_over(own, job.folder.path)
@@ -65,10 +64,10 @@ def reachable(job: Job) -> Iterator[None]:
 
 
 def preflight(job: Job) -> None:
-    """Look for the faults of a recipe that show before model and samples are read.
+    """Check a recipe for errors that can be found without reading the model and samples.
 
     Raises:
-        QtoolError: a file is missing or would be written over, a name does not exist, or a setting cannot be used.
+        QtoolError: a file is missing or would be overwritten, a name does not exist, or a setting is invalid.
     """
     inputs_exist(job)
     _cache_is_apart(job)
@@ -101,7 +100,7 @@ def _cache_is_apart(job: Job) -> None:
 
 
 def input_files(job: Job) -> dict[str, Path]:
-    """Every file and folder that the recipe reads, by what it is; links are not followed."""
+    """Every file and folder that the recipe reads, keyed by its description; links are not followed."""
     recipe = job.recipe
     found = {"the recipe": recipe.path.absolute()} if recipe.path is not None else {}
     found["the model"] = job.place(recipe.model.path)
@@ -118,7 +117,7 @@ def input_files(job: Job) -> dict[str, Path]:
 
 
 def code_allowed(job: Job) -> None:
-    """Check that the recipe names no code unless the user allowed it; nothing is imported.
+    """Check that the recipe names no code unless the user allowed code; nothing is imported.
 
     Raises:
         NotAllowedError: the recipe names code.
@@ -149,10 +148,10 @@ def code_allowed(job: Job) -> None:
 
 
 def names_exist(job: Job) -> None:
-    """Check what else can be checked before anything is computed: operators, metric and names of tensors.
+    """Check operators, metric and tensor names before anything is computed.
 
     Raises:
-        ModelError: the model is quantized with operators that no backend takes.
+        ModelError: the model is quantized with operators that no backend supports.
         RecipeError: there is no such metric, or no such input or output.
     """
     section, header = job.recipe.evaluation, job.header
@@ -190,11 +189,11 @@ def names_exist(job: Job) -> None:
 
 
 def inputs_exist(job: Job) -> None:
-    """Check that the files the recipe names are there, and that it may run the code that it names.
+    """Check that the files named in the recipe exist, and that its code may be run.
 
     Raises:
-        ModelError: the model is not there.
-        DataError: data is not there.
+        ModelError: the model does not exist.
+        DataError: a data file does not exist.
         NotAllowedError: the recipe names code.
     """
     code_allowed(job)
@@ -225,7 +224,7 @@ def inputs_exist(job: Job) -> None:
         raise RecipeError(
             f"the timing cache is not a file: {job.recipe.resolve(cache)}",
             where=job.recipe.locate("engine", "timing_cache"),
-            remedy="name a file; it is made if there is none",
+            remedy="name a file; it is created if there is none",
         )
     _files_exist(located_files(job))
 

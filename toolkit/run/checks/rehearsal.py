@@ -1,4 +1,4 @@
-"""A rehearsal: the passes of a run with placeholder ranges, and what the backend's parser says of the result."""
+"""Dry run of the passes with placeholder ranges, including the backend's parser on the resulting model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DONE = "rehearsal"
 
 
 class _Placeholders:
-    """Stands in for calibration: every tensor has amax 1, except those that cannot be computed and are not given.
+    """Stands in for calibration: every tensor has amax 1, except tensors that cannot be computed and have no range.
 
-    It refuses what a calibration refuses from the graph alone.
+    Errors that a calibration raises because of the graph alone are raised here too.
 
     Attributes:
-        data: the samples, for passes that look at them in a dry run too.
-        wanted: gets the name of each file that would hold the statistics; None where not wanted.
+        data: the samples, for passes that read them even in a dry run.
+        wanted: receives the name of each statistics file that calibration would use; None if not needed.
     """
 
     def __init__(self, calibrator: Calibrator, wanted: list[str] | None) -> None:
@@ -61,12 +61,12 @@ class _Placeholders:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A run without calibrating, measuring and building.
+    """The result of passes that were tried without calibrating, measuring or building.
 
     Attributes:
-        context: what the passes noted, and the plan.
-        backend: what would build the engine.
-        reason: why that backend.
+        context: with the passes' findings and the plan.
+        backend: the backend that would build the engine.
+        reason: why it was chosen.
     """
 
     context: Context
@@ -75,13 +75,13 @@ class Rehearsal:
 
 
 def rehearsed(inputs: Inputs) -> None:
-    """Rehearse a run before it calibrates, as far as its passes tell what they would do.
+    """Try the passes of a run before it calibrates, if every pass supports a dry run.
 
-    What has been rehearsed is remembered in the run folder, and not repeated until model, settings or tools change;
-    so is the backend that ``auto`` falls back to where the one that it takes refuses the model.
+    A completed rehearsal is stored in the run folder and is not repeated until model, settings or tools change. The
+    backend that ``auto`` falls back to, if the chosen one refuses the model, is stored too.
 
     Raises:
-        QtoolError: the run would be refused later.
+        QtoolError: the run would fail later.
     """
     from toolkit.backends.choose import choose
     from toolkit.run.inputs.engine_settings import engine_settings
@@ -99,7 +99,7 @@ def rehearsed(inputs: Inputs) -> None:
 
 
 def recalled(inputs: Inputs) -> bool:
-    """Whether exactly this run was rehearsed before; then the backend that it fell back to is taken."""
+    """Whether exactly this run was rehearsed before; if so, the backend that it fell back to is used."""
     return recall(inputs.job, _DONE, _rehearsal_key(inputs))
 
 
@@ -108,18 +108,18 @@ def _rehearsal_key(inputs: Inputs) -> dict[str, Any]:
     from toolkit.run.steps.passes import PassesStep
     from toolkit.run.task.task import TaskRecord
 
-    # nothing is measured here, so the task does not matter
+    # nothing is measured in a rehearsal, so the task does not matter
     return {**PassesStep(inputs, TaskRecord()).key(), **engine_key(inputs.job)}
 
 
 def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics: list[str] | None = None) -> Rehearsal:
-    """Try the passes with placeholder ranges, lower what they make, and let the backend's parser read that.
+    """Try the passes with placeholder ranges, lower the resulting model, and let the backend's parser read it.
 
-    ``statistics``, where given, gets the names of the files that calibration would keep its statistics in.
+    ``statistics``, if given, receives the names of the files in which calibration would keep its statistics.
 
     Raises:
-        QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to, or a GPU that the
-            engine is for lacks a quantized type. What a pass refuses after one whose nodes are known only in a run is
+        QtoolError: a pass, lowering or the backend refuses the model and ``auto`` has no backend left, or a target GPU
+            lacks a quantized type. If an earlier pass inserts nodes only in a real run, a later pass's refusal is only
             noted.
     """
     from toolkit.backends.choose import choose
@@ -134,14 +134,14 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     backend, reason = choose(inputs.job.backend)
     backend.typing_for(engine_settings(inputs.job.recipe))
     context = _context(inputs, source, journal, statistics)
-    # without an engine no parser reads it
+    # without a backend no parser reads the model
     context.unread = backend.name == "none"
     model = source.copy()
     applied = inputs.graph_passes = apply_graph_passes(steps, model, context)
     try:
         PassSequence(passes=list(steps), begin=applied.count)(model, context)
     except QtoolError as error:
-        # a pass that looks for outlier channels may insert nodes in a run, which later passes may name
+        # in a run, a pass that looks for outlier channels may insert nodes, which later passes may name
         if all(event.why != Code.DRY_RUN(step="channels") for event in journal.of("noted")):
             raise
         journal.noted(Code.DRY_RUN_ENDED(error=error.what))
@@ -157,22 +157,22 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
 
 
 def _context(inputs: Inputs, source: Model, journal: Journal, statistics: list[str] | None) -> Context:
-    """The context of a dry run, in which placeholders stand in for ranges that a calibration would give."""
+    """The context of a dry run, in which placeholder ranges stand in for calibrated ones."""
     from toolkit.calibration.provider import Calibrator
     from toolkit.run.steps.context import context_for
 
     context = context_for(inputs, source, journal, dry_run=True)
     if isinstance(context.provider, Calibrator) and context.can_calibrate:
-        # given ranges are known already, and what has none is what a run would name
+        # given ranges are known already, and a run would report tensors without ranges
         context.provider = _Placeholders(context.provider, statistics)
     return context
 
 
 def _parsed(job: Job, found: Rehearsal, model: Model, plan: PrecisionPlan) -> Rehearsal:
-    """The rehearsal with the backend whose parser reads the model: ``auto`` falls back from one that refuses it.
+    """The rehearsal with the first backend whose parser accepts the model; ``auto`` falls back from those that do not.
 
     Raises:
-        BackendError: the last one refuses it too.
+        BackendError: the last backend refuses the model too.
     """
     from toolkit.backends.choose import choose
     from toolkit.run.inputs.engine_settings import engine_settings
@@ -184,7 +184,7 @@ def _parsed(job: Job, found: Rehearsal, model: Model, plan: PrecisionPlan) -> Re
             try:
                 raise refusal
             finally:
-                # the error has this frame, which is not to have the error
+                # the error's traceback holds this frame, so the frame must not hold the error
                 del refusal
         reason = fall_back(job, backend.name, refusal)
         found.context.journal.noted(reason)
@@ -195,15 +195,15 @@ def _parsed(job: Job, found: Rehearsal, model: Model, plan: PrecisionPlan) -> Re
 def _refused(
     job: Job, backend: Backend, settings: EngineSettings, model: Model, plan: PrecisionPlan, own: bool
 ) -> BackendError | None:
-    """Why the backend's parser refuses the model as it is lowered; None where it does not, or no backend is to build.
+    """Why the backend's parser refuses the lowered model; None if it accepts it, or if no backend builds.
 
-    The model is changed where it is ``own``.
+    The model is changed if ``own`` is set.
     """
     from toolkit.backends.lowering.prepare import admit_for, lower_for, save_for
 
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
     if backend.name == "none":
-        # nothing reads what would be lowered
+        # no parser would read the lowered model
         admit_for(backend, settings, model, plan, rest=job.recipe.rest, io=io)
         return None
     made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal(), own=own)
@@ -212,7 +212,7 @@ def _refused(
     try:
         backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
     except BackendError as error:
-        # that file is gone by the time the message is read
+        # the temporary file no longer exists when the message is read
         return BackendError(error.what, where=str(job.model_path), remedy=error.remedy).caused_by(error)
     finally:
         for file in path.parent.glob(f"{path.name}*"):
@@ -223,7 +223,7 @@ def _refused(
 def _settled(
     applied: AppliedPasses, model: Model, steps: Sequence[Pass], context: Context
 ) -> tuple[Model, PrecisionPlan]:
-    """The graph and plan as far as a run surely makes them: what a search or engines decide on stays float."""
+    """The graph and plan that a run surely produces; layers decided by a search or measured engines stay float."""
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.search.quantizer.quantizer import Quantizer
 

@@ -1,1 +1,1 @@
-"""The run folder: whose results it holds, how they are kept, and what a command must not write over."""
+"""The run folder: which run it belongs to, how results are kept, and which files must not be overwritten."""

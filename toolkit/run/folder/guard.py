@@ -1,4 +1,4 @@
-"""The files that a command writes, and refusing to write over its inputs."""
+"""The files that a command writes, and checks that it does not overwrite its inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = (
     "journal.jsonl",
     "recipe.lock.toml",
 )
-"""The files of a run folder that are for people and other tools."""
+"""The files of a run folder that are meant for people and other tools."""
 _OTHERS = (
     "build.log", "search.json", "sensitivity.json", "faster.json", "calibration.cache", "calibration.cache.json",
 )  # fmt: skip
@@ -27,17 +27,17 @@ _DATA = re.compile(r"model\.onnx\.[0-9a-f]{16}\.data")
 
 
 def files_of_run(folder: Path) -> list[Path]:
-    """What a run writes into its folder, whether it is there or not, and what it keeps there for itself."""
+    """The paths that a run writes in its folder, existing or not, and the files in its hidden folder."""
     kept = [path for path in (folder / ".qtool").rglob("*") if path.is_file()]
     data = [path for path in folder.iterdir() if _DATA.fullmatch(path.name)]
     return [*(folder / name for name in (*FILES, *_OTHERS)), *data, *kept]
 
 
 def refuse_missing(path: Path, what: str) -> None:
-    """Refuse a path at which nothing is.
+    """Refuse a path that does not exist.
 
     Raises:
-        QtoolError: nothing is there, with ``what`` as the message, or it cannot be looked at.
+        QtoolError: it does not exist, with ``what`` as the message, or it cannot be accessed.
     """
     try:
         path.stat()
@@ -50,10 +50,10 @@ def refuse_missing(path: Path, what: str) -> None:
 
 
 def require_run_folder(path: Path) -> None:
-    """Refuse what is no folder of a run: nothing, or a file.
+    """Refuse a path that is not a folder.
 
     Raises:
-        QtoolError: it is none, or it cannot be looked at.
+        QtoolError: it does not exist, is a file, or cannot be accessed.
     """
     refuse_missing(path, "no such run folder")
     if not path.is_dir():
@@ -61,14 +61,14 @@ def require_run_folder(path: Path) -> None:
 
 
 def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
-    """Refuse a run folder in which a run would write over one of its inputs, or in which an input folder changes.
+    """Refuse a run folder in which a run would overwrite one of its inputs, or change an input folder.
 
     Args:
-        inputs: what is read, by its name in the message: files and folders.
+        inputs: files and folders that are read, keyed by their description for the message.
         folder: the run folder; it need not exist.
 
     Raises:
-        QtoolError: an input is among the files that the run writes; the message names it.
+        QtoolError: an input is among the files that the run writes, or an input folder contains the run folder.
     """
     for what, path in inputs.items():
         for root in set(_places(folder)):
@@ -77,16 +77,16 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
                 if place in [root / name for name in (*FILES, *_OTHERS)] or _same(path, folder):
                     _refuse(what, path, f"the run would overwrite it as {folder / place.name}")
                 if place == hidden or hidden in place.parents or (place.parent == root and _DATA.fullmatch(place.name)):
-                    _refuse(what, path, "it lies where the run keeps and removes its own files")
+                    _refuse(what, path, "it is in a place where the run keeps and removes its own files")
                 if path.is_dir() and (place == root or place in root.parents):
                     _refuse(what, path, f"the run folder {folder} is in it, so the run would change its own input")
 
 
 def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = "give another --out") -> None:
-    """Refuse to write a file that is an input, or in the place of a folder, pipe or device.
+    """Refuse to overwrite an input, or a folder, pipe or device.
 
     Raises:
-        QtoolError: ``target`` is one of the inputs, and the message names it; or no regular file.
+        QtoolError: ``target`` is one of the inputs, which the message names, or exists and is not a regular file.
     """
     if target.exists():
         require_regular(target)
@@ -98,15 +98,15 @@ def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = 
 def refuse_anothers(
     target: Path, own: Callable[[Path], bool], remedy: str = "move it away, or give another --out"
 ) -> None:
-    """Refuse to write over a file that is not qtool's own.
+    """Refuse to overwrite a file that qtool did not write.
 
     Args:
         target: the file to be written; it need not exist.
-        own: whether a file is one that the command writes.
+        own: tells whether a file was written by this command.
         remedy: what the user can do.
 
     Raises:
-        QtoolError: there is a file that something else wrote; one without content is nobody's.
+        QtoolError: the file exists and something else wrote it; empty files may be overwritten.
     """
     if target.is_file() and target.stat().st_size and not own(target):
         what = "qtool did not write this file, and writing here would destroy it"
@@ -114,10 +114,10 @@ def refuse_anothers(
 
 
 def refuse_no_run_folder(folder: Path) -> None:
-    """Refuse a folder that no run has used and that holds files under the names of a run's.
+    """Refuse a folder that no run has used if it holds files with the names of a run's files.
 
     Raises:
-        QtoolError: there is one; the message names it.
+        QtoolError: it holds such a file, which the message names.
     """
     if not (folder / ".qtool").exists():
         for name in (*FILES, *_OTHERS):
@@ -129,12 +129,12 @@ def _refuse(what: str, path: Path, why: str) -> None:
 
 
 def _places(path: Path) -> Sequence[Path]:
-    """Where a path leads, and where it is itself: a link that is overwritten is lost, though its target is not."""
+    """The target of a path and the path itself: overwriting a link destroys the link, though not its target."""
     return path.resolve(), path.parent.resolve() / path.name
 
 
 def _same(path: Path, folder: Path) -> bool:
-    """Whether an existing input is one of the folder's files under another spelling, as where case is ignored."""
+    """Whether an existing input is one of the folder's files under another spelling (case-insensitive systems)."""
     return path.is_file() and any(_samefile(path, folder / name) for name in (*FILES, *_OTHERS))
 
 

@@ -1,4 +1,4 @@
-"""Fields of records whose classes write themselves as JSON."""
+"""Pydantic field types for plans and journals, which serialize themselves as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.contract.plan import PrecisionPlan
 
 
 def _plan(value: Any) -> PrecisionPlan:
-    # a copy as it is read back: replaced requests are not kept
+    # a plan that was read back has no history of replaced requests, so neither has this copy
     return PrecisionPlan(dict(value.items())) if isinstance(value, PrecisionPlan) else PrecisionPlan.from_json(value)
 
 

@@ -1,4 +1,4 @@
-"""The steps of a run and their results: kept in the run folder, reused when their key is the same."""
+"""The steps of a run and their results: kept in the run folder and reused if their key is the same."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from toolkit.base.reading import own_json
 from toolkit.run.folder.state import RunState
 
 BUILD_LOG = "build.log"
-"""What TensorRT said while an engine was built, or while a backend that ``auto`` took failed to build it."""
+"""TensorRT's log of building an engine, or of the failed build with a backend that ``auto`` chose."""
 
 
 @dataclass
 class RunFolder:
-    """One run's folder. Results of steps are listed in ``.qtool/steps.json`` with their key and the hash of each file.
+    """A run's folder. ``.qtool/steps.json`` lists the steps' results with their key and the hash of each file.
 
-    A step is reused only where its key is equal and every file it wrote is unchanged. What an earlier
-    run left stays until its successor exists.
+    A step is reused only if its key is equal and every file it wrote is unchanged. Results of an earlier run stay until
+    new ones replace them.
 
     Attributes:
         path: the folder.
-        by_name: whether it was chosen from the recipe's name, and not by the user.
-        read_only: whether results are only looked up: nothing is noted.
+        by_name: whether the folder was derived from the recipe's name instead of given by the user.
+        read_only: whether results are only looked up and nothing is written.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class RunFolder:
 
     @classmethod
     def of(cls, name: str, out: str | Path | None) -> RunFolder:
-        """The folder ``out``, or where None the one for a recipe of that name."""
+        """The folder ``out``, or if None the default folder for a recipe of that name."""
         return cls(Path(out)) if out is not None else cls(Path("runs") / name, by_name=True)
 
     @property
     def hidden(self) -> Path:
-        """Where results that are not for people are kept."""
+        """The folder of results that are not meant for people."""
         return self.path / ".qtool"
 
     def __enter__(self) -> RunFolder:
@@ -54,7 +54,7 @@ class RunFolder:
         with writing(self.hidden):
             self.hidden.mkdir(parents=True, exist_ok=True)
             for own in (self.hidden, self.hidden / "lock"):
-                # a link would create and lock a file wherever the folder's author likes
+                # a link would create and lock a file at any place the folder's author chose
                 if own.is_symlink():
                     raise QtoolError("this is a link, not qtool's own", where=str(own), remedy="remove it")
             flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -85,7 +85,7 @@ class RunFolder:
             changed.save(self.path)
 
     def find(self, name: str, key: Mapping[str, Any]) -> tuple[bool, str]:
-        """Whether the step's result is there for this key; and if not, why not."""
+        """Whether the step has a result for this key, and the reason."""
         entry = self._manifest().get(name)
         if not isinstance(entry, dict):
             return False, "not done before"
@@ -99,7 +99,7 @@ class RunFolder:
         return (False, broken) if broken else (True, "nothing it depends on changed")
 
     def damage(self, name: str) -> str:
-        """What is wrong with a step's files, whatever its key; empty where all are there as they were written."""
+        """Describe damage to a step's files, whatever its key; empty if all are as they were written."""
         entry = self._manifest().get(name)
         if not isinstance(entry, dict):
             return "not done before"
@@ -113,7 +113,7 @@ class RunFolder:
         return ""
 
     def knows(self, name: str) -> bool:
-        """Whether the step was done before, whatever its key was."""
+        """Whether the step was done before, with any key."""
         return isinstance(self._manifest().get(name), dict)
 
     def store(
@@ -124,17 +124,17 @@ class RunFolder:
         why: str = "",
         needs: Needs | None = None,
     ) -> None:
-        """Note that a step is done; files that an earlier run of it wrote and this one did not are removed.
+        """Record that a step is done; files of an earlier result that are not in ``files`` are removed.
 
         Args:
             name: the step.
-            key: what its result depends on, as far as it is known beforehand.
-            files: the files that it wrote.
-            why: why it was not reused.
-            needs: what code of the user's read for it; None where none was involved.
+            key: what the result depends on, as far as known beforehand.
+            files: the files that the step wrote.
+            why: why an earlier result was not reused.
+            needs: files that the user's code read for it; None if no user code was involved.
 
         Raises:
-            QtoolError: a file lies outside the run folder, or is not there.
+            QtoolError: a file is outside the run folder or does not exist.
         """
         for path in files:
             if not path.is_relative_to(self.path):
@@ -161,7 +161,7 @@ class RunFolder:
         write_json(self.hidden / "steps.json", manifest)
 
     def forget(self, *names: str) -> None:
-        """Drop steps that are not wanted any more and the files they wrote."""
+        """Remove the entries of steps that are no longer needed, and their files."""
         manifest = self._manifest()
         if not set(names) & set(manifest):
             return
@@ -170,7 +170,7 @@ class RunFolder:
         write_json(self.hidden / "steps.json", manifest)
 
     def _remove(self, entry: Any, kept: Collection[str]) -> None:
-        """Remove the files that an entry of steps.json names, but for those in ``kept``."""
+        """Remove the files that an entry of steps.json names, except those in ``kept``."""
         files = entry.get("files") if isinstance(entry, dict) else None
         for file in set(files if isinstance(files, dict) else ()) - set(kept):
             path = self._inside(file)
@@ -178,19 +178,19 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _parts(self, key: Mapping[str, Any]) -> dict[str, str]:
-        """The digest of each part of a key; computed once where a step is looked up and then done."""
+        """The digest of each part of a key, cached because a step is looked up and then stored with the same key."""
         if self._digested is None or self._digested[0] is not key:
             self._digested = key, {name: sha256_json(value) for name, value in key.items()}
         return self._digested[1]
 
     def _inside(self, file: str) -> Path | None:
-        """The path of a file that steps.json names, which anybody may write; None where it leads out of the folder."""
+        """The path of a file named in steps.json, which is untrusted; None if it is outside the folder."""
         parts = PurePosixPath(file).parts
         if not parts or ".." in parts or "\0" in file or PurePosixPath(file).is_absolute() or Path(file).is_absolute():
             return None
         root, path = self.path.resolve(), self.path / file
         try:
-            # the folder it is in, not the file: a link is removed as a link
+            # resolve the parent folder only: a link is removed as a link
             folder = path.parent.resolve()
         except (OSError, ValueError):
             return None

@@ -1,4 +1,4 @@
-"""Whose results a run folder holds, and how far the last run in it came: what is out of date is marked."""
+"""The recipe that a run folder belongs to, and the progress of its last run; outdated results are marked."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _STATE, _STEPS = "state.json", "steps.json"
 
 
 class Unfinished(FileSchema):
-    """A run that began to make results and has not made its report yet.
+    """A run that has begun to produce results but has not written its report yet.
 
     Attributes:
-        step: the first step that it did again.
+        step: the first step that was executed instead of reused.
         why: why that step was not reused.
-        current: the steps whose results are this run's; all others belong to the run before it.
+        current: the steps whose results are of this run; all others are of the previous run.
     """
 
     step: str
@@ -34,16 +34,16 @@ class Unfinished(FileSchema):
 
 
 class RunState(FileSchema):
-    """What is known about a run folder besides the results of its steps.
+    """The state of a run folder besides the results of its steps.
 
     Attributes:
-        recipe: the file of the recipe that ran here last; empty for one that was made in Python.
-        place: the same, from the folder: both may have been moved together.
-        digest: SHA-256 of its text then; empty for one that was made in Python.
-        model: the file of its model.
-        before: the recipe whose results were here when this one started; empty once its own report exists.
-        unfinished: the run under way, or the one that failed or was killed.
-        samples: SHA-256 of the samples from code for the results here, by their use and name in the recipe.
+        recipe: the file of the recipe that ran here last; empty for a recipe made in Python.
+        place: the same file relative to the folder, since both may have been moved together.
+        digest: SHA-256 of the recipe file at that time; empty for a recipe made in Python.
+        model: the recipe's model file.
+        before: the recipe whose results were here when this one started; empty once this one's report exists.
+        unfinished: the current run, or one that failed or was killed.
+        samples: SHA-256 of the samples that user code supplied for these results, keyed by use and name in the recipe.
     """
 
     recipe: str = ""
@@ -56,16 +56,16 @@ class RunState(FileSchema):
 
     @classmethod
     def load(cls, folder: Path) -> RunState:
-        """The state of a run folder; a missing or damaged one counts as empty."""
+        """Load the state of a run folder; a missing or damaged file gives an empty state."""
         with suppress(ValidationError):
             return cls.model_validate(own_json(folder / ".qtool" / _STATE))
         return cls()
 
     def recipe_file(self, folder: Path) -> Path | None:
-        """The file of the recipe that ran in ``folder``; None for one that was made in Python.
+        """The file of the recipe that ran in ``folder``; None for a recipe made in Python.
 
-        A folder that was moved alone may lie beside another recipe, which is taken for it only if its own is gone, as
-        where both were moved and it was edited since.
+        If a folder was moved without its recipe, another recipe may be at the same relative path. It is used only if
+        the original file no longer exists, or if both have the same content.
         """
         near, own = folder / self.place, Path(self.recipe) if self.recipe else None
         if not self.place or not near.is_file():
@@ -74,21 +74,21 @@ class RunState(FileSchema):
         return own if moved_alone else near.resolve()
 
     def save(self, folder: Path) -> None:
-        """Write it atomically."""
+        """Write the state atomically."""
         write_json(folder / ".qtool" / _STATE, self.model_dump(mode="json"))
 
 
 def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> Finding | None:
-    """Note in a run folder whose it is from now on; returns a finding if it was another recipe's.
+    """Record in a run folder which recipe it belongs to; returns a finding if it belonged to another recipe.
 
     Args:
-        folder: the run folder, taken by this process.
-        by_name: whether it was chosen only from the recipe's name.
-        recipe: the recipe's file; None for one made in Python, which its model distinguishes from others.
-        model: the file of its model.
+        folder: the run folder, locked by this process.
+        by_name: whether the folder was derived from the recipe's name only.
+        recipe: the recipe's file; None for a recipe made in Python, which is identified by its model.
+        model: the recipe's model file.
 
     Raises:
-        QtoolError: it is another recipe's of the same name, and sharing was not asked for.
+        QtoolError: it belongs to another recipe of the same name, and the folder was not given by the user.
     """
     state, own = refuse_another(folder, by_name, recipe, model)
     if own != state:
@@ -97,13 +97,13 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
 
 
 def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> tuple[RunState, RunState]:
-    """What a run folder's state is, and what it is once this recipe has taken it over; see ``taken_over``."""
+    """The current state of a run folder, and its state after this recipe takes it over; see ``taken_over``."""
     state = RunState.load(folder)
     file = str(recipe.resolve()) if recipe is not None else ""
     place = os.path.relpath(file, folder.resolve()) if file else ""
     digest = _digest(recipe) if recipe is not None else ""
     own = state.model_copy(update={"recipe": file, "place": place, "digest": digest, "model": str(model)})
-    # a recipe that was moved with its results is not another one
+    # a recipe that was moved with its results is the same recipe
     gone = bool(state.recipe) and not Path(state.recipe).is_file()
     same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
     another = bool(state.recipe or state.model) and not gone and not same
@@ -119,14 +119,14 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a recipe's file; empty where it cannot be read."""
+    """SHA-256 of a recipe's file; empty if it cannot be read."""
     with suppress(OSError):
         return sha256_file(file)
     return ""
 
 
 def mark_report(folder: Path, unfinished: Unfinished) -> None:
-    """Mark the report of a run folder, in both its forms, as out of date; a damaged one is removed."""
+    """Mark the report of a run folder, JSON and HTML, as out of date; damaged reports are removed."""
     from toolkit.report.page.html import write_html
     from toolkit.report.schema.report import Report
 
@@ -150,7 +150,7 @@ def mark_report(folder: Path, unfinished: Unfinished) -> None:
 
 
 def unfinished_note(path: Path) -> Finding | None:
-    """The note on a file of a run folder whose last run did not finish; None where there is nothing to say."""
+    """The note on a file or run folder whose last run did not finish; None if there is nothing to report."""
     place = path if path.is_dir() else path.parent
     folder = place.parent if place.name == ".qtool" else place
     found = RunState.load(folder).unfinished
@@ -165,7 +165,7 @@ def unfinished_note(path: Path) -> Finding | None:
 
 
 def _maker(folder: Path, path: Path) -> str | None:
-    """The step that wrote a file of a run folder."""
+    """The step that wrote a file of a run folder; None if unknown."""
     with suppress(ValueError, AttributeError, TypeError, KeyError):
         steps = own_json(folder / ".qtool" / _STEPS)
         name = path.relative_to(folder).as_posix()

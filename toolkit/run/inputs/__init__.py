@@ -1,1 +1,1 @@
-"""What a run starts from: the model, its samples in batches, their fingerprints, calibration, engine settings."""
+"""Inputs of a run: model, samples in batches, their fingerprints, calibration, engine settings."""

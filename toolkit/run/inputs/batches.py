@@ -1,4 +1,4 @@
-"""Whether the model takes the batches that a recipe allows, tried on the first samples; the node that does not."""
+"""Check on the first samples that the model computes batches of the allowed sizes; errors name the faulty node."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from toolkit.run.inputs.inputs import Inputs
 
 _MOST_VALUES = 1 << 26
-"""Bytes of random inputs: declared shapes may exceed the memory."""
+"""Largest number of values in random inputs: declared shapes may exceed the memory."""
 _LOOKED_AT = 32
-"""Samples among which others of the first one's shapes are looked for."""
+"""How many samples are searched for ones with the shapes of the first."""
 _PLAIN, _BRANCHING = 2, 8
-"""Samples of the batch that is tried. One of two seldom shows that a branch is chosen for a whole batch, by its mean
-say: both samples take the same one, half of the time."""
+"""Size of the batch to try. With two samples, a branch that is chosen for the whole batch (by its mean, say) is missed
+half of the time, since both samples take the same branch."""
 
 
 def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
-    """Run a batch of the smallest telling size that the recipe's profiles allow.
+    """Run a batch of the smallest conclusive size that the recipe's profiles allow.
 
     Raises:
-        RecipeError: the model cannot compute it, or computes something other than for the samples one by one; the
+        RecipeError: the model cannot compute the batch, or its outputs differ from those of the single samples; the
             message names the node.
-        ModelError: the model does not run on one sample, which the message names, or runs on several alone.
+        ModelError: the model cannot run a sample, which the message names, or runs only a fixed number of samples.
     """
     from toolkit.data.faults import run_of
     from toolkit.graph.interface.batch_probe import batch_fault
@@ -80,23 +80,24 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
         where=where,
         remedy=f"write 1 in min, opt and max of {names}"
         + (" in a [[profile]]" if index is None else "")
-        + ", or export the model so that it takes batches",
+        + ", or export the model so that it supports batches",
     )
 
 
 def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
-    """Why a model cannot take several samples at once, tried on the data's, or on random ones of the shapes to expect.
+    """Why a model cannot compute several samples at once, tried on data or on random samples of the expected shapes.
 
-    None where it can, where no axis along which samples are joined is known, where it does not run on one random
-    sample either, and where random inputs would be too large.
+    None if it can, if no axis along which samples are joined is known, if the model does not run on a single random
+    sample, or if random inputs would be too large.
 
     Args:
         model: the model.
         source: the data; None for random samples.
-        seen: by input the shapes of the data's samples.
+        seen: the shapes of the data's samples, by input.
 
     Raises:
-        ModelError: the model does not run on one of the data's samples, runs on several alone, or does not end.
+        ModelError: the model cannot run a sample of the data, runs only a fixed number of samples, or does not
+            terminate.
     """
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.images import holds_images
@@ -120,16 +121,16 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         if isinstance(error, ModelError) and not isinstance(error, EndlessLoopError):
             _refuse_fixed(model, data, first.inputs, session(model))
         if source is not None and isinstance(error, ModelError):
-            # for random samples it says little; with real ones no recipe would run
+            # for random samples the error says little; with real samples no recipe would run
             raise
         return fault_by_shapes(model, data.axes, first.inputs, 2)
 
 
 def _refuse_fixed(model: Model, data: CalibrationData, sample: Mapping[str, Array], loaded: Session) -> None:
-    """Refuse a model that computes a fixed number of samples alone, other than 1, which its inputs do not declare.
+    """Refuse a model that runs only a fixed number of samples, other than 1, which its inputs do not declare.
 
     Raises:
-        ModelError: that is so; the message names the number and the node.
+        ModelError: the model has such a fixed number; the message gives it and the node.
     """
     from toolkit.graph.interface.fixed_batch import fixed_batch
 
@@ -139,18 +140,19 @@ def _refuse_fixed(model: Model, data: CalibrationData, sample: Mapping[str, Arra
     size, fault = found
     names = ", ".join(f"dimension {axis} of '{name}'" for name, axis in data.axes.items())
     raise ModelError(
-        f"the model computes {size} samples at once and no single one: {fault.words} has the batch fixed, which "
+        f"the model computes {size} samples at once, but not a single one: {fault.words} has the batch fixed, which "
         f"{names} {'does' if len(data.axes) == 1 else 'do'} not declare",
         where=str(model.source or "the model"),
         remedy=f"declare {size} there (onnx.tools.update_model_dims.update_inputs_outputs_dims does), or export the "
-        "model so that it takes batches",
+        "model so that it supports batches",
     )
 
 
 def _refuse_fixed_rows(model: Model, data: CalibrationData) -> None:
-    """The same where each sample has as many rows as the model computes at once, neither one nor twice as many.
+    """Like ``_refuse_fixed``, for samples with as many rows as the model computes at once: not one, nor twice as many.
 
-    Rows that refer to each other, as edges do to nodes, are not such samples: twice as many can be computed.
+    Rows that refer to each other, such as the edges of a graph to its nodes, are excluded: twice as many can be
+    computed.
 
     Raises:
         ModelError: see ``_refuse_fixed``.
@@ -172,22 +174,22 @@ def _refuse_fixed_rows(model: Model, data: CalibrationData) -> None:
 
 
 def fault_words(fault: BatchFault) -> str:
-    """What is wrong with a batch, with the node."""
+    """Description of a fault with batches, with the node."""
     if fault.runs:
         return (
-            f"for a batch of {fault.samples} the model computes something else than for its samples one by one: "
-            f"{fault.words} does not keep them apart"
+            f"for a batch of {fault.samples} the model computes other results than for its samples one by one: "
+            f"{fault.words} mixes them"
         )
     return f"the model cannot compute a batch of {fault.samples}: {fault.words} has the batch fixed"
 
 
 def _telling(model: Model) -> int:
-    """How many samples a batch needs to show whether the model computes each as it would alone."""
+    """Batch size that shows whether the model computes each sample independently of the others."""
     return _BRANCHING if any(node.op in ("If", "Loop") for node in model.nodes) else _PLAIN
 
 
 def _first(data: CalibrationData) -> Sample | None:
-    """The first sample, where samples are joined: each is a single row then."""
+    """The first sample if samples can be joined and this one has a single row; None otherwise."""
     sample = next(iter(data.samples()), None)
     if sample is None or not data.can_batch:
         return None
@@ -195,7 +197,7 @@ def _first(data: CalibrationData) -> Sample | None:
 
 
 def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> list[Mapping[str, Array]]:
-    """Samples of the first one's shapes: the data's own, and where they are too few the first with its values moved."""
+    """Samples with the shapes of the first: from the data and, if these are too few, the first with changed values."""
     from toolkit.data.rows import moved
 
     found: list[Mapping[str, Array]] = []

@@ -1,4 +1,4 @@
-"""The recipe's calibration, and the statistics that it begins with."""
+"""The recipe's calibration, with ranges and statistics that it is given."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -> Calibrator:
-    """The recipe's calibration over ``data``; what it collects is kept in the run folder.
+    """The recipe's calibration on ``data``; statistics that it collects are kept in the run folder.
 
-    ``data`` may be None where the recipe names a collection, or ranges.
+    ``data`` may be None if the recipe names a collection or ranges.
     """
     from toolkit.calibration.provider import Calibrator
 
@@ -70,12 +70,12 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
 
 
 def gives_ranges(recipe: Recipe) -> bool:
-    """Whether the recipe itself gives ranges, by a file or by hand."""
+    """Whether the recipe gives ranges, in a file or manually."""
     return recipe.calibration.ranges is not None or bool(recipe.calibration.manual)
 
 
 def given_count(recipe: Recipe, inputs: Inputs) -> int:
-    """How many of the model's tensors the recipe gives a range."""
+    """Number of the model's tensors for which the recipe gives a range."""
     given = _given(recipe)
     named = {*(given.tensors if given is not None else ()), *recipe.calibration.manual}
     return len(named & inputs.source().graph.tensors().keys()) if named else 0
@@ -89,10 +89,10 @@ def _given(recipe: Recipe) -> Ranges | None:
 
 
 def _collected(job: Job) -> Collection | None:
-    """The collection that the recipe names.
+    """The collection file that the recipe names; None if it names none.
 
     Raises:
-        RangesError: it is no collection, parts of it are missing, or it has other profiles.
+        RangesError: it is not a collection, lacks parts, or has profiles that the recipe does not have.
     """
     from toolkit.calibration.collection import Collection
     from toolkit.data.sample import EVERYTHING

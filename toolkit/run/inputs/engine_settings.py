@@ -1,4 +1,4 @@
-"""A recipe's ``[engine]`` section as backends take it, and what a build needs besides."""
+"""A recipe's ``[engine]`` section as settings of a backend, and the other inputs of a build."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
 
     Args:
         recipe: with its section ``[engine]``.
-        kept: where the run keeps its files. Where the recipe names no timing cache, all engines of the run share one
-            there: a kernel that several engines have in common is timed once, and a run that builds again is faster.
+        kept: the folder of the run's own files. If the recipe names no timing cache, all engines of the run share one
+            in this folder: kernels that several engines have in common are timed once, and later builds are faster.
 
     Raises:
-        RecipeError: one of them is not what backends take.
+        RecipeError: a setting is invalid.
     """
     section = recipe.engine
     cache = recipe.resolve(section.timing_cache) if section.timing_cache is not None else None
     if cache is None and kept is not None:
-        # times averaged over a number of runs must not mix with others
+        # caches are kept apart by the number of timing iterations, since averaged times must not mix
         cache = kept / f"engines{section.avg_timing_iterations or ''}.timing"
     try:
         return EngineSettings(
@@ -47,7 +47,7 @@ def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
 
 
 def extras_for(inputs: Inputs, plan: PrecisionPlan, ranges: Ranges | None) -> Extras:
-    """What a build needs besides the model: the plan, ranges and calibration batches."""
+    """The inputs of a build besides the model: plan, ranges and calibration batches."""
     job, section = inputs.job, inputs.job.recipe.engine
     return Extras(
         plan=plan,

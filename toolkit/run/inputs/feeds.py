@@ -1,4 +1,4 @@
-"""Samples as an engine takes them, batch by batch within its profiles, and its outputs for them."""
+"""Batches of samples that fit an engine's profiles, and the engine's outputs for them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
 
 @dataclass(frozen=True)
 class Feed:
-    """What the engine runs at once.
+    """The inputs of one inference of the engine.
 
     Attributes:
-        profile: the profile it runs in; empty where the engine has none.
+        profile: the name of the profile; empty if the engine has none.
         inputs: one array per input, within the profile.
         labels: the labels of its ``count`` samples.
-        count: how many samples it holds.
-        rows: its length along the batch axis, more than ``count`` where it was filled up; 0 without such an axis.
-        origins: the samples' places in the source.
-        axes: by input the axis that counts samples.
+        count: number of samples.
+        rows: length along the batch axis, more than ``count`` if the batch was padded; 0 without a batch axis.
+        origins: the samples' positions in the source.
+        axes: the batch axis of each input.
     """
 
     profile: str
@@ -48,12 +48,12 @@ class Feed:
 
 @dataclass
 class Tally:
-    """What became of the samples.
+    """Counts of samples and batches that were changed or left out.
 
     Attributes:
-        left_out: runs of a sample left out, since their batches fit no shape of the profile.
-        filled: batches filled up.
-        mixed: runs of a sample left out, since an output of a batch that was filled up has no axis of samples.
+        left_out: samples left out, counted once per profile, since their batches fit no shape of the profile.
+        filled: padded batches.
+        mixed: samples left out, counted once per profile, since an output of their padded batch has no batch axis.
     """
 
     left_out: int = 0
@@ -62,16 +62,16 @@ class Tally:
 
 
 def batch_limits(profile: ShapeProfile, data: CalibrationData) -> tuple[int, int]:
-    """The least and the most samples that a batch of this profile holds."""
+    """The smallest and the largest number of samples in a batch of this profile."""
     batched = [(extent, data.axes[name]) for name, extent in profile.shapes.items() if name in data.axes]
     low = max((extent.min[axis] for extent, axis in batched), default=1)
     return low, min((extent.max[axis] for extent, axis in batched), default=1 << 30)
 
 
 def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
-    """A batch cut to fit each profile that its samples count for, filled up where it is too short for one.
+    """Split a batch for each profile that its samples fit, padded if it is smaller than the profile's minimum.
 
-    It is filled up with its own samples, whose outputs are then left out.
+    It is padded with its own samples, whose repeated outputs are then discarded.
     """
     profiles = {profile.name: profile for profile in data.profiles}
     if not profiles:
@@ -97,7 +97,7 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
 
 
 def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
-    """Feeds in groups of bounded size: a group is run by one child process and lies on disk at once."""
+    """Group feeds into chunks of bounded size: each chunk is run by one child process and stored on disk at once."""
     held: list[Feed] = []
     size = 0
     for feed in feeds:
@@ -111,10 +111,10 @@ def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
 
 
 def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folder: Path) -> Iterator[dict[str, Array]]:
-    """The engine's outputs for each feed; the child process has run all of them when this returns.
+    """The engine's outputs for each feed; a child process has run all of them when this function returns.
 
     Raises:
-        BackendError: the engine cannot be opened or failed, or its process died.
+        BackendError: the engine cannot be opened or fails, or its process dies.
     """
     from toolkit.backends.processes.exchange import load_arrays, profiles_to_json, store_arrays
     from toolkit.backends.processes.process import run_job
@@ -137,14 +137,14 @@ def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folde
 
 
 def samples_of(feed: Feed) -> dict[str, Array]:
-    """A feed's inputs without the rows that filled it up: the float model takes batches of any size."""
+    """A feed's inputs without padding rows, for the float model, which accepts batches of any size."""
     return rows_of(feed.inputs, feed.axes, slice(0, feed.count)) if feed.rows else dict(feed.inputs)
 
 
 def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed) -> dict[str, Array] | None:
-    """The outputs of a feed that was filled up, cut to its own samples along whichever axis counts them.
+    """The outputs of a padded feed without padding rows, along whichever axis has the length of the batch.
 
-    None where an output has no such axis: what it holds comes from the other rows too.
+    None if an output has no such axis: its values then depend on the padding rows too.
     """
     cut = {}
     for name, values in wanted.items():
@@ -157,7 +157,7 @@ def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed
 
 
 def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[Finding]:
-    """What the reader should know about the samples. ``whole``: all of the data was read."""
+    """Findings about the samples. ``whole``: all of the data was read."""
     fits = whole and not tally.mixed
     found = [ReportCode.PROFILE_NOT_RUN(profile=name, unfit=fits) for name in empty]
     if tally.left_out:

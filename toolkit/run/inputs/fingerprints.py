@@ -1,4 +1,4 @@
-"""Fingerprints of what a recipe reads, computed once a run."""
+"""Fingerprints of the files and samples that a recipe reads, computed once per run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from toolkit.run.job import Job
 
 _HELD_BYTES = 256 << 20
 _LOOKED = 16_384
-"""Samples after which a loader that does not say how many it has counts as one that goes on."""
+"""Number of samples after which a loader without a length is treated as endless."""
 _TOLD = 64
 _COMPARED = 2
-"""Samples that are read a second time: a shuffled loader may happen to begin with the same one."""
+"""Number of samples that are read a second time; the first may be the same even if the loader shuffles."""
 
 
 class Fingerprints:
-    """SHA-256 of what a job reads; for each file or loader it is computed once.
+    """SHA-256 of the files and samples that a job reads; each is computed once.
 
-    Data from code is known only by its samples: all of them are read for their fingerprint, and held in memory where
-    they are few, so that they need not be read again.
+    Samples from user code are all read for their fingerprint. Small data sets are then held in memory, so that they
+    need not be read again.
     """
 
     def __init__(self, job: Job) -> None:
@@ -48,17 +48,17 @@ class Fingerprints:
         self._samples: dict[Any, SamplesRead] = {}
 
     def of(self, path: Path) -> str:
-        """SHA-256 of a file or folder; empty where there is none."""
+        """SHA-256 of a file or folder; empty if it does not exist."""
         if path not in self._known:
             self._seen[path] = _looks(path)
             self._known[path] = path_fingerprint(path) if path.exists() else ""
         return self._known[path]
 
     def require_unchanged(self) -> None:
-        """Check that no file has changed since its fingerprint was taken, so that the key holds for what was read.
+        """Check that no file has changed since its fingerprint was taken, so that keys match the data that was read.
 
         Raises:
-            DataError: one has; a result kept under its old fingerprint would belong to neither content.
+            DataError: a file has changed; a result with the old fingerprint would belong to neither content.
         """
         for path, before in self._seen.items():
             if _looks(path) != before:
@@ -67,17 +67,17 @@ class Fingerprints:
                 )
 
     def of_data(self, data: str | None) -> str:
-        """SHA-256 of a recipe's data: of its files, or of all samples where code supplies them.
+        """SHA-256 of a recipe's data: of its files, or of all samples if code supplies them.
 
         Raises:
-            DataError: the code failed, or yields no dictionaries.
+            DataError: the code failed, or does not yield dictionaries.
         """
         if data is None:
             return ""
         return self._read(data).print if self.job.names_code(data) else self.of_file(data)
 
     def from_code(self) -> dict[str, str]:
-        """``of_data`` of data from code, by its use and its name in the recipe."""
+        """``of_data`` for data from code, keyed by use and name in the recipe."""
         recipe = self.job.recipe
         named = {"calibration": recipe.calibration.data, "evaluation": recipe.evaluation.data}
         return {
@@ -87,16 +87,14 @@ class Fingerprints:
         }
 
     def loader_notes(self) -> list[Finding]:
-        """Findings about code that yields samples: it does not end, yields others in a second reading of this run, or
-        others than those of the results in the run folder.
-        """
+        """Findings about code whose samples do not end, change when read again, or differ from the last run's."""
         before = RunState.load(self.job.folder.path).samples
         changed = [name.split(" ", 1) for name, found in self.from_code().items() if before.get(name, found) != found]
         notes = dict.fromkeys(note for read in self._samples.values() for note in read.notes)
         return [*notes, *(DataCode.OTHER_SAMPLES(use=use, data=_spoken(data)) for use, data in changed)]
 
     def given(self, data: str) -> HeldSamples | LoadedSamples:
-        """The samples that code yields, where they are few enough to be held; else the code, which is asked again.
+        """The samples that code yields, in memory if they are few; otherwise a loader that calls the code again.
 
         Raises:
             DataError: see ``of_data``.
@@ -106,7 +104,7 @@ class Fingerprints:
     def _read(self, data: str) -> SamplesRead:
         with aside():
             loader = self._loader(data)
-            # two names may stand for one object, and one name for two
+            # two names may refer to one object, and one name to two
             place = data if type(data) is str else id(loader)
             if place not in self._samples:
                 self._samples[place] = samples_read(loader, _spoken(data), self._wanted(loader), self.job.progress)
@@ -123,7 +121,7 @@ class Fingerprints:
             raise
 
     def _wanted(self, loader: Any) -> int | None:
-        """How many samples of a loader the recipe uses at most; None where it sets no bound."""
+        """The largest number of samples of a loader that the recipe uses; None if unlimited."""
         calibration, evaluation = self.job.recipe.calibration, self.job.recipe.evaluation
         counts: list[int | None] = []
         if self._names(calibration.data, loader):
@@ -140,24 +138,24 @@ class Fingerprints:
         return load_object(data, self.job.allow_code, "data") is loader
 
     def of_file(self, path: str | None) -> str:
-        """SHA-256 of a file that the recipe names."""
+        """SHA-256 of a file named in the recipe; empty if ``path`` is None."""
         return self.of(self.job.recipe.resolve(path)) if path is not None else ""
 
     def of_weights(self) -> list[str]:
-        """SHA-256 of each file of weights that lies beside the float model."""
+        """SHA-256 of each external weight file of the float model."""
         return [self.of(path) for path in (self.job.header.external if self.job.header is not None else ())]
 
     def of_model(self) -> list[str]:
-        """The float model: its file and the files of its weights."""
+        """SHA-256 of the float model's file and of each external weight file."""
         return [self.of(self.job.model_path), *self.of_weights()]
 
     def same_samples(self, data: str, other: str | None) -> bool:
-        """Whether both name the same samples."""
+        """Whether both name the same samples, compared by content."""
         return self.of_data(data) == self.of_data(other)
 
 
 def _looks(path: Path) -> list[tuple[str, int, int, int]]:
-    """What the system reports about a file, or all files in a folder: enough to notice a change within one run."""
+    """Path, inode, size and modification time of a file or of all files in a folder, to detect changes in one run."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = []
     for file in files:
@@ -171,17 +169,17 @@ def _looks(path: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _spoken(data: str) -> str:
-    """What messages call the data."""
+    """The name of the data in messages."""
     return "the iterable" if is_given(data) else data
 
 
 @dataclass(frozen=True)
 class SamplesRead:
-    """What the first reading of a loader found.
+    """The result of reading a loader's samples for the first time.
 
     Attributes:
-        print: SHA-256 over all samples.
-        samples: the samples themselves, or what yields them again.
+        print: SHA-256 of all samples.
+        samples: the samples themselves, or a source that yields them again.
         notes: findings about the loader.
     """
 
@@ -191,19 +189,19 @@ class SamplesRead:
 
 
 def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Progress = silent) -> SamplesRead:
-    """All samples of a loader, which is read once.
+    """Read all samples of a loader, once.
 
-    They are held where they are few, and in any case for an iterator, which can be read only once.
+    They are held in memory if they are few, and always for an iterator, which can be read only once.
 
     Args:
         loader: see ``repeatable``.
-        name: what messages call it.
-        wanted: how many samples are used. With it, only as many of the first are taken of a loader that does not say
-            how many it has and has not ended after them and ``_LOOKED``.
-        progress: told how many have been read.
+        name: its name in messages.
+        wanted: how many samples are used. If given, only this many are taken of a loader that has no length and does
+            not end within the first ``wanted`` or ``_LOOKED`` samples, whichever is more.
+        progress: called with the number of samples read.
 
     Raises:
-        DataError: the loader failed, yields no dictionaries, or does not end.
+        DataError: the loader failed, does not yield dictionaries, or does not end.
     """
     held: list[dict[str, Array]] | None = []
     digests: list[bytes] = []
@@ -228,7 +226,7 @@ def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Pr
         objects.append(repr(of_objects).encode())
         size += sum(values.nbytes for values in feed.values())
         if held is not None:
-            # a loader may fill the same arrays again
+            # a loader may reuse its arrays for the next sample
             held.append({key: values.copy() for key, values in feed.items()})
         if size > _HELD_BYTES and not once:
             held = None
@@ -254,9 +252,9 @@ def _reading(name: str, number: int) -> Activity:
 
 
 def _differ(loader: Any, name: str, digests: Sequence[bytes]) -> bool:
-    """Whether the first samples of a second reading differ from those of the first, in values or order.
+    """Whether the first samples differ in values or order when a loader is read again.
 
-    Not where there is no second reading: what is held needs none.
+    False if the loader cannot be read again; a list or tuple is not read again.
     """
     if isinstance(loader, (list, tuple)):
         return False

@@ -1,4 +1,4 @@
-"""What a rehearsal makes that the run would make again: the graph after the passes that depend on the graph alone."""
+"""The graph after the passes that depend on the graph alone, which a rehearsal computes and the run reuses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AppliedPasses:
-    """What the first passes of a recipe made of its model.
+    """The result of the first passes of a recipe.
 
     Attributes:
-        count: how many passes these are.
+        count: how many passes were applied.
         model: the graph after them.
-        plan: what they asked for.
-        events: what they noted.
+        plan: the precisions they requested.
+        events: their journal events.
     """
 
     count: int
@@ -34,10 +34,10 @@ class AppliedPasses:
 
 
 def apply_graph_passes(steps: Sequence[Pass], model: Model, context: Context) -> AppliedPasses:
-    """Apply the first passes that depend on the graph alone, and keep the result; the model is changed.
+    """Apply the leading passes that depend on the graph alone, and keep the result; the model is changed.
 
     Raises:
-        QtoolError: a pass failed or refused.
+        QtoolError: a pass failed or refused the model.
     """
     from toolkit.contract.passes import Sequence as PassSequence
 

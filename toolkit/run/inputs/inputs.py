@@ -1,4 +1,4 @@
-"""What a recipe's run starts from: the model and the samples."""
+"""The inputs of a recipe's run: the model and the samples."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
 
 def random_nodes(model: Model) -> tuple[list[str], list[str]]:
-    """The nodes that draw random numbers, and those that draw different ones in every run of onnxruntime too."""
+    """Names of the nodes that draw random numbers, and of those whose numbers also differ between onnxruntime runs."""
     drawing = [node for node, _ in model.walk() if is_random(node)]
     kinds = model.facts().types if drawing else {}
     return [node.name for node in drawing], [n.name for n in drawing if not is_deterministic(n, model.opset, kinds)]
 
 
 class Inputs:
-    """Opens what a job's recipe names; the model once.
+    """Opens the model and data of a job; the model is loaded once.
 
     Args:
-        job: the recipe at work.
+        job: the recipe's job.
         source: the model as ``load_source`` returns it, if already loaded.
 
     Attributes:
-        prints: fingerprints of what is read.
-        looked: how the model's outputs are read, once ``task.look`` has found it.
-        graph_passes: what a rehearsal made of the model that the run goes on with; None where there was none.
+        prints: fingerprints of the inputs.
+        looked: how to interpret the model's outputs, once ``task.look`` has found it.
+        graph_passes: the rehearsal's result, from which the run continues; None without a rehearsal.
     """
 
     def __init__(self, job: Job, source: Model | None = None) -> None:
@@ -62,7 +62,7 @@ class Inputs:
         self.graph_passes: AppliedPasses | None = None
 
     def source(self, journal: Journal | None = None) -> Model:
-        """The model as it was loaded; loaded once. ``journal`` gets findings about it."""
+        """The model as loaded from its file, loaded once. ``journal`` receives findings about it."""
         from toolkit.graph.files.onnx_file import ONNX
 
         if self._source is None:
@@ -97,9 +97,9 @@ class Inputs:
         self._source_notes = [event.why for event in said]
 
     def reference(self) -> Model:
-        """The model that results are compared with: the source without the pairs that the recipe has taken out.
+        """The model that results are compared with: the source without the Q/DQ pairs that the recipe strips.
 
-        What the pairs stood in for is found from the calibration samples, as where the recipe's passes strip them.
+        Clamps that the pairs stood for are found from the calibration samples, as in the recipe's stripping passes.
         Pairs that a pass names by the result of an earlier pass stay.
         """
         if self._reference is None:
@@ -108,7 +108,7 @@ class Inputs:
         return self._reference
 
     def _quantized_notes(self) -> Sequence[Finding]:
-        """Findings about pairs that the recipe leaves in the model."""
+        """Findings about Q/DQ pairs that the recipe leaves in the model."""
         if self._left is None:
             source = self.source()
             stripping = bool(stripping_passes(self.job.recipe, self.job.allow_code))
@@ -118,7 +118,7 @@ class Inputs:
         return self._left
 
     def _stripped(self, model: Model, dry_run: bool = False) -> Model:
-        """The model without pairs; in a dry run nothing is measured, so clamps that only samples show are missing."""
+        """The model without Q/DQ pairs; a dry run measures nothing, so clamps that only samples reveal are missing."""
         from toolkit.calibration.provider import Calibrator
         from toolkit.contract.context import Context
 
@@ -135,9 +135,9 @@ class Inputs:
     def calibration_data(
         self, model: Model, journal: Journal | None = None, profiles: Profiles | None = None
     ) -> CalibrationData | None:
-        """The calibration samples, without those held out for evaluation where the recipe has no test data.
+        """The calibration samples, without those held out for evaluation if the recipe has no evaluation data.
 
-        ``profiles`` replaces the recipe's own, where samples must fit other shapes.
+        ``profiles`` replaces the recipe's profiles, for samples that must fit other shapes.
         """
         section = self.job.recipe.calibration
         if section.data is None and section.random is None:
@@ -153,11 +153,11 @@ class Inputs:
         return data
 
     def scarce(self, samples: Mapping[str, int]) -> list[Finding]:
-        """Findings of profiles with too few calibration samples.
+        """Findings for profiles with too few calibration samples.
 
         Args:
-            samples: by profile, how often the model was given some; each time counts as many as it always takes at
-                once.
+            samples: by profile, how many samples the model was given; a sample with several rows, which the model
+                computes at once, counts once per row.
         """
         from toolkit.calibration.diagnosis import sparse_profiles
         from toolkit.evaluation.observation.fixed_rows import rows_at_once
@@ -170,7 +170,7 @@ class Inputs:
         return [Code.FEW_SAMPLES(profile=name, samples=number) for name, number in sparse_profiles(whole).items()]
 
     def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
-        """The samples to measure on, as many as the recipe wants, and whether calibration did not see them."""
+        """The samples to measure on, at most as many as the recipe allows, and whether calibration did not use them."""
         section, calibration = self.job.recipe.evaluation, self.job.recipe.calibration
         labels = section.metric is not None
         if section.data is not None:
@@ -184,7 +184,7 @@ class Inputs:
         return data.split(section.hold_out, together=self._together())[1].first(section.samples), True
 
     def _together(self) -> int:
-        """How many consecutive samples share a label of the evaluation's."""
+        """The number of consecutive samples that share a label of the evaluation data."""
         from toolkit.evaluation.metrics.table import together
 
         return together(self.job.recipe.evaluation.metric)
@@ -227,7 +227,7 @@ class Inputs:
         return self.prints.given(data) if self.job.names_code(data) else str(self.job.recipe.resolve(data))
 
     def calibrator_print(self) -> str:
-        """A fingerprint of the batches of ``calibrator_batches``; empty where there are none."""
+        """A fingerprint of the batches of ``calibrator_batches``; empty if there are none."""
         recipe = self.job.recipe
         if recipe.engine.quantization != "implicit" or recipe.engine.calibrator == "ranges":
             return ""
@@ -236,13 +236,12 @@ class Inputs:
         return sha256_json([self.prints.of_data(recipe.calibration.data), settings, held_out, repr(self.job.profiles)])
 
     def calibrator_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches for TensorRT's own calibrators: every sample made to fit the calibration profile's opt shape.
+        """Batches for TensorRT's own calibrators, in which every sample fits the calibration profile's opt shape.
 
-        Nothing where the ranges are qtool's own. Samples that do not fill a batch are left out, see
-        ``calibrator_left_out``.
+        Empty if the ranges are qtool's own. Samples that do not fill a batch are left out, see ``calibrator_left_out``.
 
         Raises:
-            DataError: they do not fill a single one.
+            DataError: the samples do not fill a single batch.
         """
         batches = self._calibrator_data()
         if batches is None:
@@ -264,7 +263,7 @@ class Inputs:
             )
 
     def calibrator_left_out(self) -> list[Finding]:
-        """A finding that samples are left out of TensorRT's own calibration, since they do not fill a batch."""
+        """A finding if samples that do not fill a batch are left out of TensorRT's own calibration."""
         batches = self._calibrator_data()
         if batches is None or not batches[0].can_batch:
             return []
@@ -276,7 +275,7 @@ class Inputs:
         return [found] if left else []
 
     def _calibrator_data(self) -> tuple[CalibrationData, int] | None:
-        """What TensorRT's own calibrators read, at the calibration profile's opt shape, and the samples of a batch."""
+        """Data for TensorRT's own calibrators at the calibration profile's opt shape, and the batch size."""
         section = self.job.recipe.engine
         if section.quantization != "implicit" or section.calibrator == "ranges":
             return None

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def partitions_note(model: Model) -> Finding | None:
-    """How many partitions a model is run in under ``[run] memory``; None where it is run whole.
+    """A note on the number of partitions a model is run in under ``[run] memory``; None if it is run as a whole.
 
     Raises:
-        ModelError: one node's weights are more than the memory allows.
+        ModelError: the weights of a single node exceed the memory limit.
     """
     from toolkit.graph.large_models.memory import memory_limited
     from toolkit.graph.large_models.partitions import partitions_of

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plugin_note(model: Model) -> Finding | None:
-    """What onnxruntime cannot run, up to where the model is measured, and what is not measured; None where all runs."""
+    """A note on operators that onnxruntime cannot run, and what is therefore not measured; None if all can be run."""
     from toolkit.graph.sessions.runnable import not_run
 
     left = not_run(model)
@@ -26,7 +26,7 @@ def plugin_note(model: Model) -> Finding | None:
 
 
 def plugin_comment(model: Model) -> list[str]:
-    """``plugin_note`` as comment lines of a recipe; none where all runs."""
+    """``plugin_note`` as comment lines of a recipe; empty if all operators can be run."""
     from toolkit.report.findings import sentence
 
     found = plugin_note(model)

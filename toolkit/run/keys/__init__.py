@@ -1,1 +1,1 @@
-"""What a step's result depends on, so that it is used again only where nothing changed: keys, code, the lock file."""
+"""Keys of a step's result, which is reused only if nothing it depends on changed: content, code, the lock file."""

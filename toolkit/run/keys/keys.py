@@ -1,4 +1,4 @@
-"""Parts of steps' keys: the content of what goes into them, so that no result is reused where it is wrong."""
+"""Parts of steps' keys: digests of a step's inputs, so that outdated results are not reused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.run.recipe.passes import stripping_passes
 
 
 def engine_key(job: Job) -> dict[str, Any]:
-    """What lowering and building depend on besides the model."""
+    """Parts of the key for lowering and building, besides the model."""
     return {
         "engine": job.recipe.engine.model_dump(mode="json", exclude={"compare", "open"}),
         "backend": job.backend,
@@ -25,7 +25,7 @@ def engine_key(job: Job) -> dict[str, Any]:
 
 
 def _stripped(inputs: Inputs) -> list[Any]:
-    """What the model that results are compared with depends on: samples show which clamps pairs stood in for."""
+    """Key part for the reference model: samples decide which clamps replace the stripped Q/DQ pairs."""
     job = inputs.job
     steps = [pass_code(step) for step in stripping_passes(job.recipe, job.allow_code)]
     settings = job.recipe.calibration
@@ -33,7 +33,7 @@ def _stripped(inputs: Inputs) -> list[Any]:
 
 
 def evaluation_key(inputs: Inputs) -> dict[str, Any]:
-    """What measuring depends on besides the models."""
+    """Parts of the key for measuring accuracy, besides the models."""
     job, prints = inputs.job, inputs.prints
     evaluation, calibration = job.recipe.evaluation, job.recipe.calibration
     return {
@@ -49,19 +49,19 @@ def evaluation_key(inputs: Inputs) -> dict[str, Any]:
 
 
 def model_hash(path: Path) -> list[str]:
-    """A model of the run folder with the file of its weights, hashed again each time."""
+    """Digests of a model in the run folder and of its weight file, computed anew at each call."""
     from toolkit.graph.files.header import model_files
 
     return [path_fingerprint(file) for file in model_files(path)] if path.is_file() else []
 
 
 def hashes(*paths: Path) -> dict[str, str]:
-    """Files of the run folder by name, hashed again each time; empty where there are none."""
+    """Digests of files in the run folder by name, computed anew at each call; empty for missing files."""
     return {path.name: path_fingerprint(path) if path.is_file() else "" for path in paths}
 
 
 def gpu_here() -> str:
-    """The GPU of this machine; empty where there is none."""
+    """The GPU of this machine; empty if there is none."""
     from toolkit.base.gpu import find_gpu
 
     gpu = find_gpu()

@@ -1,4 +1,4 @@
-"""recipe.lock.toml: the recipe with every setting resolved, and what the run was made from."""
+"""recipe.lock.toml: the recipe with every setting resolved, and fingerprints of the run's inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
 
 
 def _code(inputs: Inputs) -> list[str]:
-    """Own code of passes and of the metric, by what the recipe calls it; settings are the lock file's own."""
+    """User code of passes and metric, under its name in the recipe; settings are in the lock file itself."""
     recipe = inputs.job.recipe
     found = [
         f"{use} {part}"
@@ -62,8 +62,8 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
     """The content of recipe.lock.toml.
 
     Args:
-        inputs: the recipe with fingerprints of what it reads.
-        backend: what built the engine.
+        inputs: the recipe with fingerprints of its inputs.
+        backend: the backend that built the engine.
         lowering: ``strong`` or ``weak``.
     """
     import tomli_w
@@ -74,7 +74,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
         {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.unused_settings()))}
         for use, step in named_passes(recipe, inputs.job.allow_code)
     ]
-    # not in any key, since it changes no result; but reopening the run should use the same memory limit
+    # in no key, since it changes no result; but reopening the run should use the same memory limit
     settings["run"] = recipe.run.model_dump(mode="json", exclude_none=True, exclude={"on"})
     settings["lock"] = {
         "backend": backend,
@@ -86,13 +86,13 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
 
 
 class LockInfo(FileSchema):
-    """What a lock file holds besides the recipe.
+    """The contents of a lock file besides the recipe.
 
     Attributes:
-        backend: what built the engine.
+        backend: the backend that built the engine.
         lowering: ``strong`` or ``weak``.
-        versions: by package, of what the run was made with.
-        fingerprints: SHA-256 of what was read; empty where the recipe names nothing.
+        versions: versions of the packages that the run used.
+        fingerprints: SHA-256 of each input; empty if the recipe names none.
     """
 
     backend: str
@@ -102,31 +102,31 @@ class LockInfo(FileSchema):
 
 
 def not_as_locked(inputs: Inputs) -> list[Finding]:
-    """A finding that what a lock file's recipe reads is not what the run read that left the lock file."""
+    """A finding if a lock file's recipe reads other inputs than the run that wrote the lock file."""
     files = [_FILES[name] for name in changed_since(inputs, inputs.job.recipe.locked, tuple(_FILES))]
     return [DataCode.NOT_AS_LOCKED(files=files)] if files else []
 
 
 def changed_since(inputs: Inputs, known: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Of what a run read, by the names of fingerprints, what is different by now; an unknown fingerprint says nothing.
+    """The names of a run's inputs that have changed since; inputs without a known fingerprint are not included.
 
     Args:
-        inputs: what the recipe reads now.
+        inputs: the recipe's inputs now.
         known: the run's fingerprints, by name.
-        names: those to compare.
+        names: the fingerprints to compare.
     """
     return [name for name in names if name in known and known[name] != _FINGERPRINTS[name](inputs)]
 
 
 def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:
-    """A lock file: the recipe with every setting resolved, and what the run was made from.
+    """Read a lock file: the recipe with every setting resolved, and the run's versions and fingerprints.
 
     Args:
         path: the file.
-        base: the recipe's file, in whose folder relative paths start; the working folder where None.
+        base: the recipe's file, to whose folder paths are relative; None for the working directory.
 
     Raises:
-        RecipeError: it cannot be read, or is no lock file.
+        RecipeError: the file cannot be read or is not a lock file.
     """
     kind = FileKind("not a lock file", RecipeError, "name the recipe.lock.toml of a run folder")
     with reading(path, kind):

@@ -1,4 +1,4 @@
-"""What the behaviour of a pass depends on, for the keys of steps that use it."""
+"""A pass's identity, settings and code, for the keys of steps that use it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from toolkit.contract.installed import installed_passes
 from toolkit.contract.passes import Pass
 
 SETTINGS = 3
-"""So many parts of what ``pass_code`` returns come before those of the code."""
+"""Index of the first code entry in the list that ``pass_code`` returns; class and settings come before."""
 
 
 def pass_code(step: Pass) -> list[str]:
-    """Which pass it is, its settings, and its code if not qtool's own, which is in every key."""
+    """The pass's class, its settings, and its code unless it is qtool's own, which is in every key anyway."""
     kind = type(step)
     try:
         settings = step.model_dump_json()
     except Exception:
-        # settings that are not JSON: nothing made with them is reused
+        # settings that cannot be written as JSON: a random key, so no result is reused
         settings = uuid4().hex
     found = [kind.__module__, kind.__qualname__, settings]
     for module in (kind.__module__, *(name.partition(":")[0] for name in step.code_named())):

@@ -1,4 +1,4 @@
-"""What a step of a run is: a key, a result, and where the result is kept."""
+"""A step of a run: a key, a result, and the file of the result."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ G = TypeVar("G", bound="GraphRecord")
 
 
 class Record(BaseModel):
-    """What a step found out. What is large (models, engines, ranges) lies beside it, in files of the run folder.
+    """The result of a step. Large parts (models, engines, ranges) are separate files in the run folder.
 
     Attributes:
         files: those files, relative to the run folder.
-        unfollowed: why it is not known what code of the user's read for it, so that it is made again the next time.
+        unfollowed: why the inputs of the user's code are not known, in which case the step runs again next time.
     """
 
-    # what is no number is read back as what it was, not as missing
+    # NaN and infinity are read back as such, not as None
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
     files: list[str] = []
     unfollowed: list[str] = []
@@ -40,34 +40,34 @@ class Record(BaseModel):
 
     @property
     def final(self) -> bool:
-        """Whether the next run may take this result; not where it is a failure whose cause may be gone by then."""
+        """Whether the next run may reuse this result; not if it is a failure whose cause may be temporary."""
         return True
 
     @property
     def said(self) -> list[Finding]:
-        """What the user must be told when the step is done, before the next ones."""
+        """Findings that the user must see as soon as the step is done."""
         return []
 
     def path(self, name: str) -> Path | None:
-        """Where one of the files lies; None where the step did not write it."""
+        """The path of one of the files; None if the step did not write it."""
         return self._folder / name if name in self.files else None
 
     def content(self) -> dict[str, Any]:
-        """The whole record as JSON; files are in it by name only."""
+        """The whole record as JSON, with the names of its files."""
         return self.model_dump(mode="json")
 
     def key(self) -> Any:
-        """The whole record in few bytes, for the keys of later steps: its content where it was not kept."""
+        """A short digest of the record for the keys of later steps, or its content if it was not stored."""
         return hashes(self._file) if self._file is not None else self.content()
 
     def kept_in(self: R, folder: Path, file: Path | None = None) -> R:
-        """This record as kept in ``file``, its files in ``folder``."""
+        """This record with ``file`` as its own file and ``folder`` as the folder of the others."""
         self._folder, self._file = folder, file
         return self
 
 
 class GraphRecord(Record):
-    """A record with a graph in a file beside it, which is loaded once, unless the step has just made it."""
+    """A record with a graph in a separate file, which is loaded at most once, and not if the step has just made it."""
 
     model_file: ClassVar[str]
     _model: Model | None = PrivateAttr(None)
@@ -79,7 +79,7 @@ class GraphRecord(Record):
         return self._folder / self.model_file
 
     def model(self) -> Model:
-        """The graph; to change it, take a copy."""
+        """The graph; copy it before changing it."""
         from toolkit.graph.model import Model
 
         if self._model is None:
@@ -87,9 +87,9 @@ class GraphRecord(Record):
         return self._model
 
     def holding(self: G, model: Model) -> G:
-        """This record with the graph that was written, which is settled.
+        """This record with the graph that was just written, which is settled.
 
-        A graph whose weights went to a separate file is read again: they are mapped then, and take no memory.
+        A graph with a separate weight file is loaded again instead: its weights are then memory-mapped.
         """
         from toolkit.graph.proto.light import fits_message
 
@@ -98,7 +98,7 @@ class GraphRecord(Record):
         return self
 
     def model_key(self) -> list[str]:
-        """The graph's content; read again only where a file has been written since."""
+        """Digests of the graph's files, computed again only if a file has been written since."""
         stats = [path.stat() for name in self.files if (path := self._folder / name).is_file()]
         looks = [(one.st_size, one.st_mtime_ns) for one in stats]
         if self._hashed is None or self._hashed[0] != looks:
@@ -107,15 +107,15 @@ class GraphRecord(Record):
 
 
 class Step(ABC, Generic[R]):
-    """A part of a run whose result is kept in the run folder, and reused where its key is the same.
+    """A part of a run whose result is kept in the run folder and reused if its key is the same.
 
-    It knows the job's inputs and the records of the steps before it, nothing else.
+    It depends only on the job's inputs and the records of earlier steps.
 
     Attributes:
-        name: what users see, and the name of the record's file.
+        name: the name that users see, also of the record's file.
         kind: the record's class.
-        leaves: files that it writes into the run folder where there is something to write. A file that the record does
-            not name belongs to another run, which was killed: it is removed.
+        leaves: optional files that it writes into the run folder. A file that the record does not name is a remnant of
+            a killed run and is removed.
     """
 
     name: ClassVar[str]
@@ -128,26 +128,26 @@ class Step(ABC, Generic[R]):
 
     @abstractmethod
     def key(self) -> Mapping[str, Any]:
-        """All that the result depends on, as content, part by part."""
+        """Everything that the result depends on, as content, part by part."""
 
     def calls_users_code(self) -> bool:
-        """Whether code of the user's contributes to the result: then what it reads is kept with it."""
+        """Whether user code contributes to the result; if so, the files it reads are stored with the result."""
         return False
 
     @abstractmethod
     def run(self) -> R:
-        """Do the step; files that are named in the record are written, the record is not."""
+        """Execute the step; writes the files named in the record, but not the record."""
 
     def load(self) -> R:
-        """The record that was kept."""
+        """Read the stored record."""
         text = self._file.read_text(encoding="utf-8")
         return self.kind.model_validate_json(text).kept_in(self.folder.path, self._file)
 
     def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
-        """Write the record, and note in the run folder that the step is done; ``why`` it was not reused.
+        """Store the record and register the step in the run folder; ``why`` tells why a result was not reused.
 
         Raises:
-            DataError: an input was changed meanwhile: it is not known which content the result is from.
+            DataError: an input changed meanwhile, so it is unknown which content the result belongs to.
         """
         self.inputs.prints.require_unchanged()
         for left in set(self.leaves) - set(record.files):
@@ -155,7 +155,7 @@ class Step(ABC, Generic[R]):
         own = [self._file, *(self.folder.path / name for name in record.files)]
         needs = needs_now() if self.calls_users_code() else None
         record.unfollowed = list(needs.unknown) if needs is not None else []
-        # in a third of the time that it takes to make its content first
+        # takes a third of the time of serializing through content()
         write_text(self._file, record.model_dump_json())
         self.folder.store(self.name, key, own, why, needs)
         return record.kept_in(self.folder.path, self._file)
@@ -166,6 +166,6 @@ class Step(ABC, Generic[R]):
 
 
 def relative(folder: RunFolder, *paths: Path) -> list[str]:
-    """Files of the run folder as records name them."""
-    # what lies elsewhere keeps its name, and the run folder refuses it
+    """Paths in the run folder in the form that records use."""
+    # a path outside the folder stays as it is, and the run folder refuses it
     return [(path.relative_to(folder.path) if path.is_relative_to(folder.path) else path).as_posix() for path in paths]

@@ -1,4 +1,4 @@
-"""Code of the user's that a recipe names: its modules, what it declares to read, and following what it reads."""
+"""User code named in a recipe: its modules, its declared inputs, and tracking of the files that it reads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from toolkit.run.recipe.passes import passes_of, stripping_passes
 
 @contextmanager
 def followed(job: Job) -> Iterator[None]:
-    """Follow what the recipe's passes and its metric read in the block, where any of them is not qtool's own.
+    """Track the files that user-defined passes and metrics of the recipe read within the block.
 
-    Data functions are not followed: all their samples are read for the fingerprint of the data.
+    Data functions are not tracked: all their samples are read for the fingerprint of the data.
 
     Raises:
-        QtoolError: a pass or the metric cannot be created, so that what it reads could not be followed.
+        QtoolError: a pass or the metric cannot be created.
     """
     modules = _modules(job)
     if not modules:
@@ -38,7 +38,7 @@ def followed(job: Job) -> Iterator[None]:
 
 
 def passes_use_own_code(job: Job) -> bool:
-    """Whether code of the user's contributes to the passes' result."""
+    """Whether user code contributes to the result of the passes."""
     steps = passes_of(job.recipe, job.allow_code)
     return any(_is_users(step) for step in steps) or (
         _metric(job) is not None and any(step.reads_evaluation() for step in steps)
@@ -46,17 +46,17 @@ def passes_use_own_code(job: Job) -> bool:
 
 
 def measuring_uses_own_code(job: Job) -> bool:
-    """Whether code of the user's contributes to what is measured: the metric, or what makes the reference model."""
+    """Whether user code contributes to measurements: a metric, or a pass that makes the reference model."""
     return _metric(job) is not None or reference_uses_own_code(job)
 
 
 def reference_uses_own_code(job: Job) -> bool:
-    """Whether code of the user's makes the model that results are compared with."""
+    """Whether user code makes the model that results are compared with."""
     return any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
 
 
 def metric_inputs(job: Job) -> list[Path]:
-    """The files that the recipe's own metric declares to read, by its attribute ``inputs``."""
+    """The files that a user's metric declares in its attribute ``inputs``; empty if there is none."""
     kind = _metric(job)
     named = getattr(kind, "inputs", None)
     if kind is None or not isinstance(named, (list, tuple)):
@@ -66,7 +66,7 @@ def metric_inputs(job: Job) -> list[Path]:
 
 
 def _metric(job: Job) -> Any:
-    """The class or object of a metric of the user's; None where there is none.
+    """The class or object of a user's metric; None if there is none.
 
     Raises:
         QtoolError: it cannot be created.
@@ -82,7 +82,7 @@ def _metric(job: Job) -> Any:
 
 
 def _modules(job: Job) -> list[str]:
-    """Names of the modules that passes and metric of the user's come from."""
+    """Names of the modules of user-defined passes and metrics."""
     found = []
     for step in passes_of(job.recipe, job.allow_code):
         found += [kind.__module__ for kind in type(step).__mro__]
@@ -101,18 +101,18 @@ def _module_of(thing: Any) -> str:
 
 
 def _all_declare(job: Job) -> bool:
-    """Whether all code of the user's declares what it reads: passes by ``input_files``, a metric by ``inputs``."""
+    """Whether all user code declares the files it reads: passes in ``input_files``, a metric in ``inputs``."""
     said = [_declares(step) for step in passes_of(job.recipe, job.allow_code) if _is_users(step)]
     kind = _metric(job)
     return all([*said, *([hasattr(kind, "inputs")] if kind is not None else [])])
 
 
 def _is_users(step: Pass) -> bool:
-    """Whether a pass is not qtool's own, or calls code that is not."""
+    """Whether a pass is not qtool's own, or calls user code."""
     return type(step).__module__.partition(".")[0] not in OWN_PACKAGES or bool(step.code_named())
 
 
 def _declares(step: Pass) -> bool:
-    """Whether a pass's own class declares what it reads, and not a class of qtool's that it derives from."""
+    """Whether a pass's own class declares the files it reads, rather than a base class of qtool's."""
     owner = next(kind for kind in type(step).__mro__ if "input_files" in vars(kind))
     return owner.__module__.partition(".")[0] not in OWN_PACKAGES

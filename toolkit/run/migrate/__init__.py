@@ -1,1 +1,1 @@
-"""From TensorRT's implicit quantization and weak typing to Q/DQ pairs and types in the graph, and back."""
+"""Conversion between TensorRT's implicit quantization with weak typing and Q/DQ pairs with types in the graph."""

@@ -1,4 +1,4 @@
-"""The old form and the new one, both measured on the same samples in onnxruntime."""
+"""Comparison of implicit and explicit quantization on the same samples in onnxruntime."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from toolkit.run.inputs.inputs import Inputs
 
 _FUSED = ACTIVATIONS | ADDS | FOLDED
-"""What runs in the kernel of the layer before it: the tensor in between is never stored."""
+"""Operators that are fused into the preceding layer's kernel: the tensor in between is never stored."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What one form keeps of the float model.
+    """Accuracy of one form compared with the float model.
 
     Attributes:
-        sqnr_db: the lowest SQNR of its outputs.
-        metric: the metric's value; None where there are no labels.
-        float_metric: the float model's value.
+        sqnr_db: the lowest SQNR of its outputs, in dB.
+        metric: the metric's value; None without labels.
+        float_metric: the float model's value; None without labels.
     """
 
     sqnr_db: float | None
@@ -40,16 +40,16 @@ class Form:
     float_metric: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         return {key: str(one) if isinstance(one, float) and not np.isfinite(one) else one
                 for key, one in vars(self).items()}  # fmt: skip
 
 
 def implicit_form(prepared: Model, ranges: Ranges) -> Model:
-    """What TensorRT may do with ranges at most: every tensor that has one is rounded to INT8.
+    """The most that TensorRT may quantize with the given ranges: every tensor with a range is rounded to INT8.
 
     Args:
-        prepared: the float model with the pairs of the explicit form; not changed.
+        prepared: the float model with the Q/DQ pairs of the explicit form; not changed.
         ranges: the given ranges.
     """
     model = prepared.copy()
@@ -70,7 +70,7 @@ def implicit_form(prepared: Model, ranges: Ranges) -> Model:
 
 
 def measured(inputs: Inputs, reference: Model, subject: Model) -> Form | None:
-    """One form compared with the float model on the recipe's samples; None where it has none."""
+    """Compare one form with the float model on the recipe's samples; None if it has no samples."""
     from toolkit.evaluation.evaluate import evaluate
 
     data, _ = inputs.evaluation_data(inputs.source())

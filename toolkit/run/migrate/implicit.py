@@ -1,4 +1,4 @@
-"""Back to implicit quantization: a float model, ranges and a calibration cache out of a model's Q/DQ pairs."""
+"""Conversion back to implicit quantization: float model, ranges and calibration cache from a model's Q/DQ pairs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ MODEL, CACHE, TEXT, COMMAND = "float.onnx", "calibration.cache", "ranges.txt", "
 
 
 def cache_version(release: str) -> int:
-    """The number of a release in a cache's first line, see ``release_number``.
+    """The number of a TensorRT release in a cache's first line, see ``release_number``.
 
     Raises:
-        QtoolError: it is not a release that has calibrators.
+        QtoolError: it is not a release with calibrators.
     """
     words = release.split(".")
     known = 1 <= len(words) <= 3 and all(word.isdecimal() for word in words) and 8 <= int(words[0]) <= 10
@@ -55,22 +55,22 @@ def cache_version(release: str) -> int:
 
 
 def paired_model(path: Path) -> Path:
-    """The model with its pairs: the file itself, or for a run folder the graph before lowering, which is float32."""
+    """The model with Q/DQ pairs: the file itself or, for a run folder, the float32 graph before lowering."""
     return path / PREPARED if path.is_dir() else path
 
 
 def recipe_of_run(path: Path) -> Recipe | None:
-    """The recipe of a run folder; None where it is not one.
+    """The recipe of a run folder; None if ``path`` is not a run folder.
 
     Raises:
-        RecipeError: its lock file cannot be read.
+        RecipeError: the lock file cannot be read.
     """
     lock = path / LOCK
     return read_lock(lock)[0] if path.is_dir() and lock.is_file() else None
 
 
 def requested_types(path: Path) -> dict[str, str]:
-    """What a run asked of each node, by its folder's model; empty where it is no run folder."""
+    """The requested precision of each node, from a run folder's model; empty if ``path`` is not a run folder."""
     model = path / FINAL
     if not path.is_dir() or not model.is_file():
         return {}
@@ -79,20 +79,20 @@ def requested_types(path: Path) -> dict[str, str]:
 
 
 class BackToImplicit:
-    """A model without its pairs, and the ranges that TensorRT needs in their place.
+    """A model without its Q/DQ pairs, and the ranges that TensorRT needs instead.
 
     Args:
-        source: the model with its pairs.
-        asked: what is known to have been asked of its layers.
-        recipe: the recipe that made the model, where that is known.
+        source: the model with Q/DQ pairs.
+        asked: the requested precision of layers, as far as known.
+        recipe: the recipe that made the model, if known.
 
     Attributes:
         model: the float model.
-        fit: its ranges, including those that follow from them.
-        rest: the float type of all else: float16 where it is not known.
-        profiles: by number the shapes of the inputs, as in the recipe.
+        fit: its ranges, including derived ones.
+        rest: the float type of everything else: float16 if unknown.
+        profiles: the shapes of the inputs, by number of the profile in the recipe.
         floats: layers with weights that were not quantized, each with its float type.
-        turns: what became of each pair.
+        turns: the range that replaces each pair, or why it is lost.
     """
 
     def __init__(self, source: Model, asked: Mapping[str, str] | None = None, recipe: Recipe | None = None) -> None:
@@ -118,7 +118,7 @@ class BackToImplicit:
         ]
 
     def _fitted(self, of_pairs: FittedRanges) -> FittedRanges:
-        """The INT8 ranges of tensors that the model without pairs has, and those that follow from them."""
+        """The INT8 ranges of tensors in the model without pairs, and the ranges derived from them."""
         tensors = self.model.graph.tensors()
         formless = {turn.tensor for turn in self.turns if turn.why.code is MigrateCode.NO_IMPLICIT_FORM}
         fit = FittedRanges(of_pairs.ranges, dict(of_pairs.derived))
@@ -139,13 +139,13 @@ class BackToImplicit:
         ]
 
     def said(self) -> list[Finding]:
-        """Findings about the whole."""
+        """Findings about the model as a whole."""
         if not self.fit.ranges.tensors:
             return [MigrateCode.NOTHING_IMPLICIT()]
         return [MigrateCode.FLOAT_LAYERS(layers=list(self.floats))] if self.floats else []
 
     def write(self, folder: Path, stem: str, version: int) -> Path:
-        """Write model, ranges, cache, recipe and the command for trtexec; the recipe's path."""
+        """Write model, ranges, cache, recipe and the trtexec command; returns the recipe's path."""
         model = self.model.save(folder / MODEL)
         write_ranges(self.fit.ranges, folder / CACHE, "tensorrt", version=version)
         write_ranges(self.fit.ranges, folder / TEXT, "text")
@@ -163,7 +163,7 @@ class BackToImplicit:
         return target
 
     def _shapes(self, number: int) -> Iterator[str]:
-        """A profile in flags of trtexec."""
+        """A profile as trtexec options."""
         if len(self.profiles) > 1:
             yield f"--profile={number}"
         for end in ("min", "opt", "max"):
@@ -174,7 +174,7 @@ class BackToImplicit:
         profiles = profile_tables(self.profiles) or profile_lines(shapes_to_join(self.model), {})
         if not self.fit.ranges.tensors:
             head = [
-                "# Float16: no pair had a form without pairs.",
+                "# Float16: no Q/DQ pair has an implicit form.",
                 "",
                 "[model]",
                 f"path = {relative(model, target)}",

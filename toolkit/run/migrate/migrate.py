@@ -1,4 +1,4 @@
-"""`qtool migrate`: instructions to TensorRT's builder become an equivalent recipe and Q/DQ model."""
+"""`qtool migrate`: convert settings of TensorRT's builder into an equivalent recipe and Q/DQ model."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ from toolkit.run.steps.passes import PREPARED
 _FORMS = ("explicit", "implicit")
 _FOLDER, _RECORD, _EXPLICIT = "migrated", "migration.json", "explicit"
 _FEW = 12
-"""How many tensors and flags are listed one by one on the terminal; migration.json lists all."""
+"""How many tensors are listed individually on the terminal; migration.json lists all."""
 
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """What ``qtool migrate`` is asked.
+    """The arguments of ``qtool migrate``.
 
     Attributes:
         words: the source, see ``read_source``.
-        model: the model, in place of the one that the source names.
-        cache: the calibration cache, likewise.
-        data: calibration samples; ranges are calibrated where the source gives none.
-        test: samples to measure both forms on.
-        rest: the float type, where the source (a cache or a model) gives none; fp16 where None.
-        to: ``explicit``, or ``implicit``: the way back, from a model's pairs or a run folder.
-        release: back to implicit: the release of TensorRT that reads the cache.
-        capabilities: compute capabilities of the GPUs that the engine is for.
-        out: the folder to write to.
-        force: whether files of an earlier migration may be written over.
+        model: the model, instead of the one that the source names.
+        cache: the calibration cache, instead of the one that the source names.
+        data: calibration samples; ranges are calibrated if the source gives none.
+        test: samples on which both forms are measured.
+        rest: the float type, if the source (a cache or a model) gives none; None for fp16.
+        to: ``explicit``, or ``implicit`` for the reverse direction, from a model's Q/DQ pairs or a run folder.
+        release: with ``to="implicit"``, the TensorRT release that reads the cache.
+        capabilities: compute capabilities of the engine's target GPUs.
+        out: the output folder.
+        force: whether files of an earlier migration may be overwritten.
     """
 
     words: Sequence[str]
@@ -91,18 +91,18 @@ class MigrationRequest:
 
 @dataclass
 class Migration:
-    """What was made.
+    """The result of a migration.
 
     Attributes:
-        recipe: the recipe.
-        model: the Q/DQ model; None where there are no ranges to make it with.
-        kind: what the source is.
-        turns: what became of each order in the source.
-        tensors: what became of each tensor's range or pair.
-        said: findings about the whole.
-        forms: by form how close it is to the float model, where there are samples.
-        lacks: the float model, where nothing was made of it for lack of ranges and samples.
-        exit_status: 0; 1 where the source names what cannot be migrated without more.
+        recipe: the recipe's file.
+        model: the Q/DQ model; None if it was not built for lack of ranges.
+        kind: the kind of the source.
+        turns: the outcome of each instruction in the source.
+        tensors: the outcome of each tensor's range or pair.
+        said: findings about the migration as a whole.
+        forms: accuracy before and after the migration, if there are samples.
+        lacks: the float model, if no Q/DQ model was built for lack of ranges and samples.
+        exit_status: 0; 1 if ranges or samples are missing.
     """
 
     recipe: Path
@@ -116,7 +116,7 @@ class Migration:
     exit_status: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form, which migration.json holds."""
+        """A JSON-serializable dictionary, as in migration.json."""
         return {
             "recipe": str(self.recipe),
             "model": str(self.model) if self.model is not None else None,
@@ -129,7 +129,7 @@ class Migration:
         }
 
     def to_text(self) -> str:
-        """For people: what has no equivalent comes first."""
+        """Lines of text for people, instructions without an equivalent first."""
         lines = [sentence(one) for one in self.said]
         for title, fates in (
             ("without an equivalent", ("lost",)), ("to be looked at", ("look",)), ("overruled", ("overruled",)),
@@ -137,7 +137,7 @@ class Migration:
         ):  # fmt: skip
             found = [turn for turn in self.turns if turn.fate in fates]
             if found:
-                # a call may hold several orders with the same outcome: a shape's three ends
+                # a call may hold several instructions with the same outcome, such as min, opt and max of a shape
                 lines += [f"{title}:", *dict.fromkeys(f"  {_line(turn)}" for turn in found)]
         if self.tensors:
             lines.append(f"ranges ({count(len(self.tensors), 'tensor')}):")
@@ -161,7 +161,7 @@ _PLAIN = (
     MigrateCode.TENSOR_CONSTANT,
     MigrateCode.TENSOR_UNNAMED,
 )
-"""What most tensors become: one of each represents all."""
+"""The most frequent outcomes; for each of them one tensor is listed as an example."""
 
 
 def _line(turn: OrderOutcome) -> str:
@@ -171,11 +171,11 @@ def _line(turn: OrderOutcome) -> str:
 
 
 def migrate(asked: MigrationRequest) -> Migration:
-    """Read the source, write recipe, ranges and model, and report what became of everything.
+    """Read the source, write recipe, ranges and model, and report the outcome of each instruction and tensor.
 
     Raises:
-        QtoolError: the source does not parse, names no model, or files that are not there; or its ranges belong to
-            an entirely different network.
+        QtoolError: the source cannot be parsed, names no model, or names files that do not exist; or its ranges belong
+            to an entirely different network.
     """
     if asked.to not in _FORMS:
         raise QtoolError(f"--to is '{asked.to}'", remedy=did_you_mean(asked.to, _FORMS))
@@ -185,7 +185,7 @@ def migrate(asked: MigrationRequest) -> Migration:
 
 
 def _to_implicit(asked: MigrationRequest) -> Migration:
-    """Write the float model, the ranges and the cache that stand for a model's pairs."""
+    """Write the float model, ranges and calibration cache that are equivalent to a model's Q/DQ pairs."""
     if len(asked.words) != 1:
         raise QtoolError("--to implicit takes one model or run folder", remedy="give a model with Q/DQ pairs")
     given = Path(asked.words[0])
@@ -205,10 +205,10 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
 
 
 def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
-    """Where the recipe goes.
+    """The path of the new recipe.
 
     Raises:
-        QtoolError: there is one already, without ``force``.
+        QtoolError: the file exists and ``force`` is not set.
     """
     target = folder / f"{stem}.toml"
     if target.exists() and not asked.force:
@@ -219,7 +219,7 @@ def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
 
 
 def _to_explicit(asked: MigrationRequest) -> Migration:
-    """Write the recipe and the Q/DQ model equivalent to the source."""
+    """Write the recipe and the Q/DQ model that are equivalent to the source."""
     source = read_source(asked.words)
     source.orders[:] = _completed(source, asked)
     model_path = _model_path(source, asked)
@@ -233,7 +233,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         )
     paired = pair_count(model) > 0 and not paired_unusably(model)
     if paired and source.kind == "model":
-        # its pairs themselves state their type
+        # the Q/DQ pairs themselves state their type
         source.orders[:] = [order for order in source.orders if order.term is not Term.INT8]
     settled = settle(source.orders, model, paired)
     folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
@@ -246,7 +246,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     settled.complete_engine(source.folders, asked.capabilities)
     text = recipe_text(
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
-        test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {_RECORD} says what became of it."],
+        test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {_RECORD} has the details."],
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if ranges_path is not None and fit is not None:
@@ -268,22 +268,22 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
 
 
 def _inputs(model_path: Path, asked: MigrationRequest) -> dict[str, Path]:
-    """The files that a migration reads, by what they are: none may be written over."""
+    """The files that a migration reads, keyed by their description: none may be overwritten."""
     files = {"the model": model_path, "--data": asked.data, "--test": asked.test, "--cache": asked.cache}
     return {what: path for what, path in files.items() if path is not None}
 
 
 def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
-    """The source's orders with what the command line of qtool adds.
+    """The source's instructions with those added by qtool's command line.
 
     Raises:
-        QtoolError: ``rest`` is given, and the source has one itself.
+        QtoolError: ``rest`` is given although the source states the float type.
     """
     orders = list(source.orders)
     rest = asked.rest or "fp16"
     if source.kind not in ("cache", "model"):
         if asked.rest is not None:
-            what, remedy = without_effect(f"--rest {rest}", f"{source.name} says the float type itself", "--rest")
+            what, remedy = without_effect(f"--rest {rest}", f"{source.name} states the float type itself", "--rest")
             raise QtoolError(what, remedy=f"{remedy}, and set [engine] rest in the recipe that comes out")
     elif rest != "fp32":
         orders.append(Order(Term.FP16 if rest == "fp16" else Term.BF16, None, f"--rest {rest}"))
@@ -298,7 +298,7 @@ def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
 
 
 def _without_file(order: Order, source: MigrationSource) -> Order:
-    """An order for a cache that is still to be written: Polygraphy calibrates then, and writes it."""
+    """An instruction for a cache, marked if the file does not exist yet: Polygraphy then calibrates and writes it."""
     there = any((folder / str(order.value)).exists() for folder in source.folders)
     return order if there else replace(order, why=MigrateCode.CACHE_NOT_THERE())
 
@@ -319,14 +319,14 @@ def _ops(model: Model) -> dict[str, int]:
 
 
 def _data(source: MigrationSource, settled: Settled) -> Path | None:
-    """The samples that the source names, if they exist."""
+    """The samples named in the source; None if it names none."""
     return source.find(settled.data, "the samples", "--data") if settled.data else None
 
 
 def _ranges(
     source: MigrationSource, asked: MigrationRequest, settled: Settled, model: Model, paired: bool
 ) -> tuple[Ranges | None, FittedRanges | None, list[Finding]]:
-    """The given ranges, the same fitted to the model, and findings about them."""
+    """The given ranges, the same ranges fitted to the model, and findings about them."""
     if pair_count(model):
         known = ranges_of_pairs(model, stripped=not paired)
         return None, known if known.ranges.tensors else None, []
@@ -351,7 +351,7 @@ def _make(
     quantizes: bool,
     paired: bool,
 ) -> None:
-    """Run the recipe without a backend: its model is the Q/DQ model, and its report holds the findings."""
+    """Run the recipe without a backend: this writes the Q/DQ model, and a report with the findings."""
     recipe = Recipe.load(found.recipe)
     recipe.engine.backend = "none"
     engine_settings(recipe)
@@ -380,13 +380,13 @@ def _make(
 def _measure(
     found: Migration, recipe: Recipe, model: Model, prepared: Model, fit: FittedRanges | None, paired: bool
 ) -> None:
-    """Both forms on the recipe's samples, where it has any."""
+    """Measure both forms on the recipe's samples, if it has any."""
     inputs = Inputs(Job(recipe, RunFolder(found.recipe.parent / _EXPLICIT)))
     assert found.model is not None
     before = model if pair_count(model) else None
     if before is None and fit is not None:
         before = implicit_form(prepared, fit.ranges)
-    # what pairs with zero points stood in for is put back where the pairs are taken out
+    # the reference has clamps in place of pairs with zero points, which clip like a ReLU
     reference = without_pairs(model) if paired else inputs.reference()
     for name, subject in (("before", before), ("after", Model.load(found.model))):
         one = measured(inputs, reference, subject) if subject is not None else None

@@ -1,4 +1,4 @@
-"""The pairs of a quantized model before and after a migration: what was kept, and what was rebuilt."""
+"""The Q/DQ pairs of a quantized model before and after a migration: which were kept, and which were rebuilt."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SIXTEEN = frozenset({TensorProto.INT16, TensorProto.UINT16})
 
 
 def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
-    """The ranges that the pairs of a model's activations have, by tensor.
+    """The ranges of a model's quantized activations, by tensor.
 
     Args:
-        model: the model with its pairs.
-        stripped: whether the pairs are removed: readers after a Flatten then read a tensor that inherits its range.
+        model: the model with its Q/DQ pairs.
+        stripped: whether the pairs are removed: readers after a Flatten then read a tensor that inherits the range.
     """
     found, added = FittedRanges(Ranges(made_from={"kind": "pairs"})), []
     for name, pair in activations(model):
@@ -49,7 +49,7 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
 
 
 def symmetric(pair: ExistingPair) -> bool:
-    """Whether a pair's one scale is that of symmetric quantization: signed, without a zero point."""
+    """Whether a pair is per-tensor and symmetric: a signed type with zero point 0."""
     if pair.grid.amax is None or pair.scale is None or pair.scale.size != 1 or pair.grid.zero is None:
         return False
     kind = Precision.from_onnx(pair.grid.kind)
@@ -57,11 +57,11 @@ def symmetric(pair: ExistingPair) -> bool:
 
 
 def float_layers(model: Model, stored: bool = False) -> list[str]:
-    """The layers that do not compute in a quantized type: one of their two operands comes from no pair.
+    """The layers that do not compute in a quantized type: at least one of their two operands has no Q/DQ pair.
 
     Args:
-        model: the model with its pairs.
-        stored: whether to include layers of which only the weights are quantized, to a type for weights (INT4).
+        model: the model with its Q/DQ pairs.
+        stored: whether to include layers with only quantized weights, in a weight-only type (INT4).
     """
     found = []
     for node in (node for node in model.nodes if node.op in TARGETS):
@@ -73,7 +73,7 @@ def float_layers(model: Model, stored: bool = False) -> list[str]:
 
 
 def _pair_upstream(model: Model, tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear that values come from, perhaps through operators that only move them."""
+    """The DequantizeLinear that produces the values, also through operators that only move them, or None."""
     node = model.producer(tensor)
     while node is not None and node.op != DEQUANTIZE:
         node = model.producer(node.inputs[0]) if data_inputs(node)[:1] == [0] else None
@@ -81,7 +81,7 @@ def _pair_upstream(model: Model, tensor: gs.Tensor) -> gs.Node | None:
 
 
 def layer_findings(model: Model) -> Iterator[Finding]:
-    """Findings about a model's layers: those of two types, and those that stay float."""
+    """Findings about layers with operands of different types, and about layers that stay float."""
     if mixed := mixed_layers(model):
         yield MigrateCode.PAIRS_MIXED(layers=mixed)
     if floats := float_layers(model):
@@ -89,7 +89,7 @@ def layer_findings(model: Model) -> Iterator[Finding]:
 
 
 def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[TensorTurn]:
-    """What became of the pair of each activation; ``derived`` as in ``FittedRanges``."""
+    """The outcome for the Q/DQ pair of each activation; ``derived`` as in ``FittedRanges``."""
     after = dict(scales_of(final))
     in_blocks = {name for name, pair in activations(final) if block_type(pair.dequantize) is not None}
     turns: dict[str, TensorTurn] = {}
@@ -115,7 +115,7 @@ def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[
 
 
 def activations(model: Model) -> Iterator[tuple[str, ExistingPair]]:
-    """The pairs of a model's activations, each with the name of the tensor that is quantized."""
+    """The Q/DQ pairs of a model's activations, each with the name of the quantized tensor."""
     for pair in pairs_of(model):
         for quantize in pair.quantizers:
             if model.constant(quantize.inputs[0]) is None:

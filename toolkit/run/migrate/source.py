@@ -1,4 +1,4 @@
-"""What the user gives to migrate: a command line, a script, a calibration cache or a quantized model."""
+"""The source of a migration: a command line, a script, a calibration cache or a quantized model."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _QUANTIZERS = re.compile(
     r"\b(?:modelopt|ammo|onnxruntime\.quantization|pytorch_quantization|neural_compressor|aimet_\w+|onnx_neural_compressor"
     r"|quark|olive)\b"
 )
-"""Packages that quantize models and build no engines."""
+"""Packages that quantize models but build no engines."""
 _ONNX = re.compile(r"[^\s\"'=,()]+\.onnx(?![\w.])")
 
 
 @dataclass
 class MigrationSource:
-    """What is migrated.
+    """The source of a migration.
 
     Attributes:
-        kind: what it is.
+        kind: the kind of source.
         name: its name in messages.
         orders: its instructions.
-        folders: where relative paths in it may start, the likeliest first.
-        model: the model, where the source is one itself.
+        folders: folders to which its relative paths may refer, the likeliest first.
+        model: the model, if the source is one.
     """
 
     kind: Kind
@@ -59,16 +59,16 @@ class MigrationSource:
     model: Path | None = None
 
     def find(self, named: str, what: str, option: str, otherwise: str = "") -> Path:
-        """A file that the source names, from where the command is given or where the source lies.
+        """Find a file that the source names, relative to the working directory or to the source's folder.
 
         Args:
-            named: the file's path there.
-            what: what the file is, for the message.
-            option: the option that gives another one.
-            otherwise: what helps too where there is none.
+            named: the path in the source.
+            what: a description of the file for the message.
+            option: the option to give another file.
+            otherwise: a further remedy for the message.
 
         Raises:
-            QtoolError: it is not there, or a folder.
+            QtoolError: the file does not exist, or is a folder.
         """
         for folder in self.folders:
             if (path := folder / named).is_file():
@@ -86,10 +86,10 @@ class MigrationSource:
 
 
 def cached_ranges(path: Path, remedy: str) -> Ranges:
-    """The ranges in a calibration cache or a file like it.
+    """Read the ranges in a calibration cache or a similar file.
 
     Raises:
-        RangesError: it cannot be read; ``remedy`` says what to do where it is not such a file.
+        RangesError: it cannot be read; ``remedy`` is the advice for other kinds of files.
     """
     try:
         return read_ranges(path)
@@ -101,13 +101,13 @@ def cached_ranges(path: Path, remedy: str) -> Ranges:
 
 
 def read_source(words: Sequence[str]) -> MigrationSource:
-    """Identify what was given by its content, and read it.
+    """Identify the source by its content and read it.
 
     Args:
-        words: one path, a script with its arguments, or a command line, in words or as one text.
+        words: one path, a script with its arguments, or a command line, as words or as one string.
 
     Raises:
-        QtoolError: it is none of these, or does not parse.
+        QtoolError: it is none of these, or cannot be parsed.
     """
     plain = list(words)
     if plain and _PYTHON.fullmatch(Path(plain[0]).name) and plain[1:2] and plain[1].endswith(".py"):
@@ -126,7 +126,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     if path.suffix.lower() == ".onnx":
         return _alone("model", path, plain[1:], Order(Term.MODEL, str(path), str(path)))
     text = read_utf8(path, _TEXT)
-    # relative files of a script start where it runs: beside itself, if it changes to there
+    # relative paths in a script refer to where it runs: its own folder, if it changes to there
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     suffix = path.suffix.lower()
     if suffix == ".ipynb":
@@ -150,7 +150,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
 
 
 def _alone(kind: Kind, path: Path, more: Sequence[str], order: Order) -> MigrationSource:
-    """A cache or a model: it implies INT8, and tells nothing else about how an engine was built."""
+    """A cache or a model as the source: it implies INT8, and says nothing else about how an engine was built."""
     if more:
         raise QtoolError(
             f"'{shlex.join(more)}' follows {path}", remedy="give the model with --model and a cache with --cache"
@@ -176,17 +176,17 @@ def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str
 
 
 def _refuse_quantizers(text: str, where: str) -> None:
-    """Refuse a script or command that quantizes a model and builds no engine from it, with what to do instead.
+    """Refuse a script or command that quantizes a model without building an engine; the error suggests an alternative.
 
     Raises:
-        QtoolError: it is one.
+        QtoolError: it is such a script or command.
     """
     if (tool := _QUANTIZERS.search(text)) is None:
         return
     named = _ONNX.search(text)
     model = named[0] if named is not None else "MODEL.onnx"
     raise QtoolError(
-        f"it quantizes a model with {tool[0]}, and does not set up TensorRT's builder",
+        f"it quantizes a model with {tool[0]} but does not configure TensorRT's builder",
         where=where,
         remedy=f"run qtool new {model} --data SAMPLES, whose recipe finds which layers can run in INT8; or migrate the "
         "model with Q/DQ pairs that it wrote: qtool migrate QUANTIZED.onnx",

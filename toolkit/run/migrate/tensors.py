@@ -1,4 +1,4 @@
-"""Ranges of a calibration cache or a script on a model's tensors: which went where, and which tensors had none."""
+"""Ranges from a calibration cache or script, matched to a model's tensors, and tensors that have no range."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NEAR = 0.02
 
 @dataclass(frozen=True)
 class TensorTurn:
-    """What became of one tensor's range.
+    """The outcome for one tensor's range.
 
     Attributes:
-        tensor: its name, in the file that gave the range or in the model.
-        amax: the range; None where there is none.
-        why: where it went, or why nowhere.
+        tensor: the tensor's name, in the file that gave the range or in the model.
+        amax: the range; None if there is none.
+        why: where the range is used, or why it is not.
     """
 
     tensor: str
@@ -41,7 +41,7 @@ class TensorTurn:
     why: Finding
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form, with the reason in words."""
+        """A JSON-serializable dictionary, with the reason as a sentence."""
         from toolkit.report.findings import sentence
 
         return {"tensor": self.tensor, "amax": self.amax, "why": {**self.why.to_json(), "text": sentence(self.why)}}
@@ -52,9 +52,9 @@ class FittedRanges:
     """Given ranges, fitted to a model.
 
     Attributes:
-        ranges: those of the model's tensors, with the ranges that follow from them.
-        derived: by tensor the tensor whose range it has.
-        said: findings about all of them together.
+        ranges: the ranges of the model's tensors, including derived ones.
+        derived: for each tensor with a derived range, the tensor that it comes from.
+        said: findings about the ranges as a whole.
     """
 
     ranges: Ranges
@@ -63,7 +63,7 @@ class FittedRanges:
 
 
 def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
-    """The ranges of a model's tensors; operators that only move or cut values hand theirs on, as TensorRT does.
+    """Fit ranges to a model's tensors; operators that only move or cut values propagate ranges, as in TensorRT.
 
     Raises:
         RangesError: none belongs to a tensor of the model.
@@ -93,7 +93,7 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
 
 
 def propagate_ranges(found: FittedRanges, model: Model) -> None:
-    """Hand ranges on through operators that make no new values, forwards, then back through those that keep all."""
+    """Propagate ranges forwards through operators that compute no new values, then back through those that keep all."""
     moving = [node for node in model.nodes if node.op in _SAME_VALUES | _CUTS and data_inputs(node)]
     for node in moving:
         for out in node.outputs:
@@ -104,7 +104,7 @@ def propagate_ranges(found: FittedRanges, model: Model) -> None:
 
 
 def propagate_ranges_back(found: FittedRanges, model: Model) -> None:
-    """``propagate_ranges``, and also back within a kernel: what lies before a ReLU or a MaxPool has its result's range.
+    """``propagate_ranges``, and also backwards within a kernel: the input of a ReLU or MaxPool gets its output's range.
 
     TensorRT needs a range for every tensor that an INT8 layer touches; see
     ``backends.building.weak_network.set_ranges``.
@@ -123,14 +123,14 @@ def _take(found: FittedRanges, tensor: str, source: str) -> None:
 
 
 def tensor_turns(given: Ranges, fit: FittedRanges, source: Model, final: Model, journal: Journal) -> list[TensorTurn]:
-    """What became of each given range, and of each tensor that wanted one.
+    """The outcome of each given range, and of each tensor that needs one.
 
     Args:
-        given: the ranges of the file or the script.
-        fit: the same, fitted to the model.
+        given: the ranges from the file or script.
+        fit: the same ranges, fitted to the model.
         source: the model that they were given for.
-        final: the model with its pairs.
-        journal: what the passes noted.
+        final: the model with Q/DQ pairs.
+        journal: the passes' journal.
     """
     scales = dict(scales_of(final))
     known = source.graph.tensors()
@@ -168,7 +168,7 @@ def _turn(
         return MigrateCode.TENSOR_INSIDE()
     if amax == 0:
         return MigrateCode.TENSOR_ZERO(scale=scales[name])
-    # a scale is rounded up to a float16, which may be one part in a thousand more
+    # scales are rounded up to float16, which adds up to one part in a thousand
     near = abs(scales[name] * 127 - amax) <= _NEAR * amax
     return MigrateCode.TENSOR_PAIRED(scale=scales[name]) if near else MigrateCode.TENSOR_SHARED(
         scale=scales[name], own=amax / 127
@@ -176,7 +176,7 @@ def _turn(
 
 
 def scales_of(model: Model) -> Iterator[tuple[str, float]]:
-    """Scale by activation that has a pair, also by what a Cast before it reads, which may be lowering's."""
+    """The scale of each activation with a Q/DQ pair, and of the inputs of Casts before it (lowering adds some)."""
     for pair in pairs_of(model):
         if pair.scale is None or pair.scale.size != 1:
             continue
@@ -191,7 +191,7 @@ def scales_of(model: Model) -> Iterator[tuple[str, float]]:
 
 
 def counts(turns: Sequence[TensorTurn]) -> dict[str, int]:
-    """How many tensors became what, by code."""
+    """How many tensors have each outcome, by code."""
     found: dict[str, int] = {}
     for turn in turns:
         found[str(turn.why.code)] = found.get(str(turn.why.code), 0) + 1

@@ -1,4 +1,4 @@
-"""The recipe of a migration: what was settled, as text."""
+"""The text of a migration's recipe."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def recipe_text(
     test: Path | None,
     about: Sequence[str] = (),
 ) -> str:
-    """The recipe.
+    """The recipe's text.
 
     Args:
-        settled: what it has to hold.
+        settled: the settings that it must contain.
         model: the model.
-        target: where it will be; its paths are relative to there.
+        target: the path of the recipe; its paths are relative to that folder.
         model_path: the model's file.
-        ranges: the file of ranges; None where there are none.
-        paired: whether the model's own pairs stay.
+        ranges: the file of ranges; None if there is none.
+        paired: whether the model's own Q/DQ pairs stay.
         data: calibration data.
         test: test data.
-        about: comment lines for its head.
+        about: comment lines at the top.
     """
     lines = [*(f"# {line}" for line in about), "", "[model]", f"path = {relative(model_path, target)}", ""]
     lines += profile_tables(settled.profiles)
@@ -70,17 +70,17 @@ def recipe_text(
 
 
 def next_command(recipe: Path, lacks: Path | None) -> str:
-    """What to do with a recipe that was written; ``lacks`` is its model, where that needs samples first."""
+    """The next step after the recipe is written; ``lacks`` is its model if samples are needed first."""
     if lacks is None:
         return f"next: qtool run {shell_word(recipe)}"
     return (
-        f"next: take real inputs. qtool new {shell_word(lacks)} --data SAMPLES finds which layers can run in INT8; "
-        f"or set [calibration] data in {recipe}, which asks for all of them, and run it"
+        f"next: use real inputs. qtool new {shell_word(lacks)} --data SAMPLES finds which layers can run in INT8; "
+        f"or set [calibration] data in {recipe}, which requests INT8 for all of them, and run it"
     )
 
 
 def profile_tables(profiles: Mapping[Any, Mapping[str, Mapping[str, Sequence[int]]]]) -> list[str]:
-    """The ``[[profile]]`` tables: by number the shapes of the inputs, min, opt and max."""
+    """The ``[[profile]]`` tables, from the inputs' min, opt and max shapes by number of the profile."""
     lines = []
     for number, shapes in enumerate(profiles.values()):
         lines += ["[[profile]]", f'name = "profile{number}"']
@@ -120,7 +120,7 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
     for kind, patterns in settled.layers.patterns.items():
         by_type.setdefault(kind, {})["nodes"] = patterns
     if pair_count(model):
-        # a layer that its author left float has no pairs
+        # a layer that the model's author left in float has no pairs
         kept = [literal_glob(name) for name in float_layers(model)]
         asked = by_type.get(settled.rest, {}).get("nodes", [])
         if kept:
@@ -130,11 +130,11 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
     for kind, chosen in by_type.items():
         add(Role.KEEP, **chosen, precision=kind)
     if not paired:
-        # after those, which name nodes of the original model
+        # after the keep passes, which name nodes of the original model
         add(Role.FOLD)
         if any(node.op == "BatchNormalization" for node in model.nodes):
             add(Role.FOLD_NORMALIZATION)
-    # a pass takes no layer whose pairs are of another type than its own
+    # a quantizing pass skips layers with pairs of another type than its own
     own = sorted(map(str, types_of_pairs(model))) if paired else []
     for kind in own or ([settled.quantize] if settled.quantize else []):
         add(Role.QUANTIZE, **({"dtype": kind} if kind != Precision.INT8.value else {}))

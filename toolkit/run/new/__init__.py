@@ -1,1 +1,1 @@
-"""A recipe written for a model: its samples, its metric and limit, ranges from a file, fixed inputs."""
+"""Generation of a recipe for a model: its samples, metric and limit, ranges from a file, fixed inputs."""

@@ -1,4 +1,4 @@
-"""The metric of a new recipe: one that labels fit, for the output whose float answers agree with them."""
+"""The metric of a new recipe: one that the labels fit, for the output that the float model predicts them with."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from toolkit.run.task.labels import not_finite, refuse_stray, unfit
 from toolkit.run.task.output_choice import output_unsure
 
 _MEASURED = 64
-"""Samples that the float model runs on, one by one: the limit only has to be of the right order."""
+"""Number of samples that the float model is run on, one by one: the limit needs only the right order of magnitude."""
 _WHOLE = 0.5
-"""The share of samples from which on they count as wholes, where labels are one per position."""
+"""Share of completely correct samples from which whole samples are judged, if labels have one value per position."""
 
 
 @dataclass(frozen=True)
 class FloatValue:
-    """The float model's own value of a metric.
+    """The float model's value of a metric.
 
     Attributes:
-        value: in the metric's units; None where it is no number.
-        samples: how many samples it is from.
+        value: in the metric's units; None if it is not a number.
+        samples: number of samples it was measured on.
         spread: see ``FloatCheck.spread``.
-        suspicion: what is plainly wrong with it; None where nothing is.
-        answers: how many answers it is a share of, of a rate of errors characters or words; 0 where it is none.
+        suspicion: a finding if the value is implausible; None otherwise.
+        answers: number of answers that the value is a share of, or characters or words for an error rate; 0 for other
+            metrics.
         says_little: see ``FloatCheck.says_little``.
     """
 
@@ -63,9 +64,9 @@ class ChosenMetric:
     """The metric of a new recipe.
 
     Attributes:
-        fit: the metric and the output that it looks at.
-        value: the float model's own; None where onnxruntime cannot run the model.
-        as_well: the finding that the labels may also be another output's; None where they are this one's.
+        fit: the metric and the output that it reads.
+        value: the float model's value; None if onnxruntime cannot run the model.
+        as_well: a finding if the labels may also belong to another output; None otherwise.
     """
 
     fit: FittingMetric
@@ -76,12 +77,12 @@ class ChosenMetric:
 def chosen_metric(
     model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None
 ) -> ChosenMetric | Finding:
-    """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
+    """The metric of the output that the labels belong to; or a finding why there is none, if none was requested.
 
     Raises:
-        DataError: the labels do not fit the metric that was asked for, or it says nothing about them, or one is NaN or
+        DataError: the labels do not fit the requested metric, or do not allow a judgement by it, or a label is NaN or
             infinite.
-        RecipeError: no output has the shape of what it reads.
+        RecipeError: no output has a shape that the requested metric reads.
     """
     samples = [replace(sample, inputs={}) for sample in data.samples()]
     given = [label_of(sample.labels) for sample in samples]
@@ -146,7 +147,7 @@ def _measured(
 def _more_telling(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
     """A metric of the same output instead of one that says little: by position, by ranking or by error."""
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
-        # where hardly any whole sample is right, single positions say more
+        # if hardly any sample is correct in all positions, accuracy per position is more informative
         single = FittingMetric("top1", taken.fit.output)
         taken = next((one for one in found if one.fit == single), taken)
     if taken.check.says_little() is not None:
@@ -167,7 +168,7 @@ def _by_error(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
 
 
 def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) -> ChosenMetric:
-    """The metric that was asked for, of a model that gives no outputs here.
+    """The requested metric, for a model whose outputs onnxruntime cannot compute.
 
     Raises:
         DataError: onnxruntime cannot run nodes that the outputs depend on.
@@ -177,7 +178,7 @@ def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) 
         raise DataError(
             f"--metric {asked.metric} cannot be measured: onnxruntime cannot run {', '.join(left)}",
             where=data.name,
-            remedy="leave --metric out: what those nodes read is compared with the float model's",
+            remedy="leave --metric out: the tensors that those nodes read are then compared with the float model's",
         )
     return ChosenMetric(asked, None)
 
@@ -185,24 +186,24 @@ def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) 
 def _refuse_silent(
     taken: MeasuredFit, further: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]], source: str
 ) -> None:
-    """Check that the metric says something about the samples; the first label may come after those measured.
+    """Check that the metric can be computed; the first usable label may come after the samples measured so far.
 
     Raises:
-        DataError: it does not; a run would refuse it.
+        DataError: it cannot; a run would refuse it.
     """
     while (lacking := taken.check.silence()) is not None:
         batch = next(further, None)
         if batch is None:
             raise DataError(
-                f"the metric {taken.fit.metric} says nothing about the {taken.check.samples} samples: {lacking}",
+                f"the metric {taken.fit.metric} cannot judge the {taken.check.samples} samples: {lacking}",
                 where=source,
-                remedy="give samples whose labels it can be judged by, or leave --metric out",
+                remedy="give samples with labels that it can use, or leave --metric out",
             )
         taken.check.add(*batch)
 
 
 def _refuse_unread(seen: SeenModel, asked: str) -> None:
-    """``refuse_unread`` for the metric that was asked for."""
+    """``refuse_unread`` for the requested metric."""
     try:
         refuse_unread(seen, asked, None)
     except RecipeError as error:
@@ -213,7 +214,7 @@ def _refuse_unread(seen: SeenModel, asked: str) -> None:
 def _answers(
     model: Model, data: CalibrationData, seen: SeenModel, skip: int = 0
 ) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
-    """The float model's outputs for the first samples, or for all after those, and their labels."""
+    """The float model's outputs and the labels for the first samples, or with ``skip`` for all samples after those."""
     loaded = session(model)
     wanted = [one.name for one in seen.outputs if one.samples]
     for sample in islice(data.samples(), skip, None if skip else _MEASURED):

@@ -1,4 +1,4 @@
-"""The lines of a new recipe for inputs of one value that decide an If: within its branches nothing is quantized."""
+"""Recipe lines for single-value inputs that decide an If, since nothing in its branches is quantized."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.report.findings import sentence
 
 
 def deciding_inputs(model: Model) -> dict[str, list[str]]:
-    """For each input of one value, the If nodes of the main graph whose condition depends on it alone."""
+    """For each single-value input, the If nodes of the main graph whose condition depends on this input alone."""
     found: dict[str, list[str]] = {}
     inputs = {t.name for t in model.graph.inputs}
     single = {t.name for t in model.graph.inputs if t.shape is not None and all(extent == 1 for extent in t.shape)}
@@ -33,14 +33,14 @@ def deciding_inputs(model: Model) -> dict[str, list[str]]:
 
 
 def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple[list[str], list[Finding]]:
-    """The setting that takes such an input's one value for all, as a comment: other values would mean another model.
+    """The setting ``fixed_inputs`` for inputs with the same value in all samples, as a comment for the user to decide.
 
     Args:
         model: the model.
-        sources: the samples, calibration and test alike.
+        sources: the calibration and test samples.
 
     Returns:
-        Lines for the pass that folds constants, and a finding for each input.
+        Lines for the constant-folding pass, and a finding for each input.
     """
     deciding = deciding_inputs(model)
     if not deciding or not any("fixed_inputs" in kind.model_fields for _, kind in passes_with_role(Role.FOLD)[:1]):
@@ -64,7 +64,7 @@ def _setting(fixed: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of an array as Python's own; of floats the shortest that is rounded to it."""
+    """An array's value as a Python value; floats as the shortest decimal that rounds to them."""
     return value.item() if value.dtype.kind in "biu" else float(str(value))
 
 

@@ -1,4 +1,4 @@
-"""The settings of a new recipe for a folder of images."""
+"""The image settings of a new recipe for a folder of images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from toolkit.report.codes import ReportCode
 
 _GUESS = (224, 224)
 _LARGEST = 640
-"""Images with a longer side are photographs as they come, rarely what a model was trained on."""
+"""Images with a longer side are probably unscaled photographs, not the size that a model was trained on."""
 _CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """``[calibration] images``, as far as model and images tell.
+    """``[calibration] images``, as far as it follows from model and images.
 
     Attributes:
         lines: lines of the recipe.
-        seen: by input the shapes that the samples will have.
-        doubt: what is assumed of how the model was trained; None where it scales whole numbers itself.
+        seen: the shapes that the samples will have, by input.
+        doubt: the assumption about preprocessing; None for integer inputs, which the model scales itself.
     """
 
     lines: list[str]
@@ -35,10 +35,10 @@ class ImageTable:
 
 
 def image_table(model: Model, folder: Path) -> ImageTable:
-    """Settings for the images of a folder: what the model fixes is left out, the size is the first image's if sensible.
+    """Settings for a folder of images; the size, unless the model fixes it, is the first image's if plausible.
 
     Raises:
-        DataError: there are no images, the first is not one, or the model's input takes none.
+        DataError: there are no images, the first cannot be read, or the model's input does not take images.
     """
     first = image_files(folder)[0]
     specs = input_specs(model)

@@ -1,4 +1,4 @@
-"""The ``[evaluation]`` of a new recipe: the metric that the labels fit, and a limit in keeping with the float model."""
+"""The ``[evaluation]`` of a new recipe: the metric that the labels fit, and a limit based on the float model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from toolkit.run.task.task import first_seen, samples_unlike
 from toolkit.search.budget.budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
-"""What a metric of the user's may drop where nothing more is known."""
+"""Allowed drop of a user-defined metric, about which nothing else is known."""
 _NO_TEST_DATA = (
     "# Without test data the outputs are compared on samples held out of calibration.",
     "# data = \"test.npz\"                 # with labels under 'label'",
@@ -50,12 +50,12 @@ _OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 
 @dataclass
 class NewEvaluation:
-    """``[evaluation]`` of a new recipe.
+    """The ``[evaluation]`` table of a new recipe.
 
     Attributes:
         lines: lines of the recipe.
-        said: what was decided, and why.
-        warnings: what the user should look into.
+        said: decisions and their reasons.
+        warnings: findings that the user should look into.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ class NewEvaluation:
     warnings: list[Finding] = field(default_factory=list)
 
     def decided(self, one: Finding, *lines: str) -> None:
-        """Take in a decision with its lines."""
+        """Add a decision with its lines."""
         self.said.append(one)
         self.lines += lines
 
@@ -71,19 +71,19 @@ class NewEvaluation:
 def new_evaluation(
     model: Model, data: Path | None, test: Path | None, metric: str | None, named: str, before: str, target: Path | None
 ) -> NewEvaluation:
-    """The table ``[evaluation]``.
+    """Write the table ``[evaluation]``.
 
     Args:
         model: the float model.
-        data: calibration data, whose held-back part is measured on where there is no test data.
+        data: calibration data, part of which is held out to measure on if there is no test data.
         test: test data.
-        metric: the metric the user asks for; None for the one that the labels fit.
-        named: the test data as the recipe names it.
-        before: the text of the recipe up to the lines that are made here.
-        target: where the recipe will be written.
+        metric: the metric that the user requested; None for one that the labels fit.
+        named: the test data's path as written in the recipe.
+        before: the text of the recipe up to this table.
+        target: the path of the new recipe.
 
     Raises:
-        DataError: the metric does not fit the labels, or there are none for it.
+        DataError: the metric does not fit the labels, or there are no labels for it.
     """
     own = test if test is not None else data
     made = NewEvaluation([f"data = {named}"] if test is not None else list(_NO_TEST_DATA))
@@ -124,7 +124,7 @@ def new_evaluation(
 
 
 def _watched(made: NewEvaluation, inputs: Inputs) -> SeenModel | None:
-    """What is seen of the model on samples; what is odd about that, or why it cannot be run, becomes a warning."""
+    """The model's outputs on samples; oddities, or the reason that it cannot be run, become warnings."""
     watched = seen_model(inputs)
     if isinstance(watched, Finding):
         made.warnings.append(watched)
@@ -138,10 +138,10 @@ def _watched(made: NewEvaluation, inputs: Inputs) -> SeenModel | None:
 def _without_labels(
     made: NewEvaluation, inputs: Inputs, own: Path, metric: str | None, watched: SeenModel | None
 ) -> None:
-    """Compare with the float model, since the samples have no labels.
+    """Compare with the float model because the samples have no labels.
 
     Raises:
-        DataError: the user asks for a metric, which needs labels.
+        DataError: the user requested a metric, which needs labels.
     """
     if metric is not None:
         raise DataError(
@@ -155,7 +155,7 @@ def _without_labels(
 
 
 def _compared(made: NewEvaluation, inputs: Inputs, watched: SeenModel | None) -> None:
-    """Compare with the float model, by the task."""
+    """Compare with the float model, judged by the task."""
     if _of_images(inputs.job.recipe):
         made.decided(ReportCode.NEW_TASK_IN_RUN(), _OWN_LIMIT)
     else:
@@ -165,8 +165,8 @@ def _compared(made: NewEvaluation, inputs: Inputs, watched: SeenModel | None) ->
 def _fitting(
     made: NewEvaluation, inputs: Inputs, labelled: CalibrationData, metric: str | None, watched: SeenModel | None
 ) -> ChosenMetric | None:
-    """The metric that the labels fit; where none does, the outputs are compared with the float model's."""
-    # the model without the pairs that the recipe strips
+    """The metric that the labels fit; if there is none, outputs are compared with the float model's."""
+    # the reference model has no Q/DQ pairs that the recipe strips
     found = chosen_metric(inputs.reference(), labelled, metric, watched)
     if not isinstance(found, Finding):
         return found
@@ -177,13 +177,13 @@ def _fitting(
 
 
 def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: SeenModel | None) -> None:
-    """The metric, its output where that has to be named, and the task that it implies."""
+    """Write the metric, its output if it must be named, and the task that it implies."""
     fit = found.fit
     if found.as_well is not None:
         made.warnings.append(found.as_well)
         made.lines.append(f"# {plain(sentence(found.as_well))}")
     output = fit.output if found.as_well is not None or fit.output != model.graph.outputs[0].name else None
-    # without a value the model was not run, and no label was looked at
+    # without a value the model was not run and the labels were not checked
     _metric(made, fit.metric, output, fits=found.value is not None)
     if watched is not None:
         judged = guess(watched, task_of(fit.metric), fit.output)
@@ -193,14 +193,14 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
 
 
 def _metric(made: NewEvaluation, metric: str, output: str | None = None, fits: bool = True) -> None:
-    """The metric: the one that labels were found to fit, or else that was asked for."""
+    """Write the metric: one that the labels were found to fit, or one that was requested."""
     said = ReportCode.NEW_METRIC(metric=metric, output=output) if fits else ReportCode.NEW_METRIC_ASKED(metric=metric)
     made.decided(said, f"metric = {toml_string(metric)}")
     made.lines += [f"output = {toml_string(output)}"] if output is not None else []
 
 
 def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
-    """CTC's blank where labels and outputs disagree on it: a run sees fewer labels than there are."""
+    """Write CTC's blank if labels and outputs disagree on it: a run might not see all the labels that exist."""
     readings = [[part for part in one.parts if "blank" in part.settings] for one in (found, unlabelled)]
     blank, other = (int(parts[0].settings["blank"]) if parts else None for parts in readings)
     if blank is not None and blank != other:
@@ -208,7 +208,7 @@ def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
 
 
 def _threshold(made: NewEvaluation, fit: FittingMetric, found: Guess) -> None:
-    """The score above which a label holds, where a metric of classes reads one by its threshold."""
+    """Write the score threshold of a label, if the metric applies one to the output."""
     threshold = options_for(fit.metric, fit.output, found.parts).threshold
     if threshold is not None:
         said = ReportCode.NEW_THRESHOLD(output=fit.output, threshold=threshold)
@@ -216,7 +216,7 @@ def _threshold(made: NewEvaluation, fit: FittingMetric, found: Guess) -> None:
 
 
 def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
-    """The task and why; where the guess is unsure, a run guesses again and says so."""
+    """Write the task and why; if the guess is unsure, the line is a comment and a run infers the task again."""
     named = f"task = {toml_string(found.task)}"
     why = found.finding()
     made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
@@ -224,13 +224,13 @@ def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
 
 
 def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
-    """The model that results are compared with, and its outputs for the samples from which a run will tell its task.
+    """The reference model with its outputs for the samples from which a run infers its task.
 
-    A finding where it cannot be run, which says why; None without samples, and for images: how images are scaled is
-    left to the user.
+    A finding with the reason if it cannot be run; None without samples, and for images, whose scaling is left to the
+    user.
 
     Args:
-        inputs: those of a recipe whose ``[evaluation]`` so far only names its samples.
+        inputs: the inputs of a recipe whose ``[evaluation]`` so far names only its samples.
     """
     recipe = inputs.job.recipe
     if _of_images(recipe):
@@ -245,7 +245,7 @@ def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
 
 
 def _of_images(recipe: Recipe) -> bool:
-    """Whether samples are pictures: what the model makes of them is told once the user has said how to scale them."""
+    """Whether samples are images: outputs are meaningful only after the user has set how to scale them."""
     sources = [recipe.resolve(data) for data in (recipe.calibration.data, recipe.evaluation.data) if data is not None]
     return any(map(holds_images, sources))
 
@@ -255,7 +255,7 @@ def _all_labelled(model: Model, source: Path) -> bool:
 
 
 def _labelled(model: Model, source: Path) -> CalibrationData | Finding | None:
-    """The samples with their labels; None where they have none, a finding where only some have."""
+    """The samples with their labels; None if none have labels, a finding if only some have."""
     if holds_images(source):
         return None
     found = CalibrationData.open(str(source.resolve()), model, labels=True)
@@ -264,19 +264,19 @@ def _labelled(model: Model, source: Path) -> CalibrationData | Finding | None:
     try:
         next(iter(found.samples()), None)
     except DataError:
-        # whatever else is wrong with the samples shows again without labels
+        # any other fault of the samples is raised without labels too
         next(iter(CalibrationData.open(str(source.resolve()), model).samples()), None)
         return None
     return found
 
 
 def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: int) -> None:
-    """The limit of a metric's drop, with what it is based on.
+    """Write the limit of a metric's drop, with the measurement that it is based on.
 
     Args:
-        made: takes it in.
+        made: receives the lines.
         name: the metric.
-        measured: the float model's own value.
+        measured: the float model's value.
         held: how many samples a run will measure on.
     """
     info = METRICS[name]
@@ -284,11 +284,11 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         _usual_limit(made, name)
         return
     if info.relative or (is_rate_of_errors(name) and measured.suspicion is None):
-        # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
+        # in the metric's unit, however small it is; 1e-12 if all labels are equal and the model meets them exactly
         seen = {"samples": measured.samples, "answers": measured.answers, "judged": held}
         limit = usual_drop(name, measured.value, **seen, spread=measured.spread) or 1e-12
     elif is_share(name) and measured.suspicion is None:
-        # a limit that is finer than one sample could not be told from none
+        # with a limit below one sample, no error at all would be allowed
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
     else:
         limit = info.drop
@@ -304,13 +304,13 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
 
 
 def _usual_limit(made: NewEvaluation, metric: str) -> None:
-    """The limit that a run takes for a metric where it is given none; for one of the user's a share."""
+    """Write the default limit of a metric; for a user-defined metric, a share."""
     ((name, value),) = (usual_limits(metric) or {"max_drop": _SHARE}).items()
     made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")
 
 
 def _rounded(limit: float) -> float:
-    """One digit, rounded up, says how rough it is."""
+    """Round up to one significant digit, which shows how rough the limit is."""
     power = math.floor(math.log10(limit))
     digit = math.ceil(limit / 10.0**power - 1e-6)
     return float(f"{digit}e{power}")
@@ -321,7 +321,7 @@ def _drop(limit: float) -> str:
 
 
 def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
-    """The task and its limit, written out so that it can be changed; no task where its answers cannot be determined."""
+    """Write the task and its limit, so that the user can change it; no task if the answers cannot be determined."""
     if seen is None:
         name, value = ("min_agreement", 0.95) if _has_classes(model) else ("min_sqnr_db", 20.0)
     else:
@@ -337,8 +337,8 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
 
 
 def _has_classes(model: Model) -> bool:
-    """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
+    """Whether agreement can be judged: an output has class scores, or all outputs are integers."""
     left = not_run(model)
     outputs = [tensor for tensor in model.graph.outputs if tensor.name not in left.tensors]
-    # what is compared in place of the other outputs has no classes
+    # tensors compared in place of outputs that cannot be computed have no classes
     return any(class_like(t.shape) for t in outputs) or (not left and len(discrete_outputs(model)) == len(outputs))

@@ -1,4 +1,4 @@
-"""A recipe that fits a model: profiles from its inputs and its data, passes for what it holds."""
+"""Generation of a recipe for a model: profiles from its inputs and data, passes for its layers."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _BEST_WEIGHTS = "output"
 FRAGILE = (
     "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
 )  # fmt: skip
-"""Operators that stay float, also where they are written out."""
+"""Operators that stay float, also if they are exported as several nodes."""
 
 
 @dataclass
 class NewRecipe:
-    """A recipe that fits a model.
+    """A generated recipe.
 
     Attributes:
-        text: the recipe.
-        said: what was decided, and why.
-        warnings: what the user should look into before a run.
+        text: the recipe's text.
+        said: decisions and their reasons.
+        warnings: findings that the user should look into before a run.
     """
 
     text: str
@@ -59,7 +59,7 @@ class NewRecipe:
     warnings: list[Finding]
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form, without the text."""
+        """A JSON-serializable dictionary, without the text."""
         findings = {"decisions": self.said, "warnings": self.warnings}
         return {name: [{**one.to_json(), "text": sentence(one)} for one in found] for name, found in findings.items()}
 
@@ -73,22 +73,22 @@ def recipe_for(
     ranges: Path | None = None,
     keep_pairs: bool = False,
 ) -> NewRecipe:
-    """A recipe for a model; what cannot be known is marked by a comment.
+    """Generate a recipe for a model; settings that cannot be inferred are left as comments.
 
     Args:
         model_path: the ONNX model.
-        target: where the recipe will be written; its paths are relative to there.
-        data: calibration data, whose shapes make the profiles together with those of ``test``.
-        test: test data, with labels where a metric is to judge.
-        metric: the metric to measure; None for the one that the labels fit.
-        ranges: ranges to take, such as a calibration cache; without ``data`` they are all that is taken.
-        keep_pairs: whether the Q/DQ pairs that the model has stay as they are, and nothing else is quantized.
+        target: the path of the new recipe; its paths are relative to that folder.
+        data: calibration data; its shapes and those of ``test`` determine the profiles.
+        test: test data, with labels if they are to be judged by a metric.
+        metric: the metric to measure; None for one that the labels fit.
+        ranges: a file of ranges, such as a calibration cache; without ``data`` only these ranges are used.
+        keep_pairs: whether the model's own Q/DQ pairs stay as they are, and nothing else is quantized.
 
     Raises:
-        RecipeError: there is no such metric, there are no pairs to keep, or TensorRT refuses them.
-        ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
-        DataError: the data does not fit it, or the labels do not fit the metric.
-        RangesError: ``ranges`` holds none for a tensor of the model.
+        RecipeError: the metric does not exist, there are no pairs to keep, or TensorRT refuses them.
+        ModelError: the model cannot be read, or is quantized with operators that TensorRT does not support.
+        DataError: the data does not fit the model, or the labels do not fit the metric.
+        RangesError: ``ranges`` has none for a tensor of the model.
     """
     _refuse_unknown(metric)
     sources = [source for source in (data, test) if source is not None]
@@ -141,10 +141,10 @@ def recipe_for(
 
 
 def _refuse_unknown(metric: str | None) -> None:
-    """Refuse a built-in metric that does not exist.
+    """Refuse an unknown built-in metric.
 
     Raises:
-        RecipeError: there is none of that name.
+        RecipeError: there is no metric of that name.
     """
     if metric is not None and ":" not in metric:
         try:
@@ -155,10 +155,10 @@ def _refuse_unknown(metric: str | None) -> None:
 
 
 def _refuse_code(data: Path) -> None:
-    """Refuse data that names code, which a recipe may."""
+    """Refuse data that names code, which only a recipe may do."""
     if names_code(str(data)) and not data.exists():
         raise DataError(
-            "it names code, and no code is run to write a recipe",
+            "it names code, but no code is run to write a recipe",
             where=str(data),
             remedy=f"give some of its samples as a .npz; then set data = {toml_string(str(data))} in the recipe, and "
             "run it with --allow-code",
@@ -166,7 +166,7 @@ def _refuse_code(data: Path) -> None:
 
 
 def _decided_passes(model: Model, passes: Sequence[str], keep_pairs: bool) -> list[Finding]:
-    """What becomes of the model's pairs, and which passes the lines of the recipe use."""
+    """Findings about the model's Q/DQ pairs and about the passes in the recipe's lines."""
     found = []
     if pairs := pair_count(model):
         found.append(ReportCode.NEW_PAIRS(pairs=pairs, kept=keep_pairs, usable=not paired_unusably(model)))
@@ -175,7 +175,7 @@ def _decided_passes(model: Model, passes: Sequence[str], keep_pairs: bool) -> li
 
 
 def _calibration(target: Path, data: Path | None, ranges: Path | None, images: Sequence[str]) -> list[str]:
-    """What stands under ``[calibration]``."""
+    """The lines under ``[calibration]``."""
     lines = []
     if data is not None:
         lines.append(f"data = {relative(data, target)}")
@@ -190,9 +190,9 @@ def _calibration(target: Path, data: Path | None, ranges: Path | None, images: S
 
 
 def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequence[str] = ()) -> list[str]:
-    """The passes of a model: a search, or those that quantize by ``ranges`` without samples."""
+    """The passes of a recipe: a search, or a pass that quantizes with ``ranges`` instead of samples."""
     strip, forms = _strip(model), Forms(model)
-    # weights that come through a pair and a Transpose are constants once the pair is gone
+    # weights behind a Q/DQ pair and a Transpose are constants once the pair is removed
     lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD), *settled], [*([Role.STRIP] if strip else []), Role.FOLD]
     if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
@@ -202,7 +202,7 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]"]
-        # float16 by name would bind the search, which asks for float32 where that breaks the result
+        # an explicit float16 would bind the search, which requests float32 if float16 breaks the result
         lines += [f'precision = "{kept_in}"'] if kept_in is not Precision.FP16 else []
     if ranges is not None:
         return lines + pass_lines(model, ranges)
@@ -210,7 +210,7 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
 
 
 def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
-    """The helper passes that find a layer to work on, once the passes of the recipe before them have been applied."""
+    """The helper passes that apply to some layer after the recipe's earlier passes."""
     prepared = model.copy()
     try:
         for role in before:
@@ -223,13 +223,13 @@ def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
 
 
 def _takes(role: Role, setting: str, value: str) -> bool:
-    """Whether the installed pass that plays a part has a setting that takes a value."""
+    """Whether the installed pass for a role has a setting that accepts a value."""
     field = next((kind.model_fields.get(setting) for _, kind in passes_with_role(role)), None)
     return field is not None and value in get_args(field.annotation)
 
 
 def rest_of(model: Model) -> Precision:
-    """The 16-bit type of what is not quantized: bfloat16 where most layers are in it, since values may need that."""
+    """The 16-bit type for unquantized layers: bfloat16 if most layers use it, since values may need its range."""
     facts = model.facts()
     layers = [node for node in model.nodes if node.op in TARGETS and facts.is_float(node.outputs[0].name)]
     wide = sum(Precision.from_onnx(facts.types[node.outputs[0].name]) is Precision.BF16 for node in layers)
@@ -238,7 +238,7 @@ def rest_of(model: Model) -> Precision:
 
 def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[str]:
     word = "bfloat16" if kept_in is Precision.BF16 else "float16"
-    # bfloat16 holds what float16 cannot
+    # bfloat16 has float32's range, so it needs no guard against overflow
     guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []
     listed = ", ".join(map(toml_string, helpers))
     return [
@@ -253,7 +253,7 @@ def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[st
 
 
 def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | None = None) -> dict[str, Path]:
-    """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
+    """The files that a new recipe is made from, keyed by their description: none may be overwritten."""
     found = {"the model": model, "--data": data, "--test": test, "--ranges": ranges}
     weights = model_files(model)[1:] if model.is_file() else []
     found.update({f"a file of the model's weights ({path})": path for path in weights})
@@ -265,7 +265,7 @@ def _use(role: Role) -> str:
 
 
 def _scaled(model: Model, forms: Forms) -> bool:
-    """Whether a layer's result is scaled or shifted by constants, as a BatchNormalization is written out."""
+    """Whether a layer's result is scaled or shifted by constants, like a BatchNormalization exported as Mul and Add."""
     for node in model.nodes:
         place = bias_of(model, node) if node.op in TARGETS else None
         out = (place[0] if place is not None else node).outputs[:1] if node.op in TARGETS else []
@@ -276,7 +276,7 @@ def _scaled(model: Model, forms: Forms) -> bool:
 
 
 def _strip(model: Model) -> list[str]:
-    """The pass that takes out the pairs that a model has, so that results are compared with a float model."""
+    """The pass that removes the model's Q/DQ pairs, so that results are compared with a float model."""
     pairs = pair_count(model)
     if not pairs:
         return []
@@ -296,7 +296,7 @@ def _strip(model: Model) -> list[str]:
 
 
 def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
-    """The passes of a model whose pairs stay: none quantizes; what float16 cannot hold is found only from samples."""
+    """The passes of a model that keeps its Q/DQ pairs: none quantizes; float16 overflow is found only from samples."""
     why = [
         "",
         f"# The model has {count(pair_count(model), 'Q/DQ pair')}, kept as training left them: no pass quantizes, and",
@@ -307,7 +307,7 @@ def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
 
 
 def _refuse_to_keep(model: Model) -> None:
-    """Refuse to keep pairs that are not there, or that no engine can be built with.
+    """Refuse to keep Q/DQ pairs if there are none, or if no engine can be built with them.
 
     Raises:
         RecipeError: there are none, or no engine can be built with them.
@@ -322,7 +322,7 @@ def _refuse_to_keep(model: Model) -> None:
 
 
 def paired_unusably(model: Model) -> bool:
-    """Whether TensorRT refuses the model's pairs: their type, a zero point that is not 0, or two types in one layer."""
+    """Whether TensorRT refuses the model's Q/DQ pairs: for their type, a zero point, or mixed types in a layer."""
     from onnx import TensorProto
 
     from toolkit.placement.existing import pairs_of
@@ -338,7 +338,7 @@ def paired_unusably(model: Model) -> bool:
 
 
 def mixed_layers(model: Model) -> list[str]:
-    """Layers whose two operands have pairs of different types, which TensorRT does not multiply (seen on RTX)."""
+    """Layers with operands quantized to different types, which TensorRT does not multiply (observed with RTX)."""
     from toolkit.placement.dequantized import dequantizer, pair_type
 
     found = []
@@ -350,5 +350,5 @@ def mixed_layers(model: Model) -> list[str]:
 
 
 def relative(path: Path, target: Path) -> str:
-    """A path as a recipe at ``target`` names it, in quotation marks."""
+    """A path relative to the folder of a recipe at ``target``, as a quoted TOML string."""
     return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())

@@ -1,4 +1,4 @@
-"""The parts of a new recipe that takes ranges from a file, so that no samples are needed."""
+"""The parts of a new recipe that uses ranges from a file, so that no samples are needed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolkit.graph.model import Model
 
 
 def pass_lines(model: Model, path: Path) -> list[str]:
-    """The passes that quantize by the ranges of a file alone: there is nothing that a search could decide on.
+    """The passes that quantize with ranges from a file only, without a search, which would need samples.
 
     Raises:
-        RangesError: it holds none, or none for a tensor of the model.
+        RangesError: the file has no ranges, or none for a tensor of the model.
     """
     given = read_ranges(path).tensors
     known = model.graph.tensors()
@@ -44,4 +44,4 @@ EVALUATION = [
     "# Accuracy is not measured without samples, and a budget applies only to what is measured.",
     "# data = \"test.npz\"                 # real inputs, with labels under 'label' for a metric",
 ]
-"""The [evaluation] table where there are no samples at all."""
+"""The lines of the [evaluation] table if there are no samples at all."""

@@ -1,4 +1,4 @@
-"""The samples that a new recipe is written for, and what they show of the model's inputs."""
+"""The samples that a new recipe is written for, with the input shapes that they have."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class GivenSamples:
     """Calibration and test data.
 
     Attributes:
-        shapes: by input the shape of each sample.
-        arrays: the sources that are no folders of images.
-        images: settings for the first folder of images; None without one.
+        shapes: the shape of each sample, by input.
+        arrays: the sources other than image folders.
+        images: settings for the first image folder; None without one.
     """
 
     shapes: dict[str, list[tuple[int, ...]]]
@@ -30,7 +30,7 @@ class GivenSamples:
 
     @classmethod
     def of(cls, model: Model, sources: Sequence[Path]) -> GivenSamples:
-        """Look at every sample of the sources, and at the first image of a folder.
+        """Read the shapes of all samples in the sources, and of the first image of a folder.
 
         Raises:
             DataError: a source cannot be read, or does not fit the model.
@@ -46,16 +46,16 @@ class GivenSamples:
 
     @property
     def image_lines(self) -> list[str]:
-        """Lines for ``[calibration]`` on how images become inputs."""
+        """Lines for ``[calibration]`` about the preprocessing of images."""
         return self.images.lines if self.images is not None else []
 
     @property
     def doubt(self) -> Finding | None:
-        """What is assumed of how images were prepared in training."""
+        """The assumption about the preprocessing of images in training; None without one."""
         return self.images.doubt if self.images is not None else None
 
     def fixed_inputs(self, model: Model) -> tuple[list[str], list[Finding]]:
-        """See ``fixed_input_lines``; nothing without arrays."""
+        """See ``fixed_input_lines``; empty without arrays."""
         opened = (_opened(source, model) for source in self.arrays)
         return fixed_input_lines(model, opened) if self.arrays else ([], [])
 

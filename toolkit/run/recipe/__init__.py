@@ -1,1 +1,1 @@
-"""The recipe: its tables and settings, its passes, where in its text a thing is written, settings without effect."""
+"""The recipe: its tables, settings and passes, line numbers in its text, and settings without effect."""

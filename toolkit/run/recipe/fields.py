@@ -1,4 +1,4 @@
-"""What the tables of a recipe may hold: fields, keys and types at a place in it."""
+"""The schema of a recipe: fields, keys and types at a given place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.base.errors import did_you_mean
 
 
 def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    """The remedy for a fault that pydantic found in a recipe: the nearest key, or what is expected there."""
+    """The remedy for a validation error in a recipe: the nearest key, or a description of what is expected."""
     loc = [part for part in fault["loc"] if isinstance(part, str)]
     if fault["type"] == "extra_forbidden":
         return did_you_mean(loc[-1], keys_at(root, loc[:-1])) if loc else ""
@@ -22,13 +22,13 @@ def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 
 def expected(root: type[BaseModel], loc: Sequence[str]) -> str:
-    """What a key means, as far as it is described."""
+    """The description of a key, as a remedy."""
     meant = next((f.description for f in reversed(fields_at(root, loc)) if f.description), "")
     return f"meaning: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
 
 
 def keys_at(root: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    """The keys that the table at a place may have."""
+    """The keys that are allowed in the table at a place."""
     fields = fields_at(root, loc)
     if len(fields) < len(loc):
         return []
@@ -36,7 +36,7 @@ def keys_at(root: type[BaseModel], loc: Sequence[str]) -> list[str]:
 
 
 def fields_at(root: type[BaseModel], loc: Sequence[str]) -> list[FieldInfo]:
-    """The fields that a place in a recipe leads through, as far as it leads."""
+    """The fields on the path to a place in a recipe, up to the first unknown part."""
     current: Any = root
     found: list[FieldInfo] = []
     for part in loc:
@@ -49,7 +49,7 @@ def fields_at(root: type[BaseModel], loc: Sequence[str]) -> list[FieldInfo]:
 
 
 def type_at(root: type[BaseModel], loc: Sequence[str]) -> Any:
-    """The type of what is at a place, with its limits; None where nothing may be there."""
+    """The type of the value at a place, with its constraints; None if no value is allowed there."""
     current: Any = root
     for part in loc:
         model, values = next(_models(current), None), _values(current)
@@ -66,7 +66,7 @@ def type_at(root: type[BaseModel], loc: Sequence[str]) -> Any:
 
 
 def typed(field: FieldInfo) -> Any:
-    """A field's type with its limits."""
+    """A field's type with its constraints."""
     annotation: Any = field.annotation
     for limit in field.metadata:
         annotation = Annotated[annotation, limit]
@@ -85,7 +85,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _values(annotation: Any) -> Any:
-    """The type of the values of a table whose keys are free; None for anything else."""
+    """The type of the values of a table with arbitrary keys; None for other types."""
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     return next((found for part in get_args(annotation) if (found := _values(part)) is not None), None)

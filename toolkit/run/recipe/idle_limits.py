@@ -1,4 +1,4 @@
-"""Limits of a budget that nothing can miss, as a percentage where a share was meant, or that nothing measures."""
+"""Budget limits without effect: no result can miss them (a percentage given as a share), or they lack a metric."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
 
 
 def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = False) -> list[Finding]:
-    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or limit no metric.
+    """The limits of the recipe's budget and passes that hold for any quantization, or that need a missing metric.
 
     Args:
         recipe: the recipe.
-        float_value: the float model's metric; None where it is not known.
+        float_value: the float model's metric value; None if unknown.
         allow_code: whether the recipe may name code.
 
     Raises:
         RecipeError: an unknown pass or setting.
-        NotAllowedError: a pass is code, which is not allowed.
+        NotAllowedError: a pass is code, and code is not allowed.
     """
     section, found = recipe.evaluation, []
     metric = section.metric if section.metric in SHARES else None
@@ -37,7 +37,7 @@ def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = Fa
             ]
         lowest = [name for name, least in _LOWEST.items() if known.get(name, least + 1) <= least]
         if metric is not None:
-            # a share cannot fall by more than it is
+            # a share cannot drop by more than its value
             lost = {"max_drop": float_value or 1.0, "max_relative_drop": 1.0}
             lowest += [name for name, most in lost.items() if known.get(name, 0.0) >= most]
             lowest += ["min_value"] if known.get("min_value", 1.0) <= 0 else []

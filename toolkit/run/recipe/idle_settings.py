@@ -1,4 +1,4 @@
-"""Settings of a recipe that change nothing given its others."""
+"""Settings of a recipe that have no effect given its other settings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def idle_settings(
     profiles: int,
     passes: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, str]]:
-    """The table, the name and the reason of each setting that is given and has no effect given the others.
+    """The table, name and reason of each given setting that has no effect given the others.
 
-    A pass itself knows which of its settings have no effect given its others.
+    The settings of passes are not included: each pass checks its own.
 
     Args:
         calibration: ``[calibration]``.
@@ -48,7 +48,7 @@ def _calibration(
     if "percentile" in section.model_fields_set and "percentile" not in methods and not _may_search(passes):
         yield "percentile", f"method is '{section.method}', no tensor has another in methods, and no pass tries others"
     if not any(_may_be_folder(data) for data in (section.data, evaluation.data)):
-        yield "images", "it says how a folder of images becomes samples, and no data is a folder"
+        yield "images", "it configures the preprocessing of image folders, but no data is a folder"
     if section.ranges is None:
         yield "ranges_use", "it applies to given ranges, and none are given"
     if section.collection is not None and section.device == "gpu":
@@ -73,11 +73,11 @@ def _engine(section: EngineSection) -> Iterator[tuple[str, str]]:
     if section.typing == "strong" and section.constraints != "auto":
         yield "constraints", "a strongly typed network has no layer precisions to constrain"
     if section.backend == "tensorrt" and section.compute_capabilities:
-        yield "compute_capabilities", "the backend tensorrt builds for the GPU that is here"
+        yield "compute_capabilities", "the backend tensorrt builds for the local GPU"
 
 
 def _may_search(passes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a pass may try the ranges of other methods: a search, or one that is not installed."""
+    """Whether a pass may try the ranges of other methods: a search, or a pass that is not installed."""
     searches, known = {name for name, _ in passes_with_role(Role.SEARCH)}, installed_passes()
     return any(entry["use"] in searches or entry["use"] not in known for entry in passes)
 

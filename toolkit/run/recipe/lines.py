@@ -1,4 +1,4 @@
-"""Where in a recipe's text something is written; TOML parsers do not keep lines."""
+"""Line numbers of keys and values in a recipe's text, which TOML parsers do not keep."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 
 def place_of(path: str, text: str, loc: Sequence[str | int]) -> str:
-    """``file:line`` of a key, as near as it can be found."""
+    """``file:line`` of a key, or of its nearest parent that can be found."""
     line = _line_of(text, loc)
     return f"{path}:{line}" if line else path
 
 
 def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -> str:
-    """``file:line`` of a value in the table ``loc``, else of the first line that has it, else of the table."""
+    """``file:line`` of a value in the table ``loc``, else of its first occurrence, else of the table."""
     start, end = _table(text, loc) or (0, 0)
     lines = text.splitlines()
-    # in quotes first: a bracket, or an empty text, is in any line
+    # quoted first, since an unquoted bracket or an empty string would match any line
     said = [r"([\"'])" + re.escape(value) + r"\1", *([r"(?<!\w)" + re.escape(value) + r"(?!\w)"] if value else [])]
     for area in (range(start, end), range(len(lines))):
         for one in map(re.compile, said):
@@ -27,7 +27,7 @@ def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -
 
 
 def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
-    """The line of the deepest part of ``loc`` that is written in the file."""
+    """The line of the deepest part of ``loc`` that is in the file, counted from 1; None if no part is."""
     if not text or not loc:
         return None
     lines = text.splitlines()
@@ -47,9 +47,9 @@ def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
 
 
 def _table(text: str, loc: Sequence[str | int]) -> tuple[int, int] | None:
-    """The lines from a table's header to the next, counted from 0; with a number after its name, of that one of many.
+    """The range of lines from a table's header to the next header, counted from 0, end exclusive.
 
-    None where no header names the table.
+    A number in ``loc`` after the name selects one of several tables. None if no header names the table.
     """
     lines = text.splitlines()
     header = re.compile(r"^\s*\[\[?\s*" + re.escape(str(loc[0])) + r"\b")

@@ -1,4 +1,4 @@
-"""The profiles of a new recipe: an extent for each dynamic dimension, from the samples where there are any."""
+"""The profiles of a new recipe: an extent for each dynamic dimension, from samples if there are any."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from toolkit.report.codes import ReportCode
 
 Seen = Mapping[str, Sequence[tuple[int, ...]]]
 SizeKey = str | tuple[str, int]
-"""What identifies a dynamic dimension: its name, which inputs share, or its place."""
+"""The key of a dynamic dimension: its name, which inputs may share, or else its input and axis."""
 Sizes = tuple[int, int, int]
 _APART, _LEAST, _SHARE = math.log(4), 2, 0.1
-"""How far apart sizes in two groups lie, as the logarithm of a sample's values; and the fewest samples of a group, and
-their least share of all."""
+"""Criteria for two groups of sizes: their distance as the logarithm of a sample's values, the fewest samples of a
+group, and its smallest share of all samples."""
 _GROUPS = "small", "large"
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
@@ -28,14 +28,14 @@ _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)
 def profile_lines(
     shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed: str = "", apart: str = ""
 ) -> list[str]:
-    """The ``[[profile]]`` tables: one, or two where sizes come in two groups; nothing where no dimension is dynamic.
+    """The ``[[profile]]`` tables: one, or two if sizes form two groups; none if no dimension is dynamic.
 
     Args:
-        shapes: what the model declares of each input.
-        seen: by input the shapes of the samples.
-        alone: why samples cannot share a batch; empty where they can.
-        fixed: which dimensions have only one size, since no sample has another; empty where none has.
-        apart: that sizes come in two groups; empty where they do not.
+        shapes: the declared dimensions of each input.
+        seen: the shapes of the samples, by input.
+        alone: why samples cannot share a batch; empty if they can.
+        fixed: which dimensions get a single size because all samples have it; empty if there are none.
+        apart: a sentence that sizes form two groups; empty if they do not.
     """
     dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
     if not dynamic:
@@ -56,10 +56,10 @@ def profile_lines(
 
 
 def size_groups(shapes: Mapping[str, Dims], seen: Seen) -> list[Seen]:
-    """The shapes of the samples, in two groups where small and large ones have no sizes between them; else as one.
+    """The shapes of the samples, in two groups if there are no sizes between small and large ones; else in one.
 
-    Groups lie further apart than the sizes of either, by at least a factor of 4 in a sample's values, and each has
-    several samples. The batch does not count.
+    The gap between the groups is wider than the spread of either, and at least a factor of 4 in a sample's number of
+    values. Each group has several samples. The batch does not count.
     """
     volumes = _volumes(shapes, seen)
     order = sorted(range(len(volumes)), key=volumes.__getitem__)
@@ -75,7 +75,7 @@ def size_groups(shapes: Mapping[str, Dims], seen: Seen) -> list[Seen]:
 
 
 def _volumes(shapes: Mapping[str, Dims], seen: Seen) -> list[float]:
-    """By sample the logarithm of the product of its dynamic sizes but the batch; empty where samples lack an input."""
+    """The logarithm of each sample's product of dynamic sizes, batch excluded; empty if samples lack an input."""
     axes = _joined(shapes, seen)
     if len({len(found) for found in seen.values()}) != 1 or any(
         len(one) != len(shapes.get(name, ())) for name, found in seen.items() for one in found
@@ -87,12 +87,12 @@ def _volumes(shapes: Mapping[str, Dims], seen: Seen) -> list[float]:
         if not isinstance(dim, int) and axes.get(name) != axis
     }  # fmt: skip
     count = len(next(iter(seen.values())))
-    # an empty dimension, as of a decoder's first past, is shorter than one of a single value
+    # an empty dimension, such as the past of a decoder's first step, counts as smaller than size 1
     return [sum(math.log(max(seen[n][index][axis], 0.5)) for n, axis in keys.values()) for index in range(count)]
 
 
 def two_sizes(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
-    """A finding that sizes come in two groups, with the dimensions that differ; None where they do not."""
+    """A finding if sizes form two groups, with the dimensions that differ; None otherwise."""
     groups = size_groups(shapes, seen)
     if len(groups) == 1:
         return None
@@ -111,9 +111,9 @@ def two_sizes(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
 
 
 def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
-    """The dynamic dimensions that get only one size, since all samples have it; None where none does.
+    """The dynamic dimensions that get a single size because all samples have it; None if there are none.
 
-    The batch is not among them: how many samples are stored together says nothing about it.
+    The batch is not included: how many samples are stored together says nothing about it.
     """
     sizes, axes = profile_sizes(shapes, seen), _joined(shapes, seen)
     found: dict[str, int] = {}
@@ -132,7 +132,7 @@ def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
 
 
 def _joined(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, int]:
-    """The axes along which samples are joined; empty where one has unequal extents there: they count something else."""
+    """The axes along which samples are joined; empty if a sample has different sizes there, so they are no batch."""
     axes = batch_axes(shapes)
     columns = [[one[axis] for one in seen.get(name, ()) if len(one) > axis] for name, axis in axes.items()]
     apart = any(len(set(row)) > 1 for row in zip(*columns)) and len(set(map(len, columns))) == 1
@@ -145,7 +145,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, ...]]:
-    """By input the shape of one sample: the first that was seen, or the opt shape that would be written for it."""
+    """The shape of one sample, by input: the opt shape of the profile, with a batch of 1."""
     sizes, axes = profile_sizes(shapes, seen), _joined(shapes, seen)
     return {
         name: tuple(
@@ -157,10 +157,10 @@ def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, .
 
 
 def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[SizeKey, Sizes]:
-    """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch.
+    """Min, opt and max of every dynamic dimension; dimensions with the same name, and all batch dimensions, share one.
 
     The opt sizes are those of one sample, since dimensions may depend on each other: TensorRT refuses a mask whose opt
-    length is not that of the past and the new tokens together. Where names say so, min and max agree too.
+    length is not the sum of the past and the new tokens. If names express such a sum, min and max are consistent too.
     """
     stands: dict[SizeKey, list[tuple[str, int]]] = {}
     for name, dims in shapes.items():
@@ -172,7 +172,7 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
     found: dict[SizeKey, Sizes] = {}
     batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
     for key, places in stands.items():
-        # inputs whose first axes have their own names, or none, are still joined along them
+        # inputs whose first axes have different names, or none, are still joined along them
         members = [place for one in batch for place in stands[one]] if key in batch else places
         known = sorted(s[axis] for name, axis in members for s in seen.get(name, ()) if len(s) == len(shapes[name]))
         if key in batch and whole:
@@ -180,7 +180,7 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
         elif known:
             found[key] = known[0], known[len(known) // 2], known[-1]
         elif key in batch:
-            # where an input has no axis of samples, nothing shows that two can run at once
+            # if an input has no batch axis, there is no evidence that two samples can run at once
             found[key] = 1, 1, 1
         else:
             found[key] = _GUESS["image" if len(shapes[places[0][0]]) == 4 else "length"]
@@ -196,7 +196,7 @@ def _of_one_sample(
     shapes: Mapping[str, Dims],
     seen: Seen,
 ) -> dict[SizeKey, int]:
-    """The sizes of the sample that is nearest to the middle of each range; empty where none has all of them."""
+    """The sizes of the sample nearest to the opt sizes; empty if no sample has all of them."""
     known = {name for places in own.values() for name, _ in places}
     counts = {len(seen.get(name, ())) for name in known}
     if len(counts) != 1:
@@ -219,7 +219,7 @@ def _derived(
     shapes: Mapping[str, Dims],
     seen: Seen,
 ) -> dict[SizeKey, Sizes]:
-    """The sizes derived from dimensions' names, where that keeps them in order and includes all that was seen."""
+    """The sizes derived from dimensions' names, unless they are out of order or exclude the size of a sample."""
     derived: dict[SizeKey, Sizes] = {}
     for name, one in derived_dimensions(shapes).items():
         if name not in own:
@@ -242,5 +242,5 @@ def _key(name: str, axis: int, dim: str | None) -> SizeKey:
 
 
 def toml_key(name: str) -> str:
-    """A name as a key of a table."""
+    """A name as a TOML key."""
     return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

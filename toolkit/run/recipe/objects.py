@@ -1,4 +1,4 @@
-"""Python objects where a recipe names code: passes, data loaders and metrics that the caller made."""
+"""Python objects from the caller in places where a recipe names code: passes, data loaders and metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from toolkit.contract.passes import Pass
 
 
 def named(value: Any) -> Any:
-    """Text as it is, a path as text, and the name of any other object."""
+    """A string unchanged, a path as a string, and a reference for any other object."""
     if value is None or isinstance(value, str):
         return value
     return str(value) if isinstance(value, Path) else CallerObject(value)
 
 
 def entry_of(value: Any) -> Any:
-    """The recipe's table of a pass: from one that was made in Python, from its class, or from its name.
+    """The recipe's table of a pass, given as an object, a class or a name.
 
     Raises:
         ValueError: it is none of these.
@@ -37,17 +37,17 @@ def entry_of(value: Any) -> Any:
 
 
 def entries_of(value: Any) -> list[Any]:
-    """The recipe's tables of a pass, or of several."""
+    """The recipe's tables of one or several passes."""
     several = isinstance(value, Iterable) and not isinstance(value, (str, dict, Pass))
     return [entry_of(one) for one in (value if several else [value])]
 
 
 def _named_setting(value: Any, text: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    # what a file holds is text, or wrong: a list there is no caller's object
+    # values in a file are strings or wrong: a list in a file is not a caller's object
     made = value if (info.context or {}).get("file") else named(value)
-    # pydantic would turn it into plain text
+    # pydantic would convert the reference to a plain string
     return made if isinstance(made, CallerObject) else text(made)
 
 
 Named = Annotated[str, WrapValidator(_named_setting)]
-"""A text of the recipe for which an object may stand."""
+"""A string setting of the recipe for which the caller may pass an object."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
-    """The recipe's passes, in order; for a sequence its members.
+    """The recipe's passes, in order; a sequence is replaced by its members.
 
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
@@ -27,11 +27,11 @@ def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
 
 
 def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
-    """``passes_of``, each with the name that a recipe calls it by; for a Python object its title.
+    """``passes_of``, each with the name that the recipe uses; for a Python object its title.
 
     Raises:
-        RecipeError: an unknown pass or setting, a pass that repeats one before it, or one without settings that takes
-            out all that one before it inserts; the message names the line.
+        RecipeError: an unknown pass or setting, a pass that repeats an earlier one, or a stripping pass without
+            settings that undoes an earlier quantizing pass; the message names the line.
     """
     from toolkit.contract.registry import find_pass
 
@@ -61,7 +61,7 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
 
 
 def _takes_all(strip: Pass) -> bool:
-    """Whether nothing limits which pairs it takes out, or what it keeps of them."""
+    """Whether a stripping pass removes all Q/DQ pairs, without keeping ranges: it has no settings."""
     return not strip.model_fields_set
 
 
@@ -77,21 +77,21 @@ def _made(kind: type[Pass], settings: Mapping[str, Any], resolved: bool) -> Pass
     from toolkit.contract.registry import configure_pass
 
     if resolved:
-        # earlier releases wrote all settings of a pass into lock files
+        # lock files of earlier releases contain all settings of a pass
         unused = kind.model_construct(**settings).unused_settings()
         settings = {name: value for name, value in settings.items() if name not in unused}
     return configure_pass(kind, settings)
 
 
 def members(step: Pass) -> list[Pass]:
-    """The passes that a sequence holds, in order: a run asks each for what it must know."""
+    """The passes in a sequence, in order, including nested ones; a single pass gives itself."""
     from toolkit.contract.passes import Sequence
 
     return [one for member in step.passes for one in members(member)] if isinstance(step, Sequence) else [step]
 
 
 def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:
-    """The recipe's passes as the report names them, with what advice must know about each.
+    """The recipe's passes as shown in the report, with the data that its advice needs.
 
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
@@ -120,7 +120,7 @@ def _place(recipe: Recipe, index: int, value: str) -> str:
 
 
 def predicts_for(recipe: Recipe, allow_code: bool) -> str:
-    """The GPU that the user named to predict times for: the report's, else a search's; empty without either."""
+    """The GPU for which the user wants latency predicted: the report's, else a search's; empty if neither names one."""
     if recipe.report.gpu:
         return recipe.report.gpu
     searches = (step for step in passes_of(recipe, allow_code) if step.role is Role.SEARCH)

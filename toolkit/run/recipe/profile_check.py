@@ -1,4 +1,4 @@
-"""Whether a recipe's profiles fit the model."""
+"""Check of a recipe's profiles against the model's inputs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
-    """Check that every profile names inputs of the model, with their rank and fixed dimensions, and all dynamic ones.
+    """Check that every profile names inputs of the model, matches their rank and fixed dimensions, and is complete.
 
     Returns:
-        What may keep an engine from being built.
+        Findings about sizes for which an engine may fail to build.
 
     Raises:
-        RecipeError: a profile does not; the message names the profile, the input and the line.
+        RecipeError: a profile does not fit; the message names the profile, the input and the line.
     """
     shapes = model.input_shapes()
     dynamic = [name for name, shape in shapes.items() if any(not isinstance(dim, int) for dim in shape)]
@@ -78,10 +78,10 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
 
 
 def _unlike_names(profile: ShapeProfile, shapes: dict[str, list[int | str | None]]) -> Iterator[Finding]:
-    """The dimensions called after others, as ``past + length`` is, whose opt differs from what these make.
+    """Dimensions named as an expression, such as ``past + length``, whose opt size differs from the expression's value.
 
-    Names may lie: exporters copy what the example happened to have, and a decoder's first step may bring an empty
-    past of length 1.
+    Names may be wrong: exporters take them from the example input, and a decoder's first step may have an empty past of
+    length 1.
     """
     stands = places(shapes)
     opt = {
@@ -100,7 +100,7 @@ def _unlike_names(profile: ShapeProfile, shapes: dict[str, list[int | str | None
 
 
 def _names_agree(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:
-    """Check that dimensions of the same name have the same extent: no other shape can run.
+    """Check that dimensions of the same name have the same extent, since the model cannot run otherwise.
 
     Raises:
         RecipeError: two differ; the message names both.

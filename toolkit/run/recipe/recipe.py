@@ -46,7 +46,7 @@ _TOML = FileKind("not TOML", RecipeError, "fix the file", 1 << 22)
 
 
 class Recipe(Section):
-    """Everything a run needs to know. Read one with ``Recipe.load``, or build it in Python.
+    """All settings of a run. Read one with ``Recipe.load``, or build it in Python.
 
     Example:
         >>> recipe = Recipe.load("recipes/digits_int8.toml")     # doctest: +SKIP
@@ -125,7 +125,7 @@ class Recipe(Section):
         with reading(place, _TOML):
             content = tomllib.loads(text)
         for table in _SEVERAL & content.keys():
-            # one written with single brackets
+            # a table that was written with single brackets
             content[table] = [content[table]] if isinstance(content[table], dict) else content[table]
         recipe = cls._made(content, text, path, apply_settings(content, settings, cls))
         recipe._refuse_idle()
@@ -167,7 +167,7 @@ class Recipe(Section):
             passes: one or more passes that replace the recipe's.
             calibration: the calibration samples: a path, or an object that yields dictionaries of arrays.
             evaluation: the test samples, with their labels.
-            metric: its name, its class, or an object with ``update`` and ``value``.
+            metric: the metric's name, its class, or an object with ``update`` and ``value``.
 
         Raises:
             RecipeError: one of them is invalid, or does not fit the recipe.
@@ -231,7 +231,7 @@ class Recipe(Section):
         names = {p.name for p in self.profile}
         if self.engine.compare and "compare" in names:
             raise RecipeError(
-                "a profile is named 'compare', which is where [engine] compare puts its latencies",
+                "a profile is named 'compare', the name under which [engine] compare reports its latencies",
                 where=self.locate("engine", "compare"),
                 remedy="give the profile another name",
             )
@@ -274,14 +274,14 @@ class Recipe(Section):
             if isinstance(value, (int, float)) and value > 1:
                 example = "0.02 is 2 points" if place[-1] == "max_drop" else "0.95 is 95%"
                 raise RecipeError(
-                    f"{place[-1]} is {value:g}, and {metric} lies between 0 and 1",
+                    f"{place[-1]} is {value:g}, but {metric} is between 0 and 1",
                     where=self.locate(*place),
                     remedy=f"write it as a share: {place[-1]} = {example}",
                 )
 
     @property
     def name(self) -> str:
-        """The recipe's name: its file name without the ending."""
+        """The recipe's name: its file name without the extension."""
         return self._path.stem if self._path is not None else self._name
 
     @property
@@ -297,7 +297,7 @@ class Recipe(Section):
 
     @property
     def path(self) -> Path | None:
-        """The file it was read from."""
+        """The file that the recipe was read from; None for a recipe built in Python."""
         return self._path
 
     @property
@@ -316,7 +316,7 @@ class Recipe(Section):
         return self._folder if self._folder is not None else Path.cwd()
 
     def resolve(self, path: str) -> Path:
-        """A path of the recipe, absolute."""
+        """The absolute path of a path in the recipe."""
         return (self.folder / Path(path).expanduser()).resolve()
 
     def locate(self, *loc: str | int) -> str:
@@ -365,7 +365,7 @@ class Recipe(Section):
 
     @property
     def rest(self) -> Precision:
-        """The precision of nodes without a request."""
+        """The precision of nodes without a requested precision."""
         return Precision(self.engine.rest)
 
 

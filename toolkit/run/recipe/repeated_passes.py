@@ -1,4 +1,4 @@
-"""Passes of a recipe that do again what one before them did, with the same settings."""
+"""Detection of passes that repeat an earlier pass of the recipe with the same settings."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from toolkit.run.recipe.recipe import Recipe
 
 _MAKE_LAYERS = frozenset({Role.FOLD, Role.FOLD_NORMALIZATION})
-"""Roles of passes after which layers may be quantized that could not be before: their weights are constants now."""
+"""Roles of passes that may make more layers quantizable, because their weights become constant."""
 _ENDED_BY: Mapping[Role, frozenset[Role]] = {
     Role.QUANTIZE: _MAKE_LAYERS | {Role.STRIP},
-    # with a layer less, or one that loses less, the budget allows others
+    # if a layer is removed or loses less accuracy, the budget allows other layers
     Role.SEARCH: _MAKE_LAYERS | {Role.STRIP, Role.KEEP, Role.GUARD, Role.HELP},
     Role.STRIP: frozenset({Role.QUANTIZE, Role.SEARCH}),
-    # its patterns may fit what these made of the graph
+    # its patterns may match nodes that these passes create
     Role.KEEP: _MAKE_LAYERS | {Role.KEEP, Role.HELP},
 }
-"""By role of passes whose effect lasts the roles of those after which doing it again has a meaning; it has one after a
-pass without a role, too."""
+"""For each role with a lasting effect, the roles of passes after which a repetition is meaningful; it is also
+meaningful after a pass without a role."""
 _LASTING_TO_THE_NEXT = frozenset({Role.FOLD, Role.FOLD_NORMALIZATION, Role.GUARD})
-"""Roles of passes that find nothing new right after themselves, and may after any other pass."""
+"""Roles of passes that find nothing new directly after themselves, but may after any other pass."""
 
 
 @dataclass
 class RepeatedPasses:
-    """Looks at a recipe's passes in order, and refuses one that has no effect because of one before it.
+    """Checks a recipe's passes in order, and refuses a pass that has no effect because it repeats an earlier one.
 
-    Helper passes are not refused: whether one helps a second time is measured, and said in the journal. Nor are passes
-    without a role, of which nothing is known.
+    Helper passes are not refused, since the benefit of a second one is measured and reported in the journal. Nor are
+    passes without a role, about which nothing is known.
 
     Attributes:
         recipe: the recipe.
@@ -44,15 +44,15 @@ class RepeatedPasses:
     _lasting: list[tuple[int, Pass]] = field(default_factory=list)
 
     def take(self, index: int, name: str, step: Pass) -> None:
-        """Take in the next pass.
+        """Check the next pass.
 
         Args:
-            index: which ``[[pass]]`` of the recipe it belongs to.
-            name: what the recipe calls it.
+            index: index of the ``[[pass]]`` entry that it belongs to.
+            name: its name in the recipe.
             step: the pass.
 
         Raises:
-            RecipeError: it repeats one before it; both places are named.
+            RecipeError: it repeats an earlier pass; both places are named.
         """
         for before, one in self._lasting:
             if type(one) is type(step) and one.model_dump() == step.model_dump():

@@ -1,4 +1,4 @@
-"""The tables of a recipe, each a class whose fields are its keys."""
+"""The tables of a recipe, each as a class whose fields are its keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TaskName = Literal[
 ]  # fmt: skip
 FloatName = Literal["fp32", "fp16", "bf16"]
 SHARES = tuple(name for name in METRICS if is_share(name))
-"""The metrics whose values lie between 0 and 1."""
+"""The metrics with values between 0 and 1."""
 
 
 def _within_float32(amax: float) -> float:
@@ -51,7 +51,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def as_key(self, **which: Any) -> dict[str, Any]:
-        """The settings as a part of a step's key; ``which`` as in pydantic's ``model_dump``."""
+        """The settings as part of a step's key; ``which`` are arguments of pydantic's ``model_dump``."""
         return self.model_dump(mode="json", **which)
 
 

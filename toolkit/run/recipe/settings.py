@@ -1,4 +1,4 @@
-"""Settings given besides a recipe's file, as by ``qtool run --set section.key=value``: treated as lines of it."""
+"""Settings given in addition to a recipe's file, as with ``qtool run --set section.key=value``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
 
 OPTION = "--set"
 _NAMED = {"profile": "name", "pass": "use"}
-"""The tables of which a recipe has several, and the key that tells them apart."""
+"""The tables that a recipe may have several of, with the key that identifies each."""
 _FORM = "write section.key=value, such as engine.rest=fp32; see `qtool schema recipe`"
 
 
@@ -30,11 +30,11 @@ class Setting:
     """One setting.
 
     Attributes:
-        key: as it was given, ``engine.rest``.
-        place: where in the recipe it belongs.
-        value: as a file would hold it.
-        before: what the file has there; None where it has nothing.
-        option: the command-line option that stands for it; empty for one given as it is.
+        key: the key as given, such as ``engine.rest``.
+        place: its place in the recipe.
+        value: the value, as in a recipe file.
+        before: the value in the file; None if the file has none.
+        option: the command-line option that sets it; empty for ``--set``.
     """
 
     key: str
@@ -44,27 +44,27 @@ class Setting:
     option: str = ""
 
     def covers(self, loc: Sequence[str | int]) -> bool:
-        """Whether it sets what is at a place, or a part of it."""
+        """Whether it sets the value at a place, or a part of it."""
         length = min(len(loc), len(self.place))
         return length > 1 and tuple(loc[:length]) == self.place[:length]
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.option or f"{OPTION} {self.key}"
 
 
 def apply_settings(content: dict[str, Any], given: Sequence[str], root: type[BaseModel]) -> list[Setting]:
-    """Write settings into the content of a recipe's file, in their order; ``content`` is changed.
+    """Write settings into the content of a recipe's file, in order; ``content`` is changed.
 
     Args:
-        content: what the file holds.
-        given: texts ``section.key=value``. A pass or profile is given by its name or number: ``pass.NAME.key``,
-            ``profile.0.name``. A value is TOML, or text without quotation marks where text is wanted.
+        content: the content of the file.
+        given: strings ``section.key=value``. A pass or profile is selected by its name or number: ``pass.NAME.key``,
+            ``profile.0.name``. A value is TOML, or a string without quotation marks.
         root: the recipe's class.
 
     Raises:
-        RecipeError: no such key, or a value of another type; the message names both and what is expected.
+        RecipeError: there is no such key, or the value has the wrong type; the message names both and what is expected.
     """
     return [_apply(content, text, root) for text in given]
 
@@ -83,7 +83,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
     table: Any = content
     for depth, part in enumerate(place[:-1]):
         table = table[part] if isinstance(part, int) else table.setdefault(part, {})
-        # a number has been looked up in its list
+        # a list index was checked when the place was resolved
         if not isinstance(table, dict) and not isinstance(place[depth + 1], int):
             name = ".".join(map(str, place[: depth + 1]))
             raise RecipeError(f"'{name}' is not a table in the recipe", where=where, remedy=_FORM)
@@ -93,7 +93,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
 
 
 def _parts(key: str) -> list[str]:
-    """The parts of a key as TOML reads it; where it is not valid TOML, what is between its dots."""
+    """The parts of a key as TOML parses it; a key that is not valid TOML is split at its dots."""
     try:
         found: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
@@ -106,10 +106,10 @@ def _parts(key: str) -> list[str]:
 
 
 def _place(content: dict[str, Any], parts: list[str], where: str, root: type[BaseModel]) -> tuple[str | int, ...]:
-    """Where the key belongs; names of passes and profiles become numbers.
+    """The place of a key in the recipe; names of passes and profiles become numbers.
 
     Raises:
-        RecipeError: there is no such section, or no pass or profile of that name, or several.
+        RecipeError: there is no such section, or no or several passes or profiles of that name.
     """
     section, *rest = parts
     if section not in keys_at(root, ()):
@@ -136,10 +136,10 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
 def _wanted(
     content: dict[str, Any], place: tuple[str | int, ...], words: list[str], where: str, root: type[BaseModel]
 ) -> Any:
-    """The type that belongs there; ``Any`` for settings of the user's own passes.
+    """The type of the value at a place; ``Any`` for settings of user-defined passes.
 
     Raises:
-        RecipeError: nothing may be there.
+        RecipeError: no value is allowed there.
     """
     if place[0] == "pass":
         from toolkit.contract.installed import installed_passes
@@ -167,10 +167,10 @@ def _wanted(
 
 
 def _value(key: str, text: str, wanted: Any, words: list[str], where: str, root: type[BaseModel]) -> Any:
-    """The value that a text stands for: TOML where that fits the type, else the text itself.
+    """Parse a value: as TOML if that fits the type, else as a plain string.
 
     Raises:
-        RecipeError: neither fits.
+        RecipeError: neither fits the type.
     """
     candidates: list[Any] = [text]
     with suppress(tomllib.TOMLDecodeError, RecursionError):
@@ -184,7 +184,7 @@ def _value(key: str, text: str, wanted: Any, words: list[str], where: str, root:
         else:
             return candidate
     first = refusals[0]
-    meant = expected(root, words) if words[0] != "pass" else "`qtool passes` lists what a pass takes"
+    meant = expected(root, words) if words[0] != "pass" else "`qtool passes` lists a pass's settings"
     if first["type"] == "list_type":
         meant = f"""write a list in brackets: {key}='["{text}"]'"""
     raise RecipeError(validation_words({**first, "loc": (*words, *first["loc"])}), where=where, remedy=meant)

@@ -1,1 +1,1 @@
-"""What a run left: opened again, shown, measured again, exported and viewed."""
+"""Results of a finished run: loading, inspection, new measurements, export and viewing."""

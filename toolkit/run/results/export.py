@@ -1,4 +1,4 @@
-"""What builds a run's engine elsewhere, without qtool: command lines with the files that they read."""
+"""Export of a run: files and a command line that build its engine elsewhere, without qtool."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _SCRIPT = "build.sh"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        folder: where.
-        files: their names.
-        command: what builds the engine there; empty where none is to be built.
-        notes: what the reader must know.
-        checked: for an ONNX model, what was measured of it.
+        folder: the output folder.
+        files: names of the files.
+        command: the command that builds the engine; empty if none is built.
+        notes: notes for the user.
+        checked: for an ONNX model, figures of its comparison with the run's model.
     """
 
     folder: Path
@@ -50,28 +50,28 @@ class Exported:
     checked: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         return {**asdict(self), "folder": str(self.folder)}
 
     def to_text(self) -> str:
-        """For people."""
+        """Lines of text for people."""
         lines = [f"{self.folder}: {', '.join(self.files)}"]
         lines += [self.command] if self.command else []
         return "\n".join([*lines, *self.notes])
 
 
 def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
-    """Write what builds a run's engine elsewhere.
+    """Write the files that build a run's engine elsewhere.
 
     Args:
         run: the run.
-        to: ``trtexec`` or ``polygraphy``: model.onnx with a command line, and the scripts and caches that it reads;
-            ``onnxruntime``: a float32 model with Q/DQ pairs that any runtime opens, first compared with onnxruntime's
-            default optimizations.
+        to: ``trtexec`` or ``polygraphy``: model.onnx with a command line and the scripts and caches that it reads;
+            ``onnxruntime``: a float32 model with Q/DQ pairs for any runtime, after a check that onnxruntime's default
+            optimizations do not change its results.
         out: the folder; ``export/<to>`` in the run folder by default.
 
     Raises:
-        QtoolError: it cannot be built that way, or onnxruntime computes something else.
+        QtoolError: the engine cannot be built that way, or onnxruntime computes different results.
     """
     folder = out if out is not None else run.folder / "export" / to
     if folder.exists() and not folder.is_dir():
@@ -131,10 +131,10 @@ _EXPORTS = "exports.json"
 
 
 def _refuse_over(run: FinishedRun, folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder where one of the files to be written already exists, unless an export of this run wrote it.
+    """Refuse a folder if one of the files to be written already exists, unless an export of this run wrote it.
 
     Raises:
-        QtoolError: there is one that the run read or made, or that is another's; the message names it.
+        QtoolError: a file is the run's input or result, or was written by something else; the message names it.
     """
     inputs = input_files(run.job) | {f"the run's own {path.name}": path for path in files_of_run(run.folder)}
     written = _written(run).get(str(folder.resolve()), {})
@@ -145,7 +145,7 @@ def _refuse_over(run: FinishedRun, folder: Path, names: Iterable[str]) -> None:
 
 
 def _written(run: FinishedRun) -> dict[str, Any]:
-    """What exports of the run wrote, by folder: the files' names and SHA-256."""
+    """The files written by exports of the run, by folder: their names and SHA-256."""
     content = own_json(run.job.folder.hidden / _EXPORTS)
     entries = content.items() if isinstance(content, dict) else ()
     return {folder: files for folder, files in entries if isinstance(files, dict)}
@@ -154,13 +154,13 @@ def _written(run: FinishedRun) -> dict[str, Any]:
 def _note_written(run: FinishedRun, found: Exported) -> None:
     known, folder = _written(run), str(found.folder.resolve())
     known[folder] = known.get(folder, {}) | {name: sha256_file(found.folder / name) for name in found.files}
-    # a run folder that cannot be written to is as good to export from
+    # a read-only run folder can still be exported from
     with suppress(QtoolError, OSError):
         write_json(run.job.folder.hidden / _EXPORTS, known)
 
 
 def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
-    """What is to be built, and the file of the timing cache."""
+    """The description of the build, and the file of the timing cache."""
     from toolkit.backends.building.command_lines import BuildOrder
     from toolkit.backends.building.weak_types import float_types, weak_flags
     from toolkit.graph.proto.nodes import ONNX_DOMAINS
@@ -173,7 +173,7 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
     asked = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
     implicit = resolved["quantization"] == "implicit"
     weak = run.engine.typing == "weak"
-    # a cache of a build without a GPU holds no times and is not taken along
+    # the timing cache of a build without a GPU has no times and is not copied
     timing = Path(str(resolved.get("timing_cache") or hidden / "none"))
     ranges = run.passes.ranges() if weak and implicit else None
     own = implicit and resolved["calibrator"] != "ranges"
@@ -196,7 +196,7 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
 
 
 def _cache(run: FinishedRun, order: BuildOrder) -> str:
-    """TensorRT's calibration cache: its own, or one with qtool's ranges."""
+    """The text of TensorRT's calibration cache: its own, or one with qtool's ranges."""
     from toolkit.calibration.interchange import cache_text, release_number
 
     if not order.amax:
@@ -213,7 +213,7 @@ def _plugins(run: FinishedRun) -> list[str]:
 
 
 def _onnx(run: FinishedRun, folder: Path) -> Exported:
-    """The float32 model with its pairs, written only once onnxruntime's default run computes what the pairs say."""
+    """Write the float32 model with Q/DQ pairs if onnxruntime computes the same with its default optimizations."""
     from toolkit.base.temporary import temporary_folder
     from toolkit.graph.files.header import model_files
     from toolkit.graph.files.onnx_file import write
@@ -236,7 +236,7 @@ def _onnx(run: FinishedRun, folder: Path) -> Exported:
     model.source = None
     with temporary_folder("export") as made:
         light = model.to_light(_IR)
-        # qtool's own sessions do this by themselves, others do not
+        # qtool's own sessions apply these rewrites themselves, other runtimes do not
         widened = widen(light)
         spread_masks(light.proto)
         light.proto = written_out(light.proto)
@@ -259,17 +259,17 @@ _IR = 10
 
 
 def _open_plainly(path: Path, run: FinishedRun) -> None:
-    """Open a model with onnxruntime's defaults.
+    """Check that onnxruntime can open a model with its default settings.
 
     Raises:
-        QtoolError: onnxruntime refuses it.
+        QtoolError: onnxruntime refuses the model.
     """
     import onnxruntime
 
     from toolkit.graph.sessions.ort_session import explained
 
     options = onnxruntime.SessionOptions()
-    # what it says besides is in the error
+    # anything else that it logs is in the error
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -278,10 +278,10 @@ def _open_plainly(path: Path, run: FinishedRun) -> None:
 
 
 def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
-    """Figures of what onnxruntime computes with its default optimizations, compared with what the pairs say.
+    """Figures of the comparison between the model under onnxruntime's default optimizations and without them.
 
     Raises:
-        QtoolError: it refuses the model, or computes something else; or the float model is not the run's any more.
+        QtoolError: onnxruntime refuses the model or computes different results, or the float model has changed since.
     """
     from toolkit.evaluation.comparison.counterparts import counterparts, run_on
     from toolkit.evaluation.evaluate import defaults_fault, outputs_of
@@ -299,13 +299,13 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
             sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),
                                                written_db=fault.values.get("written_db"))),
             where=str(run.folder),
-            remedy="leave out the layers that it rewrites (exclude), or use model.onnx with session.disable_quant_qdq",
+            remedy="exclude the layers that it rewrites, or use model.onnx with session.disable_quant_qdq",
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
 
 
 def _samples(run: FinishedRun) -> tuple[CalibrationData, bool]:
-    """The evaluation's samples; made-up ones where there are none."""
+    """The evaluation samples, or random ones if there are none; and whether they are random."""
     from toolkit.data.dataset import CalibrationData
 
     source = run.inputs.source()

@@ -1,4 +1,4 @@
-"""A run that has ended, opened again: its recipe as it ran, and what its steps left."""
+"""A finished run, loaded from its folder: its recipe as it was run, and the results of its steps."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _AGAIN = "run its recipe again"
 
 @dataclass
 class FinishedRun:
-    """What a run left. Records are read when first needed.
+    """The results of a run. Records are read when first needed.
 
     Attributes:
         folder: the run folder.
-        recipe: as it ran: every setting resolved, relative paths from the recipe's own folder.
-        lock: what the run was made from.
-        report: the joined report.
-        job: the recipe at work; nothing is written into the run folder.
+        recipe: the recipe as it was run: every setting resolved, paths relative to the recipe's own folder.
+        lock: the versions and fingerprints of the run's inputs.
+        report: the combined report.
+        job: the recipe's job; the run folder is read-only.
     """
 
     folder: Path
@@ -52,10 +52,10 @@ class FinishedRun:
 
     @classmethod
     def of(cls, folder: Path, allow_code: bool = False, progress: Progress = silent) -> FinishedRun:
-        """The run of a folder.
+        """Load the run in a folder.
 
         Raises:
-            QtoolError: no run ended here, or a later one began and did not end.
+            QtoolError: the folder has no finished run, or a later run has begun but not finished.
         """
         require_run_folder(folder)
         for name in ("report.json", "recipe.lock.toml"):
@@ -70,22 +70,22 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """What to call it: its folder's name."""
+        """The run's name in messages and tables: that of its folder."""
         return self.folder.resolve().name
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What the recipe reads."""
+        """The recipe's inputs."""
         return Inputs(self.job)
 
     @cached_property
     def task(self) -> TaskRecord:
-        """How the model is judged."""
+        """The task that the model is judged by."""
         return self._left(TaskStep(self.inputs))
 
     @cached_property
     def passes(self) -> PassesRecord:
-        """The graph after all passes: float32 with its pairs."""
+        """The graph after all passes: float32 with Q/DQ pairs."""
         return self._left(PassesStep(self.inputs, self.task))
 
     @cached_property
@@ -95,19 +95,19 @@ class FinishedRun:
 
     @cached_property
     def engine(self) -> EngineRecord:
-        """What the backend built."""
+        """The backend's build of the engine."""
         return self._left(EngineStep(self.inputs, self.passes, self.lowering))
 
     @cached_property
     def compare(self) -> CompareRecord | None:
-        """The unquantized model's engines; None where the recipe asks for none."""
+        """The engines of the unquantized model; None if the recipe requests none."""
         return self._left(CompareStep(self.inputs, self.passes)) if self.recipe.engine.compare else None
 
     def require_same_model(self) -> None:
-        """Refuse where the float model, or its weights, have changed since: everything is compared with its outputs.
+        """Check that the float model and its weights are unchanged, since results are compared with its outputs.
 
         Raises:
-            DataError: they have, or the folder lies beside another recipe by now, which has another model.
+            DataError: they changed, or the run folder was moved next to a recipe with another model.
         """
         changed = changed_since(self.inputs, self.lock.fingerprints, ("model", "external_data"))
         if changed:
@@ -118,7 +118,7 @@ class FinishedRun:
             )
 
     def other_samples(self) -> Finding | None:
-        """A finding that the samples to measure on are not the run's own any more; None where they are."""
+        """A finding if the samples to measure on have changed since the run; None if they have not."""
         name = "evaluation_data" if self.recipe.evaluation.data is not None else "calibration_data"
         if not changed_since(self.inputs, self.lock.fingerprints, (name,)):
             return None

@@ -1,4 +1,4 @@
-"""Showing what is in a file, and how two of a kind differ."""
+"""Contents of a file or run folder, and differences between files or runs."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
-_JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
+_JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl written by qtool")
 _SHAPES = 4
 _NOT_SHOWN = {
     ".html": "open a page with `qtool view`",
     ".py": "`qtool migrate` reads scripts",
     ".sh": "`qtool migrate` reads scripts",
 }
-_LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
+_LAYERS = FileKind(
+    "it cannot be read as an engine's layers", QtoolError, "name a layers.json, or a file that trtexec wrote"
+)
 
 
 def inspect(path: Path) -> Rendered:
-    """Say what a file or run folder holds, and whether it is out of date.
+    """Show the contents of a file or run folder, and whether it is out of date.
 
     Raises:
-        QtoolError: nothing is there, or qtool does not know its kind.
+        QtoolError: the path does not exist, or qtool does not know the kind of file.
     """
     refuse_missing(path, "no such file")
     note = unfinished_note(path)
@@ -66,10 +68,10 @@ def explain_node(folder: Path, name: str) -> Rendered:
 
     Args:
         folder: the run folder.
-        name: of a node, or of a tensor that it makes; empty for the run as a whole.
+        name: the name of a node, or of a tensor that it produces; empty for an overview of the run.
 
     Raises:
-        QtoolError: no run folder is there, it has no report, or no such node.
+        QtoolError: the folder is not a run folder, has no report, or there is no such node.
     """
     from toolkit.report.conclusions.overview import overview
     from toolkit.report.explain import explain, explanation_text
@@ -235,7 +237,7 @@ def _render_model(path: Path) -> Rendered:
 
 
 def _pairs(model: Model) -> int:
-    """How many Q/DQ pairs a model has, in whatever spelling."""
+    """The number of Q/DQ pairs in a model, in any notation (ONNX, com.microsoft or ModelOpt operators)."""
     from toolkit.placement.quantized import pair_count
     from toolkit.placement.spellings import write_as_onnx
 
@@ -254,7 +256,7 @@ def _layers(path: Path, content: Any) -> Rendered:
         try:
             layers = layers_of_file(content, str(path))
         except BackendError as error:
-            # the file is at fault, not the backend
+            # the cause is the file, not the backend
             raise QtoolError(error.what, where=error.where, remedy=error.remedy) from error
         fields = content if isinstance(content, dict) else {}
         kernels = fields.get("kernels") or {}
@@ -279,10 +281,10 @@ def _ranges(path: Path) -> Rendered:
 
 
 def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
-    """How runs, or two files of ranges, differ.
+    """Compare runs, or two files of ranges.
 
     Raises:
-        QtoolError: there are fewer than two, they are not of one kind, or cannot be read.
+        QtoolError: there are fewer than two, they are not of the same kind, or cannot be read.
     """
     if len(paths) < 2:
         raise QtoolError("there is only one run to compare", where=str(paths[0]), remedy="name another")
@@ -316,7 +318,7 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
 
 
 def _files(*paths: Path) -> list[Path]:
-    """The files themselves; for a run folder all files of the run."""
+    """The files themselves; for a run folder all files of its run."""
     return [file for path in paths for file in (files_of_run(path) if path.is_dir() else [path])]
 
 
@@ -345,7 +347,7 @@ def _compare_reports(paths: list[Path], html: Path | None) -> Rendered:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """What to call runs: their folders' names, with as much of what is before them as tells them apart."""
+    """Labels for runs: the names of their folders, with as many parent folders as needed to tell them apart."""
     places = [path.resolve().parent.parts for path in paths]
     for length in range(1, max(map(len, places)) + 1):
         labels = ["/".join(parts[-length:]) for parts in places]

@@ -1,4 +1,4 @@
-"""Showing what belongs to a build: recipes, lock files, logs, engines and timing caches."""
+"""Contents of files that belong to a build: recipes, lock files, logs, engines and timing caches."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ from toolkit.run.results.rendered import Rendered
 _LOG = FileKind("it cannot be read as a build log", QtoolError, "name the build.log of a run folder")
 _FILE = FileKind("it cannot be read", QtoolError, "check the file")
 _TAGS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
-"""How an engine begins. TensorRT's own is kPLAN_FILE_TAG in samples/common/sampleEngines.cpp, which reads the version
-in bytes 24 to 27; RTX's was seen with 1.7.1.116, and has its version there too."""
+"""The first bytes of an engine. TensorRT's are kPLAN_FILE_TAG in samples/common/sampleEngines.cpp, which reads the
+version
+from bytes 24 to 27; TensorRT-RTX's were observed with 1.7.1.116, which stores its version there too."""
 _HEADER = 28
 _OFF: tuple[Any, ...] = (None, False, "", [], {})
-"""The values of pass settings that are not used."""
+"""Values of pass settings that are not in use."""
 _LINE = re.compile(r"^(VERBOSE|INFO|WARNING|ERROR|INTERNAL_ERROR): (.*)$")
 
 
 def engine_tag(path: Path) -> str:
-    """The backend whose engine a file is; empty where it is none."""
+    """The backend that built an engine file; empty if the file is not an engine."""
     with reading(path, _FILE), open_regular(path) as stream:
         return _TAGS.get(stream.read(4), "")
 
 
 def render_engine(path: Path, layers: Callable[[Path], Rendered]) -> Rendered:
-    """An engine's header, and the layers in the file beside it.
+    """Show an engine's header, and the layers in layers.json next to it.
 
     Args:
         path: the engine.
-        layers: shows a layers.json.
+        layers: renders a layers.json.
 
     Raises:
-        QtoolError: it does not begin as an engine does.
+        QtoolError: the file does not begin like an engine.
     """
     with reading(path, _FILE), open_regular(path) as stream:
         head = stream.read(_HEADER)
     backend = _TAGS.get(head[:4])
     if backend is None or len(head) < _HEADER:
         raise QtoolError(
-            "this is not an engine: it does not begin as those of TensorRT and TensorRT-RTX do",
+            "this is not an engine: it has no header of TensorRT or TensorRT-RTX",
             where=str(path),
             remedy="build it again",
         )
@@ -69,31 +70,31 @@ def render_engine(path: Path, layers: Callable[[Path], Rendered]) -> Rendered:
         found = layers(beside)
         content["layers"] = found.content
         return Rendered(content, "\n".join(lines) + "\n" + found.text, found.warnings)
-    lines.append("what its layers run in is in the layers.json of its run folder, which is not beside it")
+    lines.append("the types of its layers are unknown: its run folder's layers.json is not next to it")
     return Rendered(content, "\n".join(lines) + "\n")
 
 
 def _installed(backend: str) -> str:
-    """The version of the module that opens engines of a backend; empty where it is not installed."""
+    """The installed version of the module that opens engines of a backend; empty if it is not installed."""
     names = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13") if backend == "tensorrt" else ("tensorrt-rtx",)
     known = versions()
     return next((known[name] for name in names if name in known), "")
 
 
 def render_timing(path: Path) -> Rendered:
-    """A timing cache: binary, and readable only by the TensorRT that wrote it.
+    """Show a timing cache, which is binary and readable only by the TensorRT version that wrote it.
 
     Raises:
-        QtoolError: it does not begin as one does.
+        QtoolError: the file does not begin like a timing cache.
     """
     with reading(path, _FILE):
         require_regular(path)
         known = is_timing_cache(path)
     if not known:
         raise QtoolError(
-            "this is not a timing cache: it does not begin as TensorRT's do",
+            "this is not a timing cache: it has no header of TensorRT",
             where=str(path),
-            remedy="name it by what it holds; a build makes a new timing cache where there is none",
+            remedy="check the path; a build creates a timing cache if there is none",
         )
     length = path.stat().st_size
     text = (
@@ -104,10 +105,10 @@ def render_timing(path: Path) -> Rendered:
 
 
 def render_log(path: Path) -> Rendered:
-    """The warnings of a build log, each line once.
+    """Show the warnings of a build log, each line once.
 
     Raises:
-        QtoolError: it cannot be read, or has no line of TensorRT's.
+        QtoolError: the file cannot be read, or has no log line of TensorRT.
     """
     levels: Counter[str] = Counter()
     loud: Counter[tuple[str, str]] = Counter()
@@ -127,7 +128,7 @@ def render_log(path: Path) -> Rendered:
 
 
 def render_recipe(path: Path) -> Rendered:
-    """A recipe, or a lock file, with the present state of its files.
+    """Show a recipe or lock file, and whether its files exist or have changed.
 
     Raises:
         RecipeError: it cannot be read.
@@ -137,7 +138,7 @@ def render_recipe(path: Path) -> Rendered:
     recipe = Recipe.load(path)
     content = {"kind": "recipe", **recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}
     missing = [f"{what}: {file}" for what, file in _files(recipe).items() if not file.exists()]
-    lines = [f"{path}: a recipe", *_lines(recipe), "`qtool check` says what it would do"]
+    lines = [f"{path}: a recipe", *_lines(recipe), "`qtool check` shows what it would do"]
     return Rendered(content, "\n".join(lines) + "\n", [f"not there: {one}" for one in missing])
 
 
@@ -165,7 +166,7 @@ def _lock(path: Path) -> Rendered:
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:
-    """The files that the recipe reads, by what they are."""
+    """The files that the recipe reads, keyed by their description."""
     from toolkit.run.checks.preflight import input_files
     from toolkit.run.folder.run_folder import RunFolder
     from toolkit.run.job import Job
@@ -174,7 +175,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
 
 
 def _lines(recipe: Recipe) -> list[str]:
-    """What the recipe says, table by table; what is TensorRT's or qtool's own default is left out."""
+    """The recipe's settings, table by table, without settings at their defaults."""
     lines = [f"model: {plain(recipe.model.path)}"]
     for profile in recipe.profiles():
         shapes = ", ".join(

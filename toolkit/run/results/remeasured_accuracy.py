@@ -1,4 +1,4 @@
-"""The accuracy of a run that has ended, measured again: of its engine or its model, on its data or other."""
+"""New measurements of a finished run's accuracy: of its engine or model, on its own or other samples."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ On = Literal["auto", "engine", "onnxruntime"]
 
 @dataclass(frozen=True)
 class MeasuredAgain:
-    """What was measured.
+    """The result of measuring a run's accuracy again.
 
     Attributes:
         run: the run folder.
-        data: what was measured on.
-        accuracy: of model.onnx in onnxruntime; None where the engine was run.
-        device: of the engine on the GPU; None where it was not run.
-        why: why it was not run, where the choice was left open.
-        changed: that the samples are not the run's own any more; None where they are, or others were named.
+        data: the data that it was measured on.
+        accuracy: accuracy of model.onnx in onnxruntime; None if the engine was run.
+        device: results of the engine on the GPU; None if it was not run.
+        why: why the engine was not run, with ``on="auto"``.
+        changed: a finding if the run's samples have changed since; None if they have not, or other samples were given.
     """
 
     run: Path
@@ -51,17 +51,17 @@ class MeasuredAgain:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict, as for a run."""
+        """The verdict, as in a run."""
         return verdict(self.accuracy, self.device)
 
     @property
     def exit_status(self) -> int:
-        """The exit status, as for a run."""
+        """The exit status, as in a run."""
         on_device = self.device.accuracy if self.device is not None else None
         return status_of(self.verdict, self.accuracy or on_device, self.device)
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         accuracy, device = (part.model_dump(mode="json", by_alias=True) if part else None
                             for part in (self.accuracy, self.device))  # fmt: skip
         return {
@@ -74,18 +74,19 @@ class MeasuredAgain:
 def remeasure_accuracy(
     run: FinishedRun, data: str | None = None, metric: str | None = None, samples: int | None = None, on: On = "auto"
 ) -> MeasuredAgain:
-    """Run a run's engine, or its model.onnx in onnxruntime, over samples, and judge it as a run is judged.
+    """Measure a run's engine on the GPU, or its model.onnx in onnxruntime, and judge the result as in a run.
 
     Args:
         run: the run.
         data: other samples than the recipe's: a file, a folder, or code as a recipe names it.
-        metric: another metric; the recipe's budget is not meant for it, so the metric's own holds.
+        metric: another metric, judged by its own default limit, since the recipe's budget is meant for the recipe's
+            metric.
         samples: use at most this many.
-        on: what to run; ``auto`` takes the engine where there is one and it can run here.
+        on: what to run; ``auto`` chooses the engine if it exists and can run here.
 
     Raises:
-        BackendError: the engine is asked for and there is none, or it cannot run here.
-        DataError: there is no sample, or the float model is not the one of the run.
+        BackendError: the engine is requested but does not exist, or cannot run here.
+        DataError: there are no samples, or the float model has changed since the run.
     """
     section, job = run.recipe.evaluation, run.job
     if data is not None:
@@ -97,7 +98,7 @@ def remeasure_accuracy(
         judge_by(run.recipe, metric, run.task.task)
     if samples is not None:
         run.recipe.override("--samples", "evaluation", "samples", samples)
-    # errors of single layers are not asked for
+    # errors of single layers are not needed
     section.layer_samples = 1
     with reachable(job):
         preflight(job)
@@ -117,26 +118,26 @@ def remeasure_accuracy(
 
 
 def judge_by(recipe: Recipe, metric: str, task: str) -> None:
-    """Have another metric judge, as ``--metric`` asks for.
+    """Judge by another metric, as ``--metric`` requests.
 
     Args:
         recipe: the recipe, which is changed.
-        metric: the metric; one that is not built in belongs to no task, and the run's task stays.
+        metric: the metric; a user-defined one belongs to no task, so the run's task stays.
         task: the run's task.
     """
     section = recipe.evaluation
     if task_of(metric) not in ("", task):
-        # they belong to the task of the recipe's metric
+        # these settings belong to the task of the recipe's metric
         section.blank = section.space = section.threshold = None
     recipe.override("--metric", "evaluation", "metric", metric)
     section.budget = BudgetSection()
 
 
 def _not_on_engine(run: FinishedRun, on: On) -> Finding | None:
-    """Why model.onnx is run in onnxruntime and not the engine; None where the engine is run.
+    """Why model.onnx is run in onnxruntime instead of the engine; None if the engine is run.
 
     Raises:
-        QtoolError: the engine is asked for and cannot be run.
+        QtoolError: the engine is requested and cannot be run.
     """
     if on == "onnxruntime":
         return ReportCode.DEVICE_CHECK_OFF()

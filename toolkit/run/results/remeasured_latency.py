@@ -1,4 +1,4 @@
-"""The time of engines that runs have left, measured again on this machine's GPU."""
+"""New measurements of the latency of finished runs' engines, on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class LatencyAgain:
-    """One engine's latency in one profile, at its opt shapes, in milliseconds.
+    """Latency of one engine in one profile, at its opt shapes, in milliseconds.
 
     Attributes:
-        engine: the run's name, and the precision where it is the unquantized model's.
+        engine: the run's name, and the precision for an engine of the unquantized model.
         profile: the profile.
-        median: of all rounds; each of them is the median of many inferences.
+        median: median of all rounds; each round is the median of many inferences.
         least: the fastest round.
-        most: the slowest.
-        before: what the run measured; None where it did not.
+        most: the slowest round.
+        before: the run's own measurement; None if there is none.
     """
 
     engine: str
@@ -39,13 +39,13 @@ class LatencyAgain:
 
 @dataclass(frozen=True)
 class TimedAgain:
-    """What was measured.
+    """The result of measuring latency again.
 
     Attributes:
         gpu: the GPU's name.
-        times: by engine and profile.
-        layers: by engine, layer and profile its milliseconds; empty where not asked for.
-        lacks: by profile, or by engine and profile, why nothing was measured.
+        times: latencies, one entry per profile and engine.
+        layers: milliseconds by engine, layer and profile; empty if not requested.
+        lacks: why nothing was measured, by profile, or by engine and profile.
     """
 
     gpu: str
@@ -54,7 +54,7 @@ class TimedAgain:
     lacks: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form."""
+        """A JSON-serializable dictionary."""
         return asdict(self)
 
 
@@ -65,18 +65,18 @@ def remeasure_latency(
     allow_code: bool = False,
     progress: Progress = silent,
 ) -> TimedAgain:
-    """Measure the engines of runs, including those of the unquantized model built for comparison, all in turn.
+    """Measure the runs' engines, including those of the unquantized model built for comparison, in turn.
 
     Args:
-        runs: one or several, of one backend and with the same profiles.
+        runs: one or several runs, with the same backend and profiles.
         rounds: how often each engine is measured.
-        layers: measure the layers of each run's engine too, by TensorRT's profiler.
-        allow_code: whether an engine may hold host code, as version compatible ones do.
-        progress: called with how far it is.
+        layers: whether to measure the layers of each run's engine too, with TensorRT's profiler.
+        allow_code: whether an engine may contain host code, as version compatible engines do.
+        progress: called with the progress.
 
     Raises:
         BackendError: nothing can be measured here, a run built no engine, or an engine cannot be opened.
-        QtoolError: the runs have unlike profiles or backends.
+        QtoolError: the runs have different profiles or backends.
     """
     from toolkit.backends.choose import choose
     from toolkit.backends.processes.turns import measure_turns
@@ -116,7 +116,7 @@ def remeasure_latency(
 
 
 def _require_comparable(first: FinishedRun, other: FinishedRun) -> None:
-    """Refuse runs whose engines cannot be measured in turn."""
+    """Check that the engines of two runs can be measured in turn."""
     for what, own, wanted in (
         ("profiles", repr(other.job.profiles), repr(first.job.profiles)),
         ("backends", other.engine.build.backend, first.engine.build.backend),
@@ -132,7 +132,7 @@ def _require_comparable(first: FinishedRun, other: FinishedRun) -> None:
 def _layer_times(
     run: FinishedRun, allow_code: bool, progress: Progress
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """By layer of a run's engine and profile its milliseconds; and by profile why nothing was measured."""
+    """Milliseconds by layer and profile of a run's engine; and by profile the reason why nothing was measured."""
     from toolkit.backends.processes.exchange import profiles_to_json
     from toolkit.backends.processes.process import run_job
 
@@ -148,7 +148,7 @@ def _layer_times(
 
 
 def predict_again(run: FinishedRun, gpu: str) -> PredictionInfo:
-    """The time of a run's final graph on a GPU that need not be here, from its datasheet.
+    """Predict the latency of a run's final graph on a GPU from its datasheet; the GPU need not be present.
 
     Raises:
         RecipeError: no datasheet figures are known for the GPU.
@@ -163,7 +163,7 @@ def predict_again(run: FinishedRun, gpu: str) -> PredictionInfo:
 
 
 def _names(run: FinishedRun, several: bool) -> tuple[str, dict[str, str]]:
-    """What to call a run's engine, and by precision those of the unquantized model."""
+    """The name of a run's engine, and by precision those of the unquantized model's engines."""
     compared = run.compare.engines if run.compare is not None else {}
     name = str(run.folder) if several else run.name
     return name, {precision: f"{name}, unquantized {precision}" for precision in compared}
@@ -184,7 +184,7 @@ def _engines(run: FinishedRun, several: bool) -> dict[str, Path]:
 
 
 def _before(run: FinishedRun, several: bool) -> dict[str, dict[str, float]]:
-    """By engine and profile, what the run measured right after the build."""
+    """The latencies that the run measured right after the build, by engine and profile, in milliseconds."""
     name, compared = _names(run, several)
     builds = {name: run.engine.build}
     if run.compare is not None:

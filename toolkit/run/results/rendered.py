@@ -1,4 +1,4 @@
-"""One thing in two forms: for machines and for people."""
+"""A result in two forms, for machines and for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Rendered:
-    """What is in a file, or how two differ; ``warnings`` come first."""
+    """Contents of a file, or differences between files; ``warnings`` are shown first."""
 
     content: Any
     text: str

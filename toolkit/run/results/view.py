@@ -1,4 +1,4 @@
-"""Opening the page of a run in a browser."""
+"""Opening a run's report page in a browser."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from toolkit.run.folder.guard import refuse_missing
 
 
 def page_of(path: Path) -> Path:
-    """The page that a run wrote.
+    """The report page of a run.
 
     Args:
-        path: the run folder, or a page itself.
+        path: the run folder, or an HTML page itself.
 
     Raises:
-        QtoolError: there is none.
+        QtoolError: there is no page.
     """
     refuse_missing(path, "no such run folder")
     page = path / "report.html" if path.is_dir() else path
@@ -34,13 +34,13 @@ def page_of(path: Path) -> Path:
 
 
 def open_page(page: Path) -> bool:
-    """Open a page in this machine's browser; False where there is none."""
+    """Open a page in this machine's browser; False if there is none."""
     import webbrowser
 
     shown = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    # without a screen Python finds a browser that takes over the terminal
+    # without a display, webbrowser would start a text browser, which takes over the terminal
     try:
         return shown and webbrowser.open(page.resolve().as_uri())
     except webbrowser.Error:

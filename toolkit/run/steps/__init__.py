@@ -1,1 +1,1 @@
-"""The steps of a run, one per file, each with the record that it leaves; and what several of them need."""
+"""The steps of a run, one per file, each with its record; and functions that several steps share."""

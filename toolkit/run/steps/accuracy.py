@@ -1,4 +1,4 @@
-"""The evaluation as the report holds it: its figures, the verdict of the limits, and what could not be judged."""
+"""The evaluation in the report's form: figures, the verdict on the limits, and limits that could not be judged."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def accuracy_of(
     source: str = SIMULATION,
     task: TaskRecord | None = None,
 ) -> Accuracy | None:
-    """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
+    """The evaluation in the report's form, judged by the budget; None without a budget if nothing was measured.
 
-    A budget that cannot be judged is missed: silence would pass for a promise kept. Where the recipe gives no limit
-    that covers the task's, the task's own counts.
+    A budget that cannot be judged counts as missed, so that it is not mistaken for one that was kept. If the recipe has
+    no limit that covers the task's own limit, the task's limit applies.
 
     Args:
-        found: what was measured; None where nothing was.
-        budget: what must hold.
-        held_out: whether calibration did not see the samples.
-        random: whether they are made up.
-        source: what ran the quantized model, in words.
-        task: what the model is for; None where that is not known.
+        found: the measured figures; None if nothing was measured.
+        budget: the limits.
+        held_out: whether the samples were not used for calibration.
+        random: whether the samples are random.
+        source: the runtime of the quantized model, in words.
+        task: the model's task; None if unknown.
     """
     asked = any(limit is not None for _, limit in budget)
     if found is None:
@@ -98,10 +98,10 @@ def accuracy_of(
 
 
 def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: TaskRecord | None) -> Accuracy:
-    """The accuracy with what differs when onnxruntime itself computes model.onnx.
+    """The accuracy with differences that appear when onnxruntime computes model.onnx with its own optimizations.
 
-    If measured on some of the samples, it is an estimate: the figure on all, shifted by as much as on these. There is
-    none where chance alone may have moved it on so few.
+    If these were measured on a part of the samples, the figure is an estimate: the figure on all samples, shifted by
+    the difference on that part. There is no estimate if the difference may be due to chance.
     """
     unrounded = accuracy_of(found.found, budget, task=task)
     rounded = accuracy_of(found.rounded, budget, task=task) if found.rounded is not None else accuracy
@@ -136,7 +136,7 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
 
 
 def _drops_too_far(accuracy: Accuracy, rounded: Accuracy, unrounded: Accuracy) -> bool:
-    """Whether the drop on all samples, shifted by as much as on some, misses its limit, where chance may decide."""
+    """Whether the drop on all samples, shifted by the difference on some, misses its limit, when chance may decide."""
     drops = (accuracy.drop, unrounded.drop, rounded.drop)
     if accuracy.most_drop is None or any(drop is None for drop in drops):
         return False
@@ -145,7 +145,7 @@ def _drops_too_far(accuracy: Accuracy, rounded: Accuracy, unrounded: Accuracy) -
 
 
 def _moved(judged: EvaluationResult, value: float, by: float) -> float:
-    """A figure moved by as much as it moves on some of the samples, within what the figure can be."""
+    """A figure shifted by its change on a part of the samples, clipped to its possible values."""
     share, moved = judged.metric is None or is_share(judged.metric), value + by
     if share or not judged.rising:
         moved = max(moved, min(value, 0.0))
@@ -153,7 +153,7 @@ def _moved(judged: EvaluationResult, value: float, by: float) -> float:
 
 
 def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
-    """The figure of a report's first line: the metric, or the share of unchanged answers of ``first``'s first part."""
+    """The report's headline figure: the metric, or the share of unchanged answers of ``first``'s first part."""
     if first.metric is not None or not first.parts:
         return accuracy.quantized
     part = _first_part(accuracy, first)
@@ -161,16 +161,17 @@ def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
 
 
 def _first_part(accuracy: Accuracy, first: Accuracy) -> PartFigures | None:
-    """The figures of ``first``'s first part; None where there are none."""
+    """The figures of the first part of ``first``; None if there are none."""
     wanted = [(one.outputs, one.channels) for one in first.parts[:1]]
     return next((one for one in accuracy.parts if (one.outputs, one.channels) in wanted), None)
 
 
 def _by_chance(found: Unrounded, by: float, part: PartFigures | None) -> bool:
-    """Whether 0 is in the 95 % interval of what moves the first line's figure, ``by`` on some of the samples.
+    """Whether the change ``by`` of the headline figure, on a part of the samples, may be due to chance (95 % interval).
 
-    A metric's standard error is the jackknife's. Without one that of a share of answers, correct or unchanged, is at
-    least sqrt(d) / n, with d of n answers more or fewer (McNemar's test): others may have changed both ways.
+    A metric's standard error is the jackknife's. Without one, the standard error of a share of correct or unchanged
+    answers is at least sqrt(d) / n if d of n answers are gained or lost (McNemar's test), since further answers may
+    have changed in both directions.
     """
     error, answers = None, part.answers if part is not None else 0
     if found.rounded is not None and found.rounded.metric is not None:
@@ -185,13 +186,13 @@ def _by_chance(found: Unrounded, by: float, part: PartFigures | None) -> bool:
 
 
 def _interval(found: EvaluationResult) -> tuple[float, float] | None:
-    """The 95 % interval of a drop whose standard error is known."""
+    """The 95 % interval of the drop; None if its standard error is unknown."""
     error = found.drop_error
     return around(found.drop, error) if found.drop is not None and error is not None else None
 
 
 def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[PartFigures]:
-    """The answers part by part, the worst first; the budget decides whether the share that must stay ``counts``."""
+    """The answers part by part, the worst first; ``counts``: whether the budget limits the share of unchanged ones."""
     made = []
     order = list(LimitStanding)
     for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
@@ -221,7 +222,7 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
 def _what_samples_lack(
     tally: AnswerTally, found: EvaluationResult, least: float | None
 ) -> Literal["", "answers", "objects", "other answer", "varied samples"]:
-    """What the samples lack to show that enough of a part's answers stay; empty where that is met or missed."""
+    """What the samples lack to prove that enough of a part's answers are unchanged; empty if proven or missed."""
     standing = tally.standing(least)
     if standing is LimitStanding.MISSED:
         return ""
@@ -241,7 +242,7 @@ def _task_info(task: TaskRecord | None) -> TaskInfo | None:
 
 
 def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:
-    """The outputs' figures; argmax says nothing about an output that holds no classes, or any number of labels."""
+    """The outputs' figures, without argmax agreement for outputs that have no classes or several labels at once."""
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
     ranked = shown.keys() & ranked_outputs(found.tallies)
     for name in ranked:
@@ -257,10 +258,10 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
 
 
 def device_of(record: DeviceRecord, budget: BudgetSection, task: TaskRecord | None = None) -> DeviceInfo:
-    """The engine's own figures as the report holds them, judged by the same budget.
+    """The engine's own figures in the report's form, judged by the same budget.
 
-    The budget is judged over all profiles together, as it is for the simulation; a profile that misses it by itself,
-    on however few samples, is noted.
+    The budget is judged over all profiles together, as in the simulation; a profile that misses it on its own is noted,
+    however few its samples.
     """
     if record.status != "ran":
         return DeviceInfo(status=record.status, why=sentence(record.why) if record.why else "", gpu=record.gpu)

@@ -1,4 +1,4 @@
-"""What ``qtool sensitivity`` and ``qtool bisect`` found in a run folder, and how it gets into the run's report."""
+"""Results of ``qtool sensitivity`` and ``qtool bisect`` in a run folder, which are added to the run's report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FILE, _RECORD = "analyses.json", "report.json"
 
 
 class Analyses(FileSchema):
-    """What was found, each with what it depends on.
+    """The results of analyses, each with a digest of its inputs.
 
     Attributes:
-        sensitivity: the last sensitivity.
+        sensitivity: the last sensitivity analysis.
         bisection: the last bisection.
-        basis: by name what the two depend on, see ``basis_of``.
+        basis: digests of their inputs by name, see ``basis_of``.
     """
 
     sensitivity: SensitivityInfo | None = None
@@ -36,14 +36,14 @@ class Analyses(FileSchema):
 
     @classmethod
     def load(cls, folder: RunFolder) -> Analyses:
-        """What a run folder holds; a missing or damaged file counts as empty."""
+        """Load the analyses of a run folder; a missing or damaged file counts as empty."""
         try:
             return cls.model_validate(own_json(path_of(folder)) or {})
         except ValidationError:
             return cls()
 
     def now(self, basis: str) -> Analyses:
-        """These analyses, with those that depend on anything other than ``basis`` marked as outdated."""
+        """These analyses, marked as outdated if their inputs differ from ``basis``."""
         found = self.model_copy(deep=True)
         for name in ("sensitivity", "bisection"):
             info = getattr(found, name)
@@ -53,12 +53,12 @@ class Analyses(FileSchema):
 
 
 def path_of(folder: RunFolder) -> Path:
-    """The file in which a run folder keeps its analyses."""
+    """The file of a run folder's analyses."""
     return folder.hidden / _FILE
 
 
 def basis_of(inputs: Inputs) -> str:
-    """What sensitivity and bisection depend on: the recipe but for engine and report, model, samples and code."""
+    """Digest of the inputs of sensitivity and bisection: recipe without engine and report, model, samples and code."""
     recipe, prints = inputs.job.recipe, inputs.prints
     return sha256_json(
         [
@@ -75,10 +75,10 @@ def basis_of(inputs: Inputs) -> str:
 
 
 def join_analysis(inputs: Inputs, found: SensitivityInfo | BisectionInfo) -> Path | None:
-    """Keep what was found for later reports, and add it to the existing one.
+    """Store a result for later reports, and add it to the existing report.
 
     Returns:
-        The page; None where there is none, or it is for another recipe, model or data.
+        The page; None if there is none, or it is of another recipe, model or data.
     """
     from toolkit.report.page.html import write_html
     from toolkit.report.schema.report import Report

@@ -1,4 +1,4 @@
-"""The step "compare": the original model, built in plain precisions, to compare the quantized engine with."""
+"""The step "compare": the original model built in float precisions, for comparison with the quantized engine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 def comparable(job: Job) -> None:
-    """Check that what ``[engine] compare`` asks for can be measured here.
+    """Check that the engines of ``[engine] compare`` can be built and measured here.
 
     Raises:
-        RecipeError: there is no GPU, no backend that measures, or measuring is switched off.
+        RecipeError: there is no GPU, no backend that can measure, or measuring is disabled.
     """
     from toolkit.backends.choose import choose
 
@@ -43,7 +43,7 @@ def comparable(job: Job) -> None:
     obstacle = "measure is false" if not section.measure else choose(section.backend)[0].cannot_measure()
     if obstacle:
         raise RecipeError(
-            f"[engine] compare builds the model in other precisions and compares latencies, and {obstacle}",
+            f"[engine] compare builds the model in other precisions and compares latencies, but {obstacle}",
             where=job.recipe.locate("engine", "compare"),
             remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove compare",
         )
@@ -51,12 +51,12 @@ def comparable(job: Job) -> None:
 
 @dataclass(frozen=True)
 class PlainEngine:
-    """The unquantized model's engine in one precision.
+    """The engine of the unquantized model in one precision.
 
     Attributes:
         build: the build, without the engine's bytes and the inspector's output.
         runs: for each node the names of the engine layers that run it.
-        lacks: by profile why its latency was not measured.
+        lacks: why the latency was not measured, by profile.
     """
 
     build: Build
@@ -64,26 +64,26 @@ class PlainEngine:
     lacks: dict[str, str]
 
     def timed(self) -> Timed:
-        """The engine as the report takes it."""
+        """The engine in the form that the report needs."""
         return Timed(self.build, self.runs)
 
 
 class CompareRecord(Record):
-    """The unquantized model's engines, by precision."""
+    """The engines of the unquantized model, by precision."""
 
     engines: dict[str, PlainEngine]
 
     def engine_file(self, precision: str) -> Path | None:
-        """The file of one engine; None where the backend built none."""
+        """The file of one engine; None if the backend built none."""
         return self.path(_engine(precision))
 
     def engines_key(self) -> dict[str, str]:
-        """The engines' content."""
+        """Digests of the engines' files."""
         return hashes(*(self._folder / _engine(name) for name in self.engines))
 
 
 class CompareStep(Step[CompareRecord]):
-    """Builds the plain model in the precisions that ``[engine] compare`` names."""
+    """Builds the unquantized model in the precisions of ``[engine] compare``."""
 
     name = "compare"
     kind = CompareRecord
@@ -107,8 +107,7 @@ class CompareStep(Step[CompareRecord]):
     def run(self) -> CompareRecord:
         """Build each engine and measure its layers and latency.
 
-        Q/DQ pairs that the model came with are taken out first. Nodes that leave float16's range stay FP32, as in any
-        run.
+        Q/DQ pairs already in the model are removed first. Nodes that exceed float16's range stay FP32, as in any run.
 
         Raises:
             BackendError: TensorRT refuses the model.
@@ -140,7 +139,7 @@ class CompareStep(Step[CompareRecord]):
         from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
         plain = self.inputs.source().copy()
-        # stored INT8 weights have only a DequantizeLinear
+        # weights stored in INT8 have a DequantizeLinear without a QuantizeLinear
         if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
             for strip in _strippers():
                 strip(plain, Context())
@@ -178,7 +177,7 @@ class CompareStep(Step[CompareRecord]):
 
 
 def _strippers() -> list[Pass]:
-    """The pass that takes pairs out, where one is installed."""
+    """The pass that removes Q/DQ pairs, if one is installed."""
     from toolkit.contract.registry import passes_with_role
     from toolkit.contract.roles import Role
 

@@ -1,4 +1,4 @@
-"""The context that a recipe's passes are given."""
+"""The context of a recipe's passes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def context_for(
     inputs: Inputs, model: Model, journal: Journal, dry_run: bool = False, task: TaskRecord | None = None
 ) -> Context:
-    """A context for the recipe's passes on this model.
+    """Create a context for the recipe's passes on this model.
 
     Args:
-        inputs: what the recipe starts from.
-        model: the graph under work.
-        journal: where notes go.
-        dry_run: nothing is calibrated, measured or built.
-        task: how the model is judged; None where that is not known.
+        inputs: the recipe's inputs.
+        model: the graph that the passes change.
+        journal: receives the passes' events.
+        dry_run: whether nothing is calibrated, measured or built.
+        task: the task that the model is judged by; None if unknown.
     """
     job = inputs.job
     data = inputs.calibration_data(model, journal)
@@ -59,7 +59,7 @@ def _lacks_int8(backend: str, op: str) -> str:
 
 
 def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
-    """What the recipe's ``[evaluation]`` judges by; its samples are opened when a pass asks for them."""
+    """The metric, limits and samples of ``[evaluation]``; the samples are opened when a pass requests them."""
     section = inputs.job.recipe.evaluation
     budget = section.budget
     limits = Limits(
@@ -76,7 +76,7 @@ def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
 
 
 def engine_bench(inputs: Inputs) -> EngineBench:
-    """Where engines are built to be measured: with the settings of the recipe's own engine."""
+    """A bench that builds and measures engines, with the settings of the recipe's own engine."""
     from toolkit.backends.trials.bench import EngineBench
 
     job = inputs.job

@@ -1,4 +1,4 @@
-"""The step "device": the engine run on this machine's GPU, next to onnxruntime's float run of the model."""
+"""The step "device": the engine run on this machine's GPU, compared with the float model in onnxruntime."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from toolkit.run.task.task import TaskRecord, metric_options
 
 
 class DeviceRecord(Record):
-    """The engine's results on the GPU.
+    """The results of the engine on the GPU.
 
     Attributes:
-        status: whether it ran, failed, or was not tried.
-        why: why it failed or was not tried; None where it ran.
-        gpu: the GPU's name; empty where there is none.
-        samples: how many samples it ran.
-        left_out: runs of a sample left out, since their batches fit no shape of the profile.
-        notes: what the reader should know about the samples.
-        held_out: whether calibration did not see the samples.
-        random: whether they are made up.
+        status: whether it ran, failed, or was skipped.
+        why: why it failed or was skipped; None if it ran.
+        gpu: the GPU's name; empty if there is none.
+        samples: how many samples were run.
+        left_out: samples left out, counted once per profile, since their batches fit no shape of the profile.
+        notes: findings about the samples for the reader.
+        held_out: whether the samples were not used for calibration.
+        random: whether the samples are random.
         found: the figures over all profiles.
         profiles: the figures of each profile.
     """
@@ -54,19 +54,19 @@ class DeviceRecord(Record):
 
     @property
     def final(self) -> bool:
-        """Not where it failed: it may have been another program that held the GPU's memory."""
+        """False if the engine failed: the cause may be temporary, such as another program using the GPU's memory."""
         return self.status != "failed"
 
 
 def skipped(why: Finding) -> DeviceRecord:
-    """The record of an engine that is not run."""
+    """The record for an engine that is not run."""
     return DeviceRecord(status="skipped", why=why, gpu=_gpu_name())
 
 
 class DeviceStep(Step[DeviceRecord]):
-    """Runs the engine over the evaluation's samples, each in every profile that it counts for.
+    """Runs the engine on the evaluation samples, each in every profile that it fits.
 
-    The engine runs in a child process, so that its crash is a failure of the check and of nothing else.
+    The engine runs in a child process, so that a crash fails only this check.
     """
 
     name = "device"
@@ -78,7 +78,7 @@ class DeviceStep(Step[DeviceRecord]):
         self.engine = engine
 
     def key(self) -> Mapping[str, Any]:
-        """The float model, the engine, the GPU, and what measuring depends on."""
+        """The float model, the engine, the GPU, and the inputs of measuring."""
         return {
             "float": self.inputs.prints.of_model(),
             **self.engine.engine_key(),
@@ -90,11 +90,11 @@ class DeviceStep(Step[DeviceRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where the metric is the user's, or a pass that strips the model compared with."""
+        """True if the metric is user code, or a pass that strips pairs from the reference model."""
         return measuring_uses_own_code(self.job)
 
     def run(self) -> DeviceRecord:
-        """Run the engine.
+        """Run the engine on the samples and compare its outputs.
 
         Raises:
             QtoolError: the samples or the float model cannot be used.
@@ -109,7 +109,7 @@ class DeviceStep(Step[DeviceRecord]):
             raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
         known = profiles.names or [EVERYTHING]
         reference = session(source)
-        # an engine returns no tensor before a plugin: only the float model's own outputs are left
+        # an engine does not return the tensors before a plugin, so only the float model's own outputs can be compared
         own_outputs = [t.name for t in source.graph.outputs if t.name in reference.outputs]
         if not own_outputs:
             return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
@@ -146,7 +146,7 @@ class DeviceStep(Step[DeviceRecord]):
         )
 
     def _comparison(self, source: Model, outputs: list[str]) -> OutputComparison:
-        """What compares the engine's outputs with the float model's."""
+        """The comparison of the engine's outputs with the float model's."""
         section = self.recipe.evaluation
         return OutputComparison(
             source,
@@ -159,7 +159,7 @@ class DeviceStep(Step[DeviceRecord]):
         )
 
     def _outputs(self, chunk: list[Feed], folder: Path) -> Any:
-        """The engine's outputs for feeds, from a child process."""
+        """The engine's outputs for feeds, computed in a child process."""
         engine = self.engine.engine_file
         assert engine is not None
         return run_chunk(self.job, engine, self.engine.build.backend, chunk, folder)
@@ -170,13 +170,13 @@ class DeviceStep(Step[DeviceRecord]):
 
 @dataclass
 class _Compared:
-    """The engine's outputs against the float model's, feed by feed.
+    """Compares the engine's outputs with the float model's, feed by feed.
 
     Attributes:
-        total: over all feeds.
-        each: by profile.
-        tally: which samples could not be compared.
-        seen: the samples that were.
+        total: the comparison over all feeds.
+        each: the comparisons by profile.
+        tally: counts of samples that could not be compared.
+        seen: the positions of the compared samples.
     """
 
     total: OutputComparison
@@ -185,12 +185,12 @@ class _Compared:
     seen: set[int] = field(default_factory=set)
 
     def add(self, feed: Feed, wanted: Mapping[str, Any], outputs: Mapping[str, Any]) -> Finding | None:
-        """Take in the outputs for one feed; why they cannot be judged, or None.
+        """Add the outputs for one feed; returns why they cannot be judged, or None.
 
         Args:
-            feed: what the engine ran on.
+            feed: the engine's inputs.
             wanted: the float model's outputs.
-            outputs: the engine's.
+            outputs: the engine's outputs.
         """
         from toolkit.data.sample import EVERYTHING
 
@@ -205,14 +205,14 @@ class _Compared:
             for comparison in (self.total, self.each[feed.profile or EVERYTHING]):
                 comparison.add(wanted, own, feed.labels, feed.count, samples_of(feed))
         except Exception as error:
-            # the same metric took the simulation's outputs, but cannot take these
+            # the metric accepted the simulation's outputs, but may fail on the engine's
             return ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
         self.seen.update(feed.origins)
         return None
 
 
 def _gpu_name() -> str:
-    """The name of this machine's GPU; empty where there is none."""
+    """The name of this machine's GPU; empty if there is none."""
     from toolkit.base.gpu import find_gpu
 
     gpu = find_gpu()

@@ -1,4 +1,4 @@
-"""The step "engine": the lowered model built, and what every node of it runs in."""
+"""The step "engine": builds the lowered model, and determines the precision that each of its nodes runs in."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _ENGINE, _LAYERS = "model.engine", "layers.json"
 
 
 class EngineRecord(Record):
-    """What the backend built.
+    """The result of the build.
 
     Attributes:
         build: the build, without the engine's bytes and the inspector's output, which are in separate files.
         reason: why this backend was used.
         typing: ``strong`` or ``weak``.
-        engine_bytes: the engine's size; None where none was built.
-        actuals: what each node of the final graph runs in.
-        lacks: by profile why its latency was not measured.
+        engine_bytes: the engine's size in bytes; None if no engine was built.
+        actuals: the precision that each node of the final graph runs in.
+        lacks: why the latency was not measured, by profile.
     """
 
     build: Build
@@ -55,20 +55,20 @@ class EngineRecord(Record):
 
     @property
     def engine_file(self) -> Path | None:
-        """The engine; None where none was built."""
+        """The engine's file; None if no engine was built."""
         return self.path(_ENGINE)
 
     def engine_key(self) -> dict[str, str]:
-        """The engine's content."""
+        """Digest of the engine's file."""
         return hashes(self._folder / _ENGINE)
 
     def layers_key(self) -> dict[str, str]:
-        """The content of the inspector's output."""
+        """Digest of the inspector's output."""
         return hashes(self._folder / _LAYERS)
 
 
 class EngineStep(Step[EngineRecord]):
-    """Writes model.engine, layers.json and build.log as far as the backend provides them."""
+    """Writes model.engine, layers.json and build.log, as far as the backend provides them."""
 
     name = "engine"
     kind = EngineRecord
@@ -83,7 +83,7 @@ class EngineStep(Step[EngineRecord]):
         return {
             **engine_key(self.job),
             "model": self.lowering.model_key(),
-            # weak typing takes the precisions from the plan, implicit quantization the ranges
+            # weak typing reads the precisions from the plan, implicit quantization the ranges
             "plan": self.lowering.plan.to_json(),
             **self.passes.ranges_key(),
             "profiles": repr(self.job.profiles),
@@ -92,7 +92,7 @@ class EngineStep(Step[EngineRecord]):
         }
 
     def run(self) -> EngineRecord:
-        """Build the engine. The log is not part of the record: a failed build leaves it too.
+        """Build the engine. The log is not part of the record, since a failed build writes it too.
 
         Raises:
             BackendError: the backend refuses the model or the settings, or crashed.
@@ -108,7 +108,7 @@ class EngineStep(Step[EngineRecord]):
         if build is None:
             build = self._built(backend, settings, extras_for(self.inputs, plan, ranges))
         else:
-            # the run's own engine was among those that passes measured
+            # a pass has already built and measured exactly this engine
             self._write_log(build.log)
         actuals = attribute(model, build, plan)
         reasons = {event.node: event.why for event in self.lowering.journal.of("declined")}
@@ -132,7 +132,7 @@ class EngineStep(Step[EngineRecord]):
         )
 
     def _built(self, backend: Backend, settings: EngineSettings, extras: Extras) -> Build:
-        """The engine built now, with what TensorRT said in build.log."""
+        """Build the engine now, and write TensorRT's log to build.log."""
         log: list[str] = []
         try:
             return backend.build(
@@ -152,7 +152,7 @@ class EngineStep(Step[EngineRecord]):
 def explain(
     actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, Finding]
 ) -> dict[str, Actual]:
-    """Mark nodes that lowering gave another type than requested as overridden, with lowering's reason."""
+    """Mark nodes for which lowering chose another type than requested as overridden, with its reason."""
     found = dict(actuals)
     for name, reason in reasons.items():
         actual, ask = found.get(name), plan.get(name)

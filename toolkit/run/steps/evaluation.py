@@ -1,4 +1,4 @@
-"""The step "evaluation": the final graph measured against the float model in onnxruntime."""
+"""The step "evaluation": accuracy of the final graph compared with the float model, in onnxruntime."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from toolkit.run.task.task import TaskRecord, metric_options
 
 
 class EvaluationRecord(Record):
-    """What was measured.
+    """The result of the evaluation.
 
     Attributes:
-        found: the figures; None where there is no data to measure on.
-        held_out: whether calibration did not see the samples.
-        random: whether they are made up.
+        found: the figures; None if there is no data to measure on.
+        held_out: whether the samples were not used for calibration.
+        random: whether the samples are random.
     """
 
     found: EvaluationResult | None = None
@@ -45,11 +45,11 @@ class EvaluationStep(Step[EvaluationRecord]):
         self.passes, self.lowering = passes, lowering
 
     def key(self) -> Mapping[str, Any]:
-        """The float model, the final graph, and what measuring depends on."""
+        """The float model, the final graph, and the inputs of measuring."""
         return {
             "float": self.inputs.prints.of_model(),
             "model": self.lowering.model_key(),
-            # evaluated instead where onnxruntime cannot run the lowered model
+            # evaluated instead if onnxruntime cannot run the lowered model
             "prepared": self.passes.model_key(),
             "task": self.task.content(),
             "code": code_fingerprint(),
@@ -57,14 +57,14 @@ class EvaluationStep(Step[EvaluationRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where the metric is the user's, or a pass that strips the model compared with."""
+        """True if the metric is user code, or a pass that strips pairs from the reference model."""
         return measuring_uses_own_code(self.job)
 
     def run(self) -> EvaluationRecord:
         """Run both models on the samples.
 
         Raises:
-            DataError: the data that the recipe names holds no sample.
+            DataError: the recipe's data has no samples.
         """
         from toolkit.evaluation.evaluate import evaluate
         from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
@@ -91,12 +91,12 @@ class EvaluationStep(Step[EvaluationRecord]):
             layer_samples=section.layer_samples,
             progress=self.job.progress,
             allow_code=self.job.allow_code,
-            # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
+            # float32 with Q/DQ pairs: onnxruntime has no bfloat16 kernels on the CPU
             prepared=self.passes.model,
             float_form=partial(self.passes.float_form, source),
             answers=self.task.answers,
             options=metric_options(section, self.task),
             kept=EvaluationCheckpoint(self.folder.hidden, sha256_json(self.key())[:20]),
         )
-        # it was created here: validating the figures of very many nodes again takes seconds
+        # constructed without validation, which takes seconds for models with very many nodes
         return EvaluationRecord.model_construct(found=found, held_out=held_out, random=data.random)

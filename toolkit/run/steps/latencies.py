@@ -1,7 +1,7 @@
-"""The step "latencies": the quantized engine and the plain ones measured in turn.
+"""The step "latencies": the quantized engine and the unquantized ones measured in turn.
 
-Each engine is measured when it is built, layer by layer. Those numbers lie minutes apart, in which the GPU's clocks
-change; so the latencies that are compared are measured once more, all engines in turn.
+Each engine is measured, layer by layer, when it is built. Between these measurements are minutes in which the GPU's
+clocks change, so latencies to be compared are measured once more, alternating between all engines.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from toolkit.run.steps.compare import CompareRecord
 from toolkit.run.steps.engine import EngineRecord
 
 OURS = "ours"
-"""The quantized engine's name among those measured in turn."""
+"""The name of the quantized engine in these measurements."""
 
 
 class LatenciesRecord(Record):
     """Latencies measured in turn.
 
     Attributes:
-        turns: by profile and engine the median milliseconds of each round.
-        lacks: by profile why it was not measured.
+        turns: by profile and engine, the median of each round in milliseconds.
+        lacks: why nothing was measured, by profile.
     """
 
     turns: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
@@ -58,7 +58,7 @@ class LatenciesStep(Step[LatenciesRecord]):
         }
 
     def run(self) -> LatenciesRecord:
-        """Measure, where every engine is there."""
+        """Measure the engines, provided that all of them exist."""
         from toolkit.backends.choose import choose
 
         engines = {OURS: self.engine.engine_file}
@@ -70,5 +70,5 @@ class LatenciesStep(Step[LatenciesRecord]):
             found = choose(self.job.backend)[0].in_turn(files, self.job.profiles, self.job.progress)
             return LatenciesRecord(**vars(found))
         except BackendError as error:
-            # what each build measured is still known
+            # the measurements made right after each build remain
             return LatenciesRecord(lacks=dict.fromkeys(self.job.profiles.names or ["default"], str(error)))

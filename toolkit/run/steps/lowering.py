@@ -1,4 +1,4 @@
-"""The step "lowering": the plan turned into what the backend understands."""
+"""The step "lowering": the graph rewritten for the backend according to the plan."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LoweringRecord(GraphRecord):
     """The final graph.
 
     Attributes:
-        plan: the precision asked for, by node of that graph.
-        journal: what lowering could not do as requested.
+        plan: the requested precision of each node of the final graph.
+        journal: requests that lowering could not fulfil.
     """
 
     model_file = _MODEL
@@ -70,7 +70,7 @@ class LoweringStep(Step[LoweringRecord]):
             io={name: Precision(value) for name, value in self.recipe.engine.io.items()},
             journal=journal,
         )
-        # the last copy of it that is changed
+        # the passes' graph is not changed after this, so its cached messages are not needed
         forget_messages(self.passes.model())
         path = self.folder.path / _MODEL
         lowered.say(sentence)

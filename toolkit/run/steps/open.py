@@ -1,6 +1,6 @@
-"""The step "open": opaque blocks built again with their inner tensors marked, to see what they can run in.
+"""The step "open": opaque blocks rebuilt with their inner tensors marked, to see which types they run in.
 
-Where there is a GPU that engine is also run: what the inspector does not show, the tensors' values may.
+If there is a GPU, that engine is also run: tensor values may reveal types that the inspector does not show.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _LAYERS = ".qtool/opened_layers.json"
 
 
 class OpenRecord(Record):
-    """What the opened engine told.
+    """The results of the opened engine.
 
     Attributes:
-        actuals: the opaque nodes with what was found.
-        journal: what was done, left out, and not known.
-        failed: whether the opened engine could not be run; then it is tried again, since another program may have held
-            the GPU's memory.
+        actuals: the opaque nodes with the precisions found.
+        journal: tensors that were marked, left out, or remain unknown.
+        failed: whether running the opened engine failed; it is tried again next time, since the cause may be temporary,
+            such as another program using the GPU's memory.
     """
 
     actuals: dict[str, Actual] = Field(default_factory=dict)
@@ -50,12 +50,12 @@ class OpenRecord(Record):
 
     @property
     def final(self) -> bool:
-        """Not where running the opened engine failed."""
+        """False if running the opened engine failed."""
         return not self.failed
 
 
 class OpenStep(Step[OpenRecord]):
-    """Builds and runs the opened engine. What fails leaves the nodes as they were: the engine itself is right."""
+    """Builds and runs the opened engine. If that fails, its nodes stay opaque; the run's own engine is not affected."""
 
     name = "open"
     kind = OpenRecord
@@ -72,7 +72,7 @@ class OpenStep(Step[OpenRecord]):
         self.passes, self.lowering, self.engine, self.not_on_device = passes, lowering, engine, not_on_device
 
     def key(self) -> Mapping[str, Any]:
-        """The engine whose opaque blocks are opened, and its run on the GPU."""
+        """The engine whose opaque blocks are opened, and the inputs of its run on the GPU."""
         return {
             **EngineStep(self.inputs, self.passes, self.lowering).key(),
             **evaluation_key(self.inputs),
@@ -83,11 +83,11 @@ class OpenStep(Step[OpenRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where the metric is the user's, or a pass that strips the model compared with."""
+        """True if the metric is user code, or a pass that strips pairs from the reference model."""
         return measuring_uses_own_code(self.job)
 
     def run(self) -> OpenRecord:
-        """Mark, build, run, compare."""
+        """Mark tensors, build, run, and compare."""
         from toolkit.backends.attribution.opaque_blocks import MOST_TENSORS, marks
 
         journal = Journal()
@@ -130,7 +130,7 @@ class OpenStep(Step[OpenRecord]):
     def _found(
         self, model: Model, build: Build, chosen: Marks, opaque: int, journal: Journal
     ) -> tuple[dict[str, Actual], bool]:
-        """What the opened engine tells about the opaque nodes, and whether running it failed."""
+        """The precisions of the opaque nodes according to the opened engine, and whether running it failed."""
         from toolkit.backends.attribution.nodes import attribute
         from toolkit.backends.attribution.opaque_blocks import with_evidence, with_values
 

@@ -1,4 +1,4 @@
-"""The engine whose blocks were opened, run on this machine's GPU: what its inner tensors hold, and what that tells."""
+"""Values of inner tensors of the opened engine on this machine's GPU, and the types that they reveal."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _RUN_BYTES, _DISK_BYTES = 256 << 20, 2 << 30
 def opened_values(
     inputs: Inputs, passes: PassesRecord, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
 ) -> dict[str, dict[str, Any]]:
-    """Run the opened engine on a few samples, and compare its inner tensors with both forms of the model.
+    """Run the opened engine on a few samples, and compare its inner tensors with the float and the quantized model.
 
     Args:
         inputs: float model and samples.
-        passes: the model with its pairs.
+        passes: the model with Q/DQ pairs.
         engine: the opened engine.
         backend: the backend that built it.
-        tensors: the tensors that were marked, those that matter most first.
-        journal: gets a line on what was run, and on what was left out.
+        tensors: the marked tensors, the most important first.
+        journal: receives events about samples that were run or left out.
 
     Returns:
-        By tensor what ``OpenedAccumulator.result`` returns, and ``samples``.
+        For each tensor the result of ``OpenedAccumulator.result``, and ``samples``.
 
     Raises:
-        QtoolError: there are no samples that fit, or the engine cannot be run.
+        QtoolError: there are no samples that fit a profile, or the engine cannot be run.
     """
     from toolkit.evaluation.evaluate import first_samples
     from toolkit.evaluation.node_errors.opened_values import OpenedAccumulator
@@ -53,7 +53,7 @@ def opened_values(
     with temporary_folder("opened") as folder:
         path = folder / "opened.engine"
         write_bytes(path, engine)
-        # the smallest run by itself shows how much the others will hold
+        # the smallest inputs are run first, to estimate the memory that the others need
         smallest = min(feeds, key=_bytes)
         first = next(iter(run_chunk(job, path, backend, [smallest], folder)))
         chosen = _within(tensors, first)
@@ -80,7 +80,7 @@ def opened_values(
 
 
 def _within(tensors: Sequence[str], values: Mapping[str, Array]) -> list[str]:
-    """The tensors that the engine handed out, as many as fit into memory several times."""
+    """The tensors that the engine returned, as many as fit into memory several times."""
     held = 0
     chosen: list[str] = []
     for tensor in tensors:
@@ -93,7 +93,7 @@ def _within(tensors: Sequence[str], values: Mapping[str, Array]) -> list[str]:
 def _affordable(
     feeds: Sequence[Feed], smallest: Feed, values: Mapping[str, Array], chosen: Sequence[str]
 ) -> list[Feed]:
-    """The other runs whose tensors fit into memory one by one, and on the disk together."""
+    """The other feeds whose tensors fit into memory individually, and on disk together."""
     compared = sum(values[tensor].nbytes for tensor in chosen)
     written = sum(value.nbytes for value in values.values())
     held = 0.0

@@ -1,4 +1,4 @@
-"""What a run must know about a recipe's passes to reuse their result: their code, and what they look at."""
+"""Key parts of a recipe's passes, so that their result can be reused: their code, and the inputs they read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.run.task.task import TaskRecord
 
 
 def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
-    """The passes' part of the key: settings, code, and the files, GPU and evaluation that they declare to look at."""
+    """The passes' part of the key: settings, code, and the files, GPU and evaluation that they declare to use."""
     job = inputs.job
     steps = passes_of(job.recipe, job.allow_code)
     return {
@@ -37,7 +37,7 @@ def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
 
 
 def _without_kernels(steps: Sequence[Pass], inputs: Inputs) -> list[str]:
-    """The operators of the model that stay float since the backend has no INT8 kernel for them."""
+    """The model's operators that stay float because the backend has no INT8 kernel for them."""
     if not any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps):
         return []
     present = {node.op for node, _ in inputs.source().walk() if node.op in TARGETS}
@@ -45,7 +45,7 @@ def _without_kernels(steps: Sequence[Pass], inputs: Inputs) -> list[str]:
 
 
 def _measured(steps: Sequence[Pass], job: Job) -> bool:
-    """Whether a pass decides by engines that it has built here: where it says so, or where a GPU shows what is slow."""
+    """Whether a pass decides by engines built here: it declares so, or quantizers check their speed on a local GPU."""
     quantize = any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps)
     engine = job.recipe.engine
     guards = engine.prefer == "speed" and engine.quantization == "explicit" and engine.measure
@@ -53,17 +53,17 @@ def _measured(steps: Sequence[Pass], job: Job) -> bool:
 
 
 def pass_files(job: Job, code: bool = False) -> dict[str, Path]:
-    """The files that the settings of passes name, by what they are; arguments as of ``located_files``."""
+    """The files in the settings of passes, keyed by their description; arguments as in ``located_files``."""
     return {what: path for what, path, _ in located_files(job, code)}
 
 
 def located_files(job: Job, code: bool = False) -> Iterator[tuple[str, Path, str]]:
-    """The files that the settings of passes name: what each is, its path, and the place of its pass in the recipe.
+    """The files in the settings of passes: description, path, and place of the pass in the recipe.
 
     Args:
-        job: the recipe at work.
-        code: also for passes that the recipe names as ``module:Name``, which are imported for that; else only for
-            installed ones and those made in Python.
+        job: the recipe's job.
+        code: whether to include passes that the recipe names as ``module:Name``, which requires importing them;
+            otherwise only installed passes and those made in Python.
     """
     for number, step in _known(job, code):
         where = job.recipe.locate("pass", number - 1, "use")
@@ -73,7 +73,7 @@ def located_files(job: Job, code: bool = False) -> Iterator[tuple[str, Path, str
 
 
 def code_of_passes(job: Job) -> list[tuple[int, str]]:
-    """The code that the settings of installed passes name, each with the pass's index."""
+    """The code that the settings of installed passes name, each with the index of the pass."""
     return [
         (number - 1, name)
         for number, step in _known(job, code=False)
@@ -83,7 +83,7 @@ def code_of_passes(job: Job) -> list[tuple[int, str]]:
 
 
 def _known(job: Job, code: bool) -> Iterator[tuple[int, Pass]]:
-    """The recipe's passes, each with its number; a pass of the recipe's own is not imported unless ``code`` says so."""
+    """The recipe's passes with their numbers; user-defined ones are imported only with ``code``, else left out."""
     for number, entry in enumerate(job.recipe.passes, 1):
         use = entry["use"]
         if ":" in use and not (code or is_given(use)):
@@ -92,7 +92,7 @@ def _known(job: Job, code: bool) -> Iterator[tuple[int, Pass]]:
             settings = {key: value for key, value in entry.items() if key != "use"}
             step = taken(use) if is_given(use) else configure_pass(find_pass(use, code and job.allow_code), settings)
         except QtoolError:
-            # reported properly when the passes are created
+            # reported when the passes are created
             continue
         for member in members(step):
             yield number, member

@@ -1,4 +1,4 @@
-"""The step "passes": the recipe's passes applied, with the calibration that they ask for."""
+"""The step "passes": applies the recipe's passes, including the calibration that they request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 PREPARED = ".qtool/prepared.onnx"
-"""Where a run keeps the graph after its passes: float32 with its pairs, before lowering."""
+"""The file of the graph after all passes: float32 with Q/DQ pairs, before lowering."""
 EXACT = ".qtool/exact.npz"
 _RANGES, _SEARCH = "ranges.json", "search.json"
 
@@ -44,10 +44,10 @@ class PassesRecord(GraphRecord):
     """The graph after all passes: float32 with its Q/DQ pairs.
 
     Attributes:
-        plan: the precision that they ask for, node by node.
-        journal: what they noted, and findings about the model, the samples and the ranges.
-        exact: the constants that were rounded or corrected for the quantized layers, in the order of ``exact.npz``,
-            which has their values in float.
+        plan: the requested precision of each node.
+        journal: the passes' events, and findings about the model, the samples and the ranges.
+        exact: names of the constants that were rounded or corrected for quantized layers, in the order of
+            ``exact.npz``, which has their float values.
     """
 
     model_file = PREPARED
@@ -58,10 +58,10 @@ class PassesRecord(GraphRecord):
     _ranges: Ranges | None = PrivateAttr(None)
 
     def float_form(self, source: Model | None = None) -> Model:
-        """The graph without its pairs and what was rounded for them, made once; to change it, take a copy.
+        """The graph without Q/DQ pairs and rounding, computed once; copy it before changing it.
 
-        A helper pass may have rescaled weights before they were rounded, so that the source's are not the same. Where
-        they are, and the graph is, it is ``source`` itself: a large graph is not held twice.
+        Its weights may differ from the source's, since a helper pass may have rescaled them before rounding. If graph
+        and weights are the same, ``source`` itself is returned, so that a large graph is not in memory twice.
         """
         from toolkit.data.arrays import open_archive
         from toolkit.graph.layers.constants import with_values
@@ -84,7 +84,7 @@ class PassesRecord(GraphRecord):
         return self._float_form
 
     def ranges(self) -> Ranges | None:
-        """The calibrated ranges, read once; None where nothing was calibrated. They must not be changed."""
+        """The calibrated ranges, read once; None if nothing was calibrated. They must not be changed."""
         from toolkit.contract.ranges import Ranges
 
         path = self.path(_RANGES)
@@ -93,12 +93,12 @@ class PassesRecord(GraphRecord):
         return self._ranges
 
     def ranges_key(self) -> dict[str, str]:
-        """The ranges' content."""
+        """Digest of the ranges' file."""
         return hashes(self._folder / _RANGES)
 
     @property
     def search_file(self) -> Path | None:
-        """What a precision search left; None where the recipe has none."""
+        """The file of a precision search; None if the recipe has no search."""
         return self.path(_SEARCH)
 
 
@@ -114,7 +114,7 @@ class PassesStep(Step[PassesRecord]):
         self.task = task
 
     def key(self) -> Mapping[str, Any]:
-        """Model, passes, calibration, and what else passes may look at."""
+        """Model, passes, calibration, and the other inputs that passes may read."""
         recipe, prints = self.recipe, self.inputs.prints
         settings = recipe.calibration.as_key()
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
@@ -133,14 +133,14 @@ class PassesStep(Step[PassesRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where a pass, or the metric that a pass measures by, is the user's."""
+        """True if a pass, or the metric that a pass measures with, is user code."""
         return passes_use_own_code(self.job)
 
     def run(self) -> PassesRecord:
-        """Apply the passes; their graph goes to .qtool/prepared.onnx, the ranges to ranges.json.
+        """Apply the passes; writes the graph to .qtool/prepared.onnx and the ranges to ranges.json.
 
         Raises:
-            QtoolError: a pass failed or refused; the message names it.
+            QtoolError: a pass failed or refused the model; the message names it.
         """
         from toolkit.placement.shared_weights import shared_unlike
 
@@ -155,7 +155,7 @@ class PassesStep(Step[PassesRecord]):
             journal.noted(unlike)
         self._clear_checkpoints()
         if any(step.runs_models() for step in passes):
-            # a search holds the model several times, and its values on samples
+            # a search holds several copies of the model and its activations
             grown_memory.give_back()
         return_free_blocks()
         model.source = None
@@ -166,14 +166,14 @@ class PassesStep(Step[PassesRecord]):
         return self._record(model, context, ranges)
 
     def _applied(self, passes: list[Pass], source: Model, context: Context) -> Model:
-        """The model after all passes, from the rehearsal's result where there is one.
+        """The model after all passes, starting from the rehearsal's result if there is one.
 
         Raises:
-            QtoolError: a pass failed or refused; the message names it and the recipe.
+            QtoolError: a pass failed or refused the model; the message names it and the recipe.
         """
         from toolkit.contract.passes import Sequence as PassSequence
 
-        # the rehearsal's result is handed over: the passes change it
+        # the rehearsal's result is released here, since the passes change it
         applied = self.inputs.graph_passes or AppliedPasses(0, source.copy(), PrecisionPlan(), ())
         self.inputs.graph_passes = None
         context.plan = applied.plan
@@ -187,7 +187,7 @@ class PassesStep(Step[PassesRecord]):
         return applied.model
 
     def _clear_checkpoints(self) -> None:
-        """Remove what only an interrupted run could use: it is as large as the weights."""
+        """Remove checkpoints, which only an interrupted run needs: they are as large as the weights."""
         from toolkit.calibration.provider import KEPT_OF_PART
         from toolkit.simulation.rounding_checkpoint import PATTERN
 
@@ -207,14 +207,14 @@ class PassesStep(Step[PassesRecord]):
         left = {tensor.name for node, _ in model.walk() for tensor in node.inputs} if context.exact else ()
         exact = {name: values for name, values in context.exact.items() if name in left}
         if exact:
-            # their names are in the record, and may not be valid file names
+            # names are kept in the record, since they may not be valid file names
             write_arrays(root / EXACT, {f"arr_{place}": values for place, values in enumerate(exact.values())})
             written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
         return PassesRecord(plan=context.plan, journal=context.journal, exact=tuple(exact), files=files).holding(model)
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
-        """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
+        """The ranges that the passes requested, with observed values of every tensor for float16's limits."""
         ranges = context.known_ranges
         missing = ranges is None or (context.can_calibrate and not ranges.observed)
         if missing and context.provider is not None:
@@ -229,7 +229,7 @@ class PassesStep(Step[PassesRecord]):
         return ranges
 
     def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
-        """Note quantized tensors that no single scale serves in all profiles, and profiles with too few samples."""
+        """Note quantized tensors whose ranges differ between profiles, and profiles with too few samples."""
         from toolkit.calibration.diagnosis import unlike_profiles
         from toolkit.placement.existing import quantized_tensors
 

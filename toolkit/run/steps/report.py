@@ -1,4 +1,4 @@
-"""The step "report": everything that the steps found, joined into report, journal and lock file."""
+"""The step "report": combines the results of all steps into report, journal and lock file."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ _WARNING = {
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
     Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
 }  # fmt: skip
-"""What is noted about the model, the samples and the ranges that every reader has to know."""
+"""Findings about the model, samples and ranges that become warnings of the report."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
 
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What all steps found; None for those that the recipe does not ask for."""
+    """The records of all steps; None for steps that the recipe does not request."""
 
     task: TaskRecord
     passes: PassesRecord
@@ -78,7 +78,7 @@ class RunRecords:
         return [record for record in vars(self).values() if record is not None]
 
     def key(self) -> dict[str, Any]:
-        """All records, and those of their files that are in the report."""
+        """All records, and the other files that the report reads."""
         found = {name: record.key() if record is not None else {} for name, record in vars(self).items()}
         search = self.passes.search_file
         return {
@@ -91,19 +91,19 @@ class RunRecords:
 
 
 class ReportRecord(Record):
-    """The files of the report, and the basis an analysis must have to be joined into it."""
+    """The files of the report, and the basis that an analysis must have to be added to it."""
 
     basis: str = ""
     _report: Report | None = PrivateAttr(None)
 
     def report(self) -> Report:
-        """The joined report; read where this run did not join it."""
+        """The combined report; read from its file unless this run has just made it."""
         if self._report is None:
             self._report = Report.load(self._folder / _REPORT)
         return self._report
 
     def holding(self, report: Report) -> ReportRecord:
-        """This record with the report that was written."""
+        """This record with the report that was just written."""
         self._report = report
         return self
 
@@ -120,7 +120,7 @@ class ReportStep(Step[ReportRecord]):
         self.found, self.steps = found, steps
 
     def key(self) -> Mapping[str, Any]:
-        """The recipe, all records, and fingerprints of what was read."""
+        """The recipe, all records, and fingerprints of the inputs."""
         recipe, prints = self.recipe, self.inputs.prints
         return {
             "recipe": [recipe.name, str(recipe.path or ""), recipe.as_key(by_alias=True), _given(recipe)],
@@ -138,7 +138,7 @@ class ReportStep(Step[ReportRecord]):
         }
 
     def run(self) -> ReportRecord:
-        """Join, and write all four."""
+        """Combine the results and write the four files."""
         from toolkit.report.page.html import write_html
 
         root, engine, said = self.folder.path, self.found.engine, SharedSentences()
@@ -154,7 +154,7 @@ class ReportStep(Step[ReportRecord]):
         return ReportRecord(files=files, basis=basis_of(self.inputs)).holding(report)
 
     def _journal(self) -> Journal:
-        """What all steps noted."""
+        """The events of all steps."""
         found, journal = self.found, Journal()
         journal.by = "recipe"
         for one in self.recipe.settings:
@@ -222,7 +222,7 @@ class ReportStep(Step[ReportRecord]):
             profiles,
             _facts(final, prepared, profiles),
             ranges,
-            # with implicit quantization TensorRT runs whatever has a range in INT8
+            # with implicit quantization TensorRT runs every tensor with a range in INT8
             quantized_tensors(prepared) if self.recipe.engine.quantization == "explicit" else None,
         )
 
@@ -263,13 +263,13 @@ class ReportStep(Step[ReportRecord]):
         return found + ([ReportCode.ZERO_RANGES(tensors=tuple(zero))] if zero else [])
 
     def _may_be_other(self, zero: Iterable[str]) -> list[str]:
-        """The tensors that samples may fill with other values: those that the values of an input reach."""
+        """The tensors that other samples may fill with other values: those that depend on an input."""
         model = self.found.passes.model()
         known, varying = model.graph.tensors(), varying_tensors(model)
         return [name for name in zero if name not in known or name in varying]
 
     def _comparison_warnings(self) -> list[Finding]:
-        """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
+        """Findings about unknown latencies of the unquantized engines, and profiles that were not measured in turn."""
         compare, latencies = self.found.compare, self.found.latencies
         if compare is None or latencies is None:
             return []
@@ -297,23 +297,23 @@ def _recipe_info(recipe: Recipe, allow_code: bool) -> RecipeInfo:
 
 
 def _given(recipe: Recipe) -> dict[str, Any]:
-    """The settings given besides the file, by key, the last of each."""
+    """The settings given in addition to the file, by key; the last of each."""
     given: dict[str, Any] = json.loads(json.dumps({one.key: one.value for one in recipe.settings}, default=str))
     return given
 
 
 def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
-    """Types and shapes of the final graph; shapes that inference loses there are those before lowering.
+    """Types and shapes of the final graph; shapes that cannot be inferred are taken from the graph before lowering.
 
-    Lowering keeps tensors' names and shapes, but writes shape arithmetic in forms that TensorRT parses better than
-    ONNX's shape inference does.
+    Lowering keeps tensors' names and shapes, but rewrites shape arithmetic into forms that TensorRT parses well and
+    ONNX's shape inference does not.
     """
     from toolkit.graph.layers.macs import shape_of
     from toolkit.graph.layers.work import facts_at_opt
 
     facts = facts_at_opt(final, profiles)
     lost = {name for name in final.tensor_names() if name and shape_of(facts, name) is None}
-    # nothing is inferred of the other graph for nothing: with its pairs it is as large
+    # shapes of the other graph are inferred only if needed: with its pairs it is as large
     for name, shapes in facts_at_opt(prepared, profiles).shapes.items() if lost else ():
         if name in lost:
             facts.shapes[name] = shapes
@@ -325,5 +325,5 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
 
 
 def _unmeasured(engine: str, lacks: Mapping[str, str]) -> list[Finding]:
-    """Latencies that are not known; ``engine`` is the precision of a plain engine, empty for the quantized one."""
+    """Findings about unknown latencies; ``engine`` is the precision of an unquantized engine, else empty."""
     return [ReportCode.LATENCY_NOT_MEASURED(profile=name, why=why, engine=engine) for name, why in lacks.items()]

@@ -1,4 +1,4 @@
-"""The step "task": what the model is for, and whether the float model agrees with the labels."""
+"""The step "task": determines the model's task, and checks the float model against the labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from toolkit.run.task.task import TaskRecord, task_of
 
 
 class TaskStep(Step[TaskRecord]):
-    """Determines the task, before anything is quantized."""
+    """Determines the task before anything is quantized."""
 
     name = "task"
     kind = TaskRecord
 
     def key(self) -> Mapping[str, Any]:
-        """The float model, the samples, and what measuring depends on."""
+        """The float model, the samples, and the inputs of measuring."""
         prints, calibration = self.inputs.prints, self.job.recipe.calibration
         return {
             "float": prints.of_model(),
@@ -29,7 +29,7 @@ class TaskStep(Step[TaskRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where a pass of the user's strips the model that is looked at; a metric of the user's is not called here."""
+        """True if a user-defined pass strips pairs from the reference model; a user's metric is not called here."""
         return reference_uses_own_code(self.job)
 
     def run(self) -> TaskRecord:

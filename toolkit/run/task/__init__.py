@@ -1,1 +1,1 @@
-"""What the model is for, whether labels and samples fit that, and the verdict by the recipe's limits."""
+"""The model's task, its fit with labels and samples, and the verdict by the recipe's limits."""

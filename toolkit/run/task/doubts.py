@@ -1,4 +1,4 @@
-"""Why a result is not called usable although it misses no limit: what the samples do not show, and lost signals."""
+"""Reasons not to call a result usable although it misses no limit: insufficient samples, and lost signals."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from toolkit.run.task.task import TaskRecord
 
 _CLEARLY = 3.0
-"""How many times what the metric's own output loses an output without a limit may lose before that is a doubt."""
+"""An output without a limit is doubtful if it loses this many times the answers that the metric's output loses."""
 
 
 def doubts_of(
     found: EvaluationResult, few: Finding | None, task: TaskRecord | None, *, limited: bool = True
 ) -> list[Finding]:
-    """Why the result is not called usable although no limit is missed, what counts most first.
+    """Reasons not to call the result usable although no limit is missed, the most important first.
 
     Args:
-        found: what was measured.
-        few: the limit that the samples are too few for; None where they are enough, or a limit is missed.
-        task: what the model is for; None where that is not known.
-        limited: whether the share of answers that stay has a limit, or only the metric has one.
+        found: the measured figures.
+        few: the limit that there are too few samples to judge; None if there are enough, or if a limit is missed.
+        task: the model's task; None if unknown.
+        limited: whether the share of unchanged answers has a limit, rather than only the metric.
     """
     samples = found.samples * (task.at_once if task is not None else 1)
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
@@ -42,9 +42,9 @@ def doubts_of(
 
 
 def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> list[Finding]:
-    """What the samples do not show: they hold nothing, are alike, show one answer alone, or are too few for a limit."""
+    """Shortcomings of the samples: no objects, identical outputs, a single answer, or too few samples for a limit."""
     empty, nothing = [tally for tally in found.tallies if tally.empty], samples_show_nothing(found)
-    # where all outputs are the same, the same answer is the least of it
+    # if all outputs are identical, a single answer is only a consequence
     one_sided = [] if samples_identical(found) else [_shown(tally, found) for tally in one_answer(found)]
     doubts = [
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
@@ -53,12 +53,12 @@ def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> li
     if not empty and not one_sided and nothing:
         doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
     scarce = [few] if few is not None else []
-    # where another part's answers differ, the samples do show something
+    # if the answers of another part vary, the samples do have some evidence
     return [*doubts, *one_sided, *scarce] if nothing else [*doubts, *scarce, *one_sided]
 
 
 def _lost_parts(found: EvaluationResult) -> list[Finding]:
-    """The parts of outputs of which too little of what the float model finds is found."""
+    """The parts of outputs in which too few of the float model's detections are found."""
     return [
         ReportCode.FOUND_LOST(
             outputs=tally.part.outputs, channels=tally.part.first_and_last, figure=tally.figure, level=tally.level
@@ -69,7 +69,7 @@ def _lost_parts(found: EvaluationResult) -> list[Finding]:
 
 
 def _lost_outputs(found: EvaluationResult) -> list[Finding]:
-    """The outputs whose signal is lost in quantization noise, but those of which only the order counts."""
+    """The outputs whose signal is lost in quantization noise, except those judged only by their order."""
     lost, ranked = [], ranked_outputs(found.tallies)
     for name, output in found.outputs.items():
         if name in ranked:
@@ -84,7 +84,7 @@ def _lost_outputs(found: EvaluationResult) -> list[Finding]:
 
 
 def _lost_channels(found: EvaluationResult) -> list[Finding]:
-    """The parts that are some channels of an output and whose signal is lost in quantization noise."""
+    """The parts that are channels of an output and whose signal is lost in quantization noise."""
     lost = []
     for tally in found.tallies:
         part, level = tally.part, tally.level or 0.0
@@ -96,9 +96,9 @@ def _lost_channels(found: EvaluationResult) -> list[Finding]:
 
 
 def one_answer(found: EvaluationResult) -> list[AnswerTally]:
-    """The parts with one choice a sample of which the samples show one answer alone.
+    """The parts with one choice per sample for which the samples show only a single answer.
 
-    None where a metric of all scores tells more: one that is no share of right answers, such as the area under the ROC
+    Empty if a metric judges all scores: one that is not a share of correct answers, such as the area under the ROC
     curve.
     """
     shown_by_metric = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
@@ -108,7 +108,7 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
 
 
 def samples_show_nothing(found: EvaluationResult) -> bool:
-    """Whether the samples can show nothing: there is one, or all give the same values or answer, or hold nothing."""
+    """Whether the samples prove nothing: there is only one, or all have the same values or answer, or no objects."""
     answers, alike = [tally for tally in found.tallies if not tally.judges_values], one_answer(found)
     if answers and all(tally.empty or tally in alike for tally in answers):
         return True
@@ -116,20 +116,20 @@ def samples_show_nothing(found: EvaluationResult) -> bool:
 
 
 def samples_identical(found: EvaluationResult) -> bool:
-    """Whether there is one sample, or all give the same values."""
+    """Whether there is only one sample, or all samples have the same outputs."""
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
-    # what no input reaches is the same in any case
+    # outputs that do not depend on an input are the same in any case
     floats &= found.judged() or floats
-    # one run of a model that takes many at once is judged row by row
+    # one run of a model that computes several rows at once is judged row by row
     rows = [tally.answers for tally in found.tallies if tally.part.task != "generation"]
     return max([found.samples, *rows]) == 1 or (bool(floats) and floats <= steady)
 
 
 def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
-    """The outputs that a metric does not read and that lose clearly more answers than the one that it reads.
+    """The outputs that the metric does not read and that lose clearly more answers than the one it reads.
 
-    Those that are made of the same scores, such as their best class, lose as many.
+    Outputs derived from the same scores, such as their best class, lose as many and are not included.
     """
     own = [tally for tally in found.tallies if reads in tally.part.outputs and not tally.empty]
     if not own or found.metric is None:
@@ -147,7 +147,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
 
 
 def _shown(tally: AnswerTally, found: EvaluationResult) -> Finding:
-    """That the samples show one answer alone."""
+    """The finding that the samples show only a single answer."""
     return ReportCode.SAMPLES_SHOW_ONE_ANSWER(
         outputs=tally.part.outputs, samples=tally.answers, only=tally.only,
         threshold=tally.part.settings.get("threshold"),

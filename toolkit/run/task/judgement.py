@@ -1,4 +1,4 @@
-"""An evaluation judged by the recipe's limits and the task: what was missed, and what the samples cannot prove."""
+"""The verdict on an evaluation by the recipe's limits and the task: missed limits, and limits left unproven."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the limits say of an evaluation.
+    """The verdict on an evaluation.
 
     Attributes:
-        limits: those that count, by name.
-        counts: whether the share of answers that must stay counts.
-        misses: what was missed.
-        few: what the samples are too few for; None where they are enough.
-        standing: the verdict; None where nothing is judged.
+        limits: the limits that apply, by name.
+        counts: whether the share of unchanged answers is limited.
+        misses: the missed limits.
+        few: the limit that there are too few samples to judge; None if there are enough.
+        standing: the verdict; None if nothing is judged.
     """
 
     limits: Mapping[str, float | None]
@@ -42,13 +42,13 @@ class Judgement:
 
 
 def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | None, drawing: bool) -> Judgement:
-    """Judge an evaluation by the budget and the task; values of a model that draws (``drawing``) are not judged."""
+    """Judge an evaluation by budget and task; values of a model with random nodes (``drawing``) are not judged."""
     limits = _limits(budget, found)
     by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
     counts = by_task or limits["min_unchanged"] is not None
     shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
     if counts:
-        # values that stand in for answers prove no loss: what is said of the samples says that
+        # values compared in place of answers prove no loss; findings about the samples report that
         shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.judges_values]
     few = too_few(shares)
     if drawing or not (by_task or any(limit is not None for limit in limits.values())):
@@ -60,7 +60,7 @@ def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | Non
 
 
 def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:
-    """The recipe's limits, and a metric's usual one where the recipe has a built-in metric and no limit at all."""
+    """The recipe's limits; for a built-in metric without any limit, the metric's default limit."""
     names = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
     limits: dict[str, float | None] = {name: getattr(budget, name) for name in names}
     if found.value is not None and all(limit is None for limit in limits.values()):
@@ -76,7 +76,7 @@ def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float |
 
 
 def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    """The limits on the metric's drop, where it is known."""
+    """The limits on the metric's drop, if the drop is known."""
     if found.drop is None or found.float_value is None:
         return []
     single = found.metric_answers == found.samples
@@ -87,7 +87,7 @@ def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) 
 
 
 def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    """The limits on the outputs' argmax agreement, where it is known."""
+    """The limits on the outputs' argmax agreement, if it is known."""
     least = limits["min_agreement"]
     if least is None:
         return []
@@ -99,7 +99,7 @@ def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> 
 
 
 def _metric_misses(limits: Mapping[str, float | None], found: EvaluationResult) -> list[Finding]:
-    """The limits on the metric that are missed, or cannot be judged for lack of a value."""
+    """The limits on the metric that are missed, or that cannot be judged for lack of a value."""
     misses = []
     drop, value = found.drop, found.value
     unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
@@ -121,7 +121,7 @@ def _metric_misses(limits: Mapping[str, float | None], found: EvaluationResult) 
 
 
 def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
-    """The limits on the outputs' SQNR and agreement that are missed, or cannot be judged."""
+    """The limits on the outputs' SQNR and agreement that are missed, or that cannot be judged."""
     if budget.min_sqnr_db is None and budget.min_agreement is None:
         return []
     limit = "min_sqnr_db" if budget.min_sqnr_db is not None else "min_agreement"
@@ -152,7 +152,7 @@ def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
 
 
 def _sqnr_miss(name: str, output: OutputFigures, least: float) -> Finding | None:
-    """Why an output's SQNR (dB) misses its limit; None where it holds, or the output is the float model's."""
+    """Why an output's SQNR (dB) misses its limit; None if it is kept, or if the output equals the float model's."""
     if output.sqnr_db is not None:
         miss = ReportCode.SQNR_BELOW_LIMIT(output=name, sqnr_db=output.sqnr_db, limit=least)
         return None if output.sqnr_db >= least else miss
@@ -162,7 +162,7 @@ def _sqnr_miss(name: str, output: OutputFigures, least: float) -> Finding | None
 
 
 def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[Finding]:
-    """Parts of the outputs with too few unchanged answers, the worst first."""
+    """Findings about parts of the outputs with too few unchanged answers, the worst first."""
     missed = [tally for tally in tallies if tally.standing(least) is LimitStanding.MISSED]
     return [
         ReportCode.ANSWERS_BELOW_LIMIT(

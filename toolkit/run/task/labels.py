@@ -1,4 +1,4 @@
-"""Labels that a recipe does not use, or cannot: reported where a recipe is made, checked and run."""
+"""Labels that a recipe does not use or cannot use; reported when a recipe is written, checked and run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
-    """The finding that no built-in metric fits the labels, one array per sample."""
+    """The finding that no built-in metric fits the labels, given as one array per sample."""
     numbers = [one for one in labels if one.dtype.kind in "biuf"]
     flat = np.concatenate([one[np.isfinite(one)] for one in numbers] or [np.zeros(0)])
     known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
@@ -37,7 +37,7 @@ def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
 
 
 def _nearest_form(labels: Sequence[Array], seen: SeenModel) -> tuple[bool, bool, str]:
-    """Whether labels fit a metric as integers, without a last axis of length 1, or both, and which; else no metric."""
+    """Whether labels would fit a metric as integers, without a last axis of 1, or both; and that metric, else ""."""
     floats = bool(labels) and all(one.dtype.kind == "f" and (one == np.rint(one)).all() for one in labels)
     longer = bool(labels) and all(one.ndim > 1 and one.shape[-1] == 1 for one in labels)
     for whole, short in ((floats, False), (False, longer), (floats and longer, longer)):
@@ -50,16 +50,16 @@ def _nearest_form(labels: Sequence[Array], seen: SeenModel) -> tuple[bool, bool,
 
 
 def all_finite(label: Array) -> bool:
-    """Whether a label holds neither NaN nor an infinity; what is no float never does."""
+    """Whether a label has neither NaN nor infinity; always true for types other than float."""
     return label.dtype.kind != "f" or bool(np.isfinite(label).all())
 
 
 def not_finite(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> Finding | None:
-    """The finding that a label is NaN or infinite, where it is and what would fit the others; None where none is.
+    """The finding that a label is NaN or infinite, with its place and a metric that fits the others; None if none is.
 
     Args:
         labels: one array per sample.
-        samples: these samples.
+        samples: the samples themselves.
         seen: the model with its outputs for a few samples.
     """
     broken = [not all_finite(one) for one in labels]
@@ -78,7 +78,7 @@ def not_finite(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenMod
 
 
 def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> None:
-    """Check that labels laid out as class numbers of an output are valid ones.
+    """Check that labels with the layout of class numbers are valid classes of the output.
 
     Raises:
         DataError: one is not.
@@ -104,7 +104,7 @@ def _fitting(
 ) -> Finding:
     best = fits[0]
     if len({one.output for one in fits}) > 1:
-        # a failure gives its reason where the named metric is asked for
+        # a failure is reported with its reason when that metric is requested
         with suppress(DataError, RecipeError):
             best = labelled_output(measured_fits(fits, seen, answers))[0].fit
     return EvaluationCode.LABELS_UNUSED(metric=best.metric, output=best.output)
@@ -116,13 +116,13 @@ def unused(
     seen: SeenModel,
     answers: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
 ) -> Finding:
-    """What labels that no metric reads could be used for, or why they cannot.
+    """A possible use of labels that no metric reads, or why there is none.
 
     Args:
         labels: one array per sample.
-        samples: these samples.
+        samples: the samples themselves.
         seen: the model with its outputs for a few samples.
-        answers: the float model's outputs and the labels, which are read where several outputs fit these.
+        answers: the float model's outputs and the labels, read only if several outputs fit the labels.
     """
     broken = not_finite(labels, samples, seen)
     if broken is not None:

@@ -1,4 +1,4 @@
-"""Whether the output that a metric reads, where the recipe names none, is the one that the labels belong to."""
+"""Check that the output a metric reads by default, if the recipe names none, is the one the labels belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.report.codes import ReportCode
 
 
 def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
-    """The finding that the labels may equally be those of other outputs than the one that the metric reads."""
+    """The finding that the labels may belong equally to other outputs than the one that the metric reads."""
     candidates = (taken, *others)
     return ReportCode.NEW_OUTPUT_UNSURE(
         metric=taken.fit.metric, outputs=[one.fit.output for one in candidates],
@@ -28,12 +28,12 @@ def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
 
 
 class OutputChoice:
-    """Compares the other outputs with the labels besides the one that the metric reads.
+    """Compares the labels with the other outputs, in addition to the one that the metric reads.
 
     Args:
-        check: the metric of the output that it reads.
+        check: the metric on the output that it reads.
         output: that output.
-        others: the outputs that it might read.
+        others: the other outputs that it could read.
         seen: the model with its outputs for a few samples.
     """
 
@@ -44,12 +44,12 @@ class OutputChoice:
 
     @classmethod
     def of(cls, check: FloatCheck, seen: SeenModel | None, read: str | None) -> OutputChoice | None:
-        """The choice for a recipe that names no output; None where there is nothing to choose.
+        """The choice for a recipe that names no output; None if there is no alternative.
 
         Args:
-            check: the metric of the output that it reads.
-            seen: the model; None where it has not been run.
-            read: the output that the metric reads by the task; the model's first where None.
+            check: the metric on the output that it reads.
+            seen: the model; None if it has not been run.
+            read: the output that the metric reads for the task; None for the model's first output.
         """
         # a detector's outputs are read together
         if seen is None or METRICS[check.name].task == "detection":
@@ -60,25 +60,25 @@ class OutputChoice:
         return cls(check, output, others, seen) if others and output in names else None
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in the float model's outputs for one batch, and its labels; the check itself has them already."""
+        """Add the float model's outputs for a batch, and its labels; the check already has them."""
         self._others.add(outputs, labels)
         self._labels.append(label_of(labels))
 
     def said(self) -> list[Finding]:
-        """The finding that the labels may also be another output's.
+        """The finding that the labels may also belong to another output.
 
         Raises:
-            RecipeError: they are another's.
+            RecipeError: they belong to another output.
         """
         own, metric = self._taken, self._taken.fit.metric
         fits = fitting_metrics(self._seen, guess(self._seen), self._seen.labels_of(self._labels))
         fitting = {one.output for one in fits if read_alike(metric, one.metric)}
         others = [one for one in self._others.fitting if one.fit.output in fitting]
         found, as_well = labelled_output([own, *others])
-        # labels that another output follows under its own numbering say too little to refuse what was written
+        # an output that follows the labels only under another class numbering is too weak a reason to refuse the recipe
         if found is not own and own not in as_well and self._is_better(found):
             raise RecipeError(
-                f"the labels are those of output '{found.fit.output}': the float model's own {metric} is "
+                f"the labels belong to output '{found.fit.output}': the float model's own {metric} is "
                 f"{found.check.value():.4g} by it, and {own.check.value():.4g} by '{own.fit.output}', which is read "
                 "where no output is named",
                 remedy=f"set [evaluation] output = {toml_string(found.fit.output)}, or "

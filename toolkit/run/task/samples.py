@@ -1,4 +1,4 @@
-"""Whether the evaluation's samples can be measured on: looked at before anything is built."""
+"""Check of the evaluation samples before anything is built."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _DONE = "samples"
 
 
 def first_samples_fit(inputs: Inputs) -> None:
-    """Look at the first batch of the evaluation's samples, and run one through the float model and the metric.
+    """Check the first batch of evaluation samples, and run one sample through the float model and the metric.
 
-    What has been checked is remembered in the run folder, and not checked again until one of these changes.
+    A completed check is stored in the run folder, and not repeated until model, samples, settings or code change.
 
     Raises:
         DataError: samples or labels do not fit the model or the metric.
@@ -44,7 +44,7 @@ def first_samples_fit(inputs: Inputs) -> None:
 
 
 def sample_counts(data: CalibrationData | None) -> dict[str, Any]:
-    """How many samples there are, in all and by profile, and how many fit none; empty where there is no data."""
+    """The number of samples, in total, per profile, and outside all profiles; empty if there is no data."""
     if data is None:
         return {}
     counts = data.counts
@@ -52,12 +52,12 @@ def sample_counts(data: CalibrationData | None) -> dict[str, Any]:
 
 
 def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None:
-    """Look at ``count`` samples of the evaluation, at all where None, and run the first.
+    """Check ``count`` evaluation samples (all if None), and run the first one.
 
     Raises:
         DataError: samples or labels do not fit the model or the metric.
         ModelError: onnxruntime cannot run the model.
-        RecipeError: a profile allows batches that the model cannot take.
+        RecipeError: a profile allows batches that the model cannot compute.
     """
     from toolkit.evaluation.metric import are_shares, by_sample, check_labels, label_of
 
@@ -74,16 +74,14 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
 
 
 def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
-    """Run the first sample; returns how many classes its label is one of, 0 where it is no class, and where the metric
-    takes samples to lie in the output.
-    """
+    """Run the first sample; returns the number of classes of its label (0 if none), and the output's batch axis."""
     from toolkit.evaluation.comparison.outputs import metric_computable
     from toolkit.evaluation.metrics.by_name import make_metric
     from toolkit.graph.sessions.session import own_session
     from toolkit.run.task.task import look, metric_options
 
     section = inputs.job.recipe.evaluation
-    # a user's metric may need as many as the evaluation passes it at once
+    # a user's metric may need as many samples as the evaluation passes to it at once
     batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
         raise data.no_samples_error()
@@ -113,13 +111,13 @@ def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Ar
     """The float model's outputs for a batch, by name, floats in float32.
 
     Args:
-        inputs: the job's.
+        inputs: the job's inputs.
         batch: a batch of the evaluation's samples.
         loaded: the float model's session.
 
     Raises:
-        ModelError: onnxruntime cannot run the model, or an output holds only NaN and infinities: whatever it is
-            compared with would count as equal.
+        ModelError: onnxruntime cannot run the model, or an output has only NaN and infinities, which would compare as
+            equal to anything.
     """
     from toolkit.data.faults import run_samples
     from toolkit.evaluation.comparison.outputs import widened

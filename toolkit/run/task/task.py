@@ -1,4 +1,4 @@
-"""The task of a recipe's model, and the float model against the labels: looked at before anything is quantized."""
+"""The task of a recipe's model, and the float model's agreement with labels, before anything is quantized."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     from toolkit.run.recipe.sections import EvaluationSection
 
 SEEN, _CHECKED, _LABELS = 16, 64, 4096
-"""Samples that are run, those whose outputs and labels are compared, and those whose labels are looked at."""
+"""How many samples are run; have outputs compared with labels; have labels checked."""
 _SEEN_BYTES = 64_000_000
 
 
 class TaskRecord(Record):
-    """How the model is judged.
+    """The task that the model is judged by.
 
     Attributes:
-        task: what it is for; empty where there are no samples to tell it from.
-        sure: whether the recipe named it, or at least two kinds of clue speak for it.
+        task: the task; empty if there are no samples to infer it from.
+        sure: whether the recipe names it, or at least two kinds of evidence support it.
         why: the task and its reason.
-        uncounted: what of the outputs holds no answers, such as padding.
-        parts: what is judged of the outputs, as ``OutputPart.to_json`` writes it.
-        reads: the output that a built-in metric looks at; None without one.
+        uncounted: parts of the outputs without answers, such as padding.
+        parts: the judged parts of the outputs, as written by ``OutputPart.to_json``.
+        reads: the output that a built-in metric reads; None without one.
         float_value: the float model's metric on the first samples; None without a built-in metric.
-        suspicion: what is plainly wrong with that value; None where nothing is.
-        notes: what else was seen in the outputs.
-        quantized_source: whether the model that results are compared with has Q/DQ pairs itself.
-        drawing: the nodes that draw random numbers, which an engine draws by itself.
-        unlike: those of them that draw different ones in every run of onnxruntime too.
-        at_once: how many samples the model always takes at once, where its batch has no name: what is given to it once
-            counts as so many.
+        suspicion: a finding if that value is implausible; None otherwise.
+        notes: further findings about the outputs.
+        quantized_source: whether the reference model has Q/DQ pairs itself.
+        drawing: the nodes that draw random numbers, which differ in an engine.
+        unlike: those of them whose numbers also differ between onnxruntime runs.
+        at_once: how many rows the model always computes at once, if its first dimension has a fixed size without a
+            batch name: each sample then counts as that many.
     """
 
     task: str = ""
@@ -69,17 +69,17 @@ class TaskRecord(Record):
 
     @property
     def said(self) -> list[Finding]:
-        """The task, what else was seen in the outputs, and what is plainly wrong."""
+        """The task, further findings about the outputs, and implausible values."""
         return [*self.reading, *self.notes, *([self.suspicion] if self.suspicion is not None else [])]
 
     @property
     def reading(self) -> list[Finding]:
-        """The task, and what of the outputs holds no answers; nothing without a task."""
+        """The task, and parts of the outputs without answers; empty without a task."""
         return [self.why, *self.uncounted] if self.why is not None else []
 
     @property
     def answers(self) -> Answers | None:
-        """The reader of outputs for the task; None where no task is known."""
+        """The reader of outputs for the task; None if the task is unknown."""
         from toolkit.evaluation.comparison.answers import Answers
         from toolkit.evaluation.tasks import OutputPart
 
@@ -88,13 +88,13 @@ class TaskRecord(Record):
 
 @dataclass
 class ObservedTask:
-    """How the model's outputs are read, and the samples that show it.
+    """The interpretation of the model's outputs, and the samples that it was inferred from.
 
     Attributes:
         record: the task.
-        batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
+        batches: the evaluation samples with the float model's outputs, from the first on; to be read once.
         lacking: the outputs that onnxruntime cannot compute.
-        seen: the model with its outputs for the first samples; None where there are none.
+        seen: the model with its outputs for the first samples; None if there are none.
     """
 
     record: TaskRecord
@@ -104,10 +104,10 @@ class ObservedTask:
 
 
 def look(inputs: Inputs) -> ObservedTask:
-    """Run the float model on the first samples and determine its task; done once.
+    """Run the float model on the first samples and determine its task; done once per ``inputs``.
 
     Raises:
-        RecipeError: no output can be read for the task that the recipe names, or not with the classes that it names.
+        RecipeError: no output can be interpreted for the recipe's task, or not with the classes that the recipe names.
         QtoolError: the samples or the model cannot be used.
     """
     if inputs.looked is None:
@@ -118,12 +118,12 @@ def look(inputs: Inputs) -> ObservedTask:
 
 @dataclass
 class FirstSeen:
-    """What the task is determined from.
+    """The samples and outputs that the task is inferred from.
 
     Attributes:
         model: the model with its outputs for the first samples.
         first: these samples.
-        batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
+        batches: the evaluation samples with the float model's outputs, from the first on; to be read once.
         data: the samples.
         outputs: the outputs that onnxruntime computes.
     """
@@ -136,7 +136,7 @@ class FirstSeen:
 
 
 def _outputs(loaded: Session, data: CalibrationData) -> Iterator[tuple[Batch, dict[str, Array]]]:
-    """Each sample with what a session computes of it."""
+    """Each sample with its outputs from a session."""
     from toolkit.data.faults import run_of
 
     batches, feeds = tee(data.batches(1))
@@ -148,7 +148,7 @@ def _outputs(loaded: Session, data: CalibrationData) -> Iterator[tuple[Batch, di
 
 
 def first_seen(inputs: Inputs) -> FirstSeen | None:
-    """The model that results are compared with, run on the first samples of the evaluation; None without samples.
+    """The reference model, run on the first evaluation samples; None without samples.
 
     Raises:
         QtoolError: the samples or the model cannot be used.
@@ -214,9 +214,9 @@ def task_of(inputs: Inputs) -> TaskRecord:
     """Determine the model's task, and compare the float model with the labels of the first samples.
 
     Raises:
-        RecipeError: no output can be read for the task that the recipe names, or the labels are those of another output
-            than the one that is read where it names none.
-        DataError: the metric says nothing about the samples, as where none has a label.
+        RecipeError: no output can be interpreted for the recipe's task, or the labels belong to another output than the
+            one that is read by default.
+        DataError: the metric cannot judge the samples, for instance because none has a label.
         QtoolError: the samples or the model cannot be used.
     """
     from toolkit.data.faults import at_fault
@@ -238,13 +238,13 @@ def task_of(inputs: Inputs) -> TaskRecord:
                 check.add(outputs, batch.labels or {})
             if choice is not None:
                 choice.add(outputs, batch.labels or {})
-            # further only for the first label, which may be anywhere
+            # beyond that number only until the first usable label
             if number >= _CHECKED and check.silence() is None:
                 break
         if (lacking := check.silence()) is not None:
             raise DataError(
-                f"the metric {section.metric} says nothing about the evaluation's {check.samples} samples: {lacking}",
-                remedy="give samples whose labels it can be judged by, or leave the metric out",
+                f"the metric {section.metric} cannot judge the {check.samples} evaluation samples: {lacking}",
+                remedy="give samples with labels that it can use, or leave the metric out",
             )
         record.float_value, record.suspicion = check.value(), check.suspicion()
         record.notes = [*record.notes, *([little] if (little := check.says_little()) is not None else [])]
@@ -257,20 +257,20 @@ def task_of(inputs: Inputs) -> TaskRecord:
     if section.metric is None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked)]
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
-    # free the first outputs and the session: what follows needs the memory
+    # free the first outputs and the session, whose memory the next steps need
     looked.batches, looked.seen = iter(()), None
     record.notes = [*record.notes, *samples_unlike(inputs), *not_as_locked(inputs)]
     return record
 
 
 def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]]) -> list[Finding]:
-    """Findings that a sample holds a whole batch, as a loader yields it, or that its rows are counted as samples.
+    """Findings that a sample is a whole batch, as loaders yield them, or that its rows are counted as samples.
 
-    Dimensions that are not named after a batch are left out.
+    Dimensions without a batch name are not considered.
 
     Args:
-        data: where the samples are from.
-        samples: some of them, inputs by name.
+        data: the source of the samples.
+        samples: some of its samples, inputs by name.
     """
     named = {name: (axis, dims[axis]) for name, axis in data.axes.items() if (dims := data.specs[name].dims)}
     if apart := data.rows_as_samples():
@@ -283,7 +283,7 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
 
 
 def samples_unlike(inputs: Inputs) -> list[Finding]:
-    """Findings that calibration and evaluation samples, where both are given, were not prepared alike."""
+    """Findings that calibration and evaluation samples, if both are given, were preprocessed differently."""
     from toolkit.data.unlike import prepared_unlike
     from toolkit.graph.interface.used_inputs import used_inputs
 
@@ -297,7 +297,7 @@ def samples_unlike(inputs: Inputs) -> list[Finding]:
 
 
 def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
-    """Findings about labels that the recipe's samples have, or some of them, and no metric reads."""
+    """Findings about labels that all or some of the recipe's samples have, and that no metric reads."""
     from toolkit.evaluation.metric import label_of
     from toolkit.run.task.labels import all_finite, unused
     from toolkit.simulation.samples import with_labels
@@ -309,7 +309,7 @@ def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
     beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
     answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
     samples: list[Sample] = []
-    # a label that is no number may come late, and one of them is enough
+    # a non-finite label may come late, and one is enough
     try:
         for number, sample in enumerate(islice(labelled.samples(), _LABELS)):
             finite = all_finite(label_of(sample.labels))
@@ -326,7 +326,7 @@ def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
 
 
 def _labels_of_some(inputs: Inputs, data: CalibrationData | None) -> Finding | None:
-    """``CalibrationData.labels_of_some``; pictures have no labels, and take long to read."""
+    """``CalibrationData.labels_of_some``; None for images, which have no labels and take long to read."""
     from toolkit.data.images import holds_images
 
     recipe = inputs.job.recipe
@@ -337,7 +337,7 @@ def _labels_of_some(inputs: Inputs, data: CalibrationData | None) -> Finding | N
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:
-    """What the recipe's metric must know: from the recipe, else from how the outputs are read."""
+    """The options of the recipe's metric: from the recipe, else from the interpretation of the outputs."""
     from toolkit.evaluation.metrics.options import options_for
     from toolkit.evaluation.tasks import OutputPart
 

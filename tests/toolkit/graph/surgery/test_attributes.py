@@ -121,9 +121,9 @@ SCALED = helper.make_node("QuantizeLinear", ["x", "s"], ["q"])
 @pytest.mark.parametrize(
     ("nodes", "weights", "words"),
     [
-        ([helper.make_node("Add", ["x", "s"], ["y"])], {"s": np.float32(np.nan)}, "tensor 's' of the Add node that makes 'y' holds 1 NaN"),
+        ([helper.make_node("Add", ["x", "s"], ["y"])], {"s": np.float32(np.nan)}, "tensor 's' of the Add node that produces 'y' holds 1 NaN"),
         ([SCALED, helper.make_node("DequantizeLinear", ["q", "s"], ["y"])], {"s": np.float32(0)},
-         "the QuantizeLinear node that makes 'q' has the scale 0"),
+         "the QuantizeLinear node that produces 'q' has the scale 0"),
     ],
 )  # fmt: skip
 def test_nodes_without_a_name_are_named_by_what_they_make(nodes, weights, words, tmp_path) -> None:
@@ -175,9 +175,9 @@ def spoiled(spoil) -> onnx.ModelProto:
          "m.onnx: tensor 'w' stores its values in raw_data and in float_data"),
         (lambda m: m.graph.initializer[0].int64_data.append(1),
          "m.onnx: tensor 'w' stores its values in float_data and in int64_data"),
-        (lambda m: m.graph.node[0].output.__setitem__(0, "w"), "makes 'w', which is an input or a weight too"),
-        (lambda m: m.graph.node[0].output.__setitem__(0, "x"), "makes 'x', which is an input or a weight too"),
-        (lambda m: m.functions[0].output.append("c"), "function 'F' gives 'c', which is made by none of its nodes"),
+        (lambda m: m.graph.node[0].output.__setitem__(0, "w"), "produces 'w', which is also an input or a weight"),
+        (lambda m: m.graph.node[0].output.__setitem__(0, "x"), "produces 'x', which is also an input or a weight"),
+        (lambda m: m.functions[0].output.append("c"), "function 'F' gives 'c', which none of its nodes produces"),
         (lambda m: m.functions[0].output.append("a"), "function 'F' gives 'a', which is one of its inputs"),
     ],
 )  # fmt: skip
@@ -218,7 +218,7 @@ def test_a_node_without_a_name_is_called_by_what_it_makes():
     gemm = helper.make_node("Gemm", ["x", "x"], ["y"])
     made = of([gemm])
     made.opset_import[0].version = 9
-    with pytest.raises(ModelError, match="the Gemm node that makes 'y' has 2 inputs, and in opset 9 ONNX has 3"):
+    with pytest.raises(ModelError, match="the Gemm node that produces 'y' has 2 inputs, and in opset 9 ONNX has 3"):
         check_nodes(made, "m.onnx")
     gemm.name = "head"
     with pytest.raises(ModelError, match=r"node 'head' \(Gemm\) has 2 inputs"):

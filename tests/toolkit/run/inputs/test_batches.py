@@ -99,7 +99,7 @@ def test_a_fixed_batch_that_is_not_1_is_found_with_its_number(tmp_path, capsys, 
         return capsys.readouterr().err
 
     said = refusal([*new, "--data", str(tmp_path / "data.npz")])
-    assert f"computes 4 samples at once and no single one: node {named}" in said and "eclare 4 there" in said
+    assert f"computes 4 samples at once, but not a single one: node {named}" in said and "eclare 4 there" in said
     if rows == 1:
         recipe = tmp_path / "recipe.toml"
         for most in ([1, 3, 4, 4], [8, 3, 4, 4]):
@@ -170,7 +170,7 @@ def test_a_branch_that_the_whole_batch_takes_is_found_where_two_samples_take_the
     assert "min = [1, 4], opt = [1, 4], max = [1, 4]" in Path("made.toml").read_text()
     Path("wide.toml").write_text(RECIPE.format(least=[1, 4], most=[8, 4]))
     said = complain(tmp_path, capsys, "check", "wide.toml")
-    assert "for a batch of 8" in said and "node 'mean' (ReduceMean) does not keep them apart" in said
+    assert "for a batch of 8" in said and "node 'mean' (ReduceMean) mixes them" in said
 
 
 @pytest.mark.parametrize("dimension", ["n", None, "points"])

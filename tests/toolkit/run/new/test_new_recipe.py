@@ -257,7 +257,7 @@ def test_an_operator_that_the_recipe_names_is_quantized_whatever_the_backend_has
 def test_code_is_not_taken_for_a_file_that_is_missing(tmp_path, capsys, option):
     onnx.save(build([node("Relu", ["x"], ["y"])], {"x": [1, 3]}, {"y": [1, 3]}), str(tmp_path / "model.onnx"))
     said = complain(tmp_path, capsys, "new", str(tmp_path / "model.onnx"), option, "own_data:samples")
-    assert "own_data:samples: it names code, and no code is run to write a recipe" in said
+    assert "own_data:samples: it names code, but no code is run to write a recipe" in said
     assert 'set data = "own_data:samples" in the recipe' in said
 
 

@@ -88,7 +88,7 @@ def test_a_recipe_names_the_line_of_a_pass():
 
 
 def test_a_table_is_named_without_what_nobody_wrote():
-    with pytest.raises(RecipeError, match=r"^r.toml:5: \[calibration\] images has no effect: it says how"):
+    with pytest.raises(RecipeError, match=r"^r.toml:5: \[calibration\] images has no effect: it configures"):
         Recipe.parse(MODEL + '[calibration]\ndata = "c.npz"\nimages = { scale = 255 }\n', Path("r.toml"))
 
 

@@ -77,7 +77,7 @@ def test_a_timing_cache_is_called_that(tmp_path):
         (tmp_path / name).write_bytes(b"ptrtd" + bytes(9))
         assert inspect(tmp_path / name).content["kind"] == "timing cache"
     (tmp_path / "engines.timing").write_bytes(bytes(range(256)))
-    with pytest.raises(QtoolError, match="this is not a timing cache: it does not begin as TensorRT's do"):
+    with pytest.raises(QtoolError, match="this is not a timing cache: it has no header of TensorRT"):
         inspect(tmp_path / "engines.timing")
 
 

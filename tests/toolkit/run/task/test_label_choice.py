@@ -162,9 +162,7 @@ def test_a_new_recipe_has_no_metric_that_says_nothing_of_its_samples(metric, tmp
     """A run would refuse it; the one label that decides may be the last."""
     label = np.full((70, 5), -100)
     given = tagger(tmp_path, label)
-    with pytest.raises(
-        DataError, match=f"{metric} says nothing about the 70 samples: none of them has a label at any pos"
-    ):
+    with pytest.raises(DataError, match=f"{metric} cannot judge the 70 samples: none of them has a label at any pos"):
         recipe_for(*given, metric)
     assert [note.code for note in recipe_for(*given, None).warnings] == [EvaluationCode.LABELS_FIT_NOTHING]
     label[69, 2] = 1
@@ -199,7 +197,7 @@ def test_a_recipe_that_names_no_output_is_refused_where_the_labels_are_another_o
         return (x @ other).argmax(axis=1)
 
     right = ((normal(64, 6, seed=2) @ one).argmax(axis=1) == labels(normal(64, 6, seed=2))).mean()
-    with pytest.raises(RecipeError, match="the labels are those of output 'second'") as error:
+    with pytest.raises(RecipeError, match="the labels belong to output 'second'") as error:
         judged(tmp_path, one, other, labels)
     assert f"own top1 is 1 by it, and {right:.4g} by 'first'" in error.value.what
     assert 'output = "second"' in error.value.remedy and '"first"' in error.value.remedy

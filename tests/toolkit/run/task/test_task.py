@@ -300,9 +300,7 @@ def tagged(folder, label, **evaluation):
 def test_a_metric_of_samples_without_any_label_is_refused(metric, count, tmp_path):
     """No answer is lost where none is asked for: the limit was called kept, or the float model's check failed."""
     made = tagged(tmp_path, np.full((count, 5), -100), metric=metric, budget={"max_drop": 0.01})
-    with pytest.raises(
-        DataError, match=f"{metric} says nothing about the evaluation's {count} samples: none of them has"
-    ):
+    with pytest.raises(DataError, match=f"{metric} cannot judge the {count} evaluation samples: none of them has"):
         run(made, tmp_path / "out")
 
 

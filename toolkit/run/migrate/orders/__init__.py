@@ -1,1 +1,1 @@
-"""What flags and scripts say about an engine: the terms, their values, and what each becomes in a recipe."""
+"""Build instructions in flags and scripts (orders): their terms, their values, and their equivalents in a recipe."""

@@ -1,4 +1,4 @@
-"""Each order's place in a recipe: one method per kind of order, which writes it down and tells what is lost of it."""
+"""The entry of each build instruction in a recipe: one method per kind, which also reports what cannot be kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENGINE: dict[Term, str] = {
     Term.BACKEND: "backend",
     Term.GPUS: "compute_capabilities",
 }
-"""Terms whose value is a setting of [engine] as it stands."""
+"""Terms whose value is stored unchanged in a setting of [engine]."""
 _LIBRARIES = ("cublas", "cublas_lt", "cudnn")
 _SWITCHES = (Term.REFIT, Term.VERSIONS)
 METHODS = {
@@ -33,25 +33,25 @@ METHODS = {
     "IInt8MinMaxCalibrator": "minmax",
     "IInt8LegacyCalibrator": "percentile",
 }
-"""The calibration method by TensorRT's calibrator."""
+"""The calibration method for each of TensorRT's calibrator classes."""
 
 
 @dataclass
 class Settled:
-    """What a recipe has to say.
+    """The settings for a recipe, collected from build instructions.
 
     Attributes:
         rest: the float type of everything without a request.
-        quantize: the quantized type that is allowed; empty where none is.
-        strong: whether the graph's own types count.
-        profiles: by number the shapes of the inputs: min, opt and max.
+        quantize: the allowed quantized type; empty if there is none.
+        strong: whether the network is strongly typed, so that the graph's own types apply.
+        profiles: the shapes of the inputs by profile: min, opt and max.
         engine: further settings of [engine].
         calibration: further settings of [calibration].
-        ranges: amax by tensor, set one by one.
-        cache: the calibration cache; empty where none is named.
-        data: calibration data; empty where none are named.
-        layers: types asked for layers and operators.
-        turns: what became of each order.
+        ranges: amax by tensor, for tensors with individually set ranges.
+        cache: the calibration cache; empty if none is named.
+        data: calibration data; empty if none is named.
+        layers: requested types of layers and operators.
+        turns: the outcome of each instruction.
     """
 
     rest: str = "fp32"
@@ -67,7 +67,7 @@ class Settled:
     turns: list[OrderOutcome] = field(default_factory=list)
 
     def complete_engine(self, folders: Sequence[Path], capabilities: Sequence[str]) -> None:
-        """Find the timing cache that the source names in its folders, and set the GPUs that the user gives."""
+        """Find the timing cache in the source's folders, and set the GPUs given by the user."""
         if isinstance(kept := self.engine.get("timing_cache"), str):
             places = [folder / kept for folder in folders]
             self.engine["timing_cache"] = next((path for path in places if path.is_file()), places[0])
@@ -76,11 +76,11 @@ class Settled:
 
 
 class Entries:
-    """The content of a recipe, written down order by order.
+    """Collects the content of a recipe, instruction by instruction.
 
     Args:
         model: the ONNX model.
-        terms: what the orders are about.
+        terms: the terms of all instructions.
         paired: whether the model has Q/DQ pairs that stay.
     """
 
@@ -90,7 +90,7 @@ class Entries:
         self.shapes = {name: list(dims) for name, dims in model.input_shapes().items()}
 
     def write(self, order: Order) -> tuple[str, Finding | None]:
-        """Write an order down; returns its place in the recipe, and what else there is to say about it."""
+        """Add an instruction; returns its place in the recipe, and a finding if it cannot be kept completely."""
         assert order.term is not None
         if order.term in _ENGINE:
             return self._engine(order.term, order.value)
@@ -177,7 +177,7 @@ class Entries:
         return "", MigrateCode.CODE_TO_ALLOW(said=order.said)
 
     def _tactics(self, order: Order) -> tuple[str, Finding | None]:
-        """Tactic sources that are TensorRT's own; those of libraries make a recipe that newer TensorRTs refuse."""
+        """TensorRT's own tactic sources; those of libraries are dropped, since newer TensorRT versions refuse them."""
         own = [one for one in order.value if one not in _LIBRARIES]
         left = [one for one in order.value if one in _LIBRARIES]
         if own:
@@ -208,7 +208,7 @@ class Entries:
         return OUTCOMES[Term.RANGE].words, None
 
     def _io(self, order: Order) -> tuple[str, Finding | None]:
-        """Types of inputs and outputs; their memory layouts have no place."""
+        """Types of inputs and outputs; memory layouts have no equivalent."""
         term, value = order.term, order.value
         types = self.model.facts().types
         tensors = [t.name for t in (self.model.graph.inputs if term is Term.INPUT_IO else self.model.graph.outputs)]
@@ -231,7 +231,7 @@ class Entries:
 
     @staticmethod
     def _named(place: Any, sides: Mapping[str, Sequence[Any]]) -> str:
-        """A tensor's name, which a script may also give by its side and number."""
+        """A tensor's name, which a script may also specify by side and index."""
         if isinstance(place, str):
             return place
         side, number = place
@@ -240,7 +240,7 @@ class Entries:
     # ---------------------------------------------------------------- profiles
 
     def _shapes(self, order: Order) -> tuple[str, Finding | None]:
-        """The shapes of the first profile, one size for min, opt and max."""
+        """The shapes of the first profile, with the same size for min, opt and max."""
         for one in (Term.MIN, Term.OPT):
             self._sized(one, 0, order.value)
         where, why = self._sized(Term.MAX, 0, order.value)
@@ -265,7 +265,7 @@ class Entries:
         return OUTCOMES[term].words, None
 
     def fill_profiles(self) -> None:
-        """Fill in what was left out, as trtexec does: opt from max or min, min and max from opt, 1 for all else."""
+        """Fill in missing shapes like trtexec: opt from max or min, min and max from opt, 1 for all others."""
         dynamic = {name: dims for name, dims in self.shapes.items() if any(not isinstance(d, int) for d in dims)}
         if not dynamic:
             self.found.profiles.clear()
@@ -276,7 +276,7 @@ class Entries:
         profiles = self.found.profiles or {0: {}}
         ones = sorted(name for shapes in profiles.values() for name in dynamic if name not in shapes)
         if ones:
-            # they are only named where another shape was given, or trtexec would have made up all of them
+            # reported because some shapes were given: without any, trtexec would have chosen all of them
             order = Order(None, said="shapes")
             why = MigrateCode.SHAPES_OF_ONES(inputs=sorted(set(ones)))
             self.found.turns.append(OrderOutcome(order, "implied", why=why))
@@ -288,7 +288,7 @@ class Entries:
 
 
 def _whole(given: Mapping[str, list[int]], dims: Sequence[int | str | None]) -> dict[str, list[int]]:
-    """The three shapes of an input of which some were given."""
+    """The min, opt and max shapes of an input for which some of them are given."""
     opt = given.get("opt") or given.get("max") or given.get("min")
     opt = opt or [dim if isinstance(dim, int) else 1 for dim in dims]
     return {"min": given.get("min", opt), "opt": opt, "max": given.get("max", opt)}

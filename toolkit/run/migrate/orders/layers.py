@@ -1,4 +1,4 @@
-"""Types asked for layers, layer by layer: the last request for a name counts."""
+"""Requested types of individual layers; the last request for a name applies."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from toolkit.run.migrate.orders.terms import Term
 _FLOATS = ("fp32", "fp16", "bf16")
 _QUANTIZED = ("int8", "fp8")
 _NODE_OF = "node_of_"
-"""How TensorRT's parser names the layer of a node without a name: by its first output."""
+"""Prefix of the names that TensorRT's parser gives to layers of unnamed nodes, followed by the first output."""
 
 
 @dataclass
 class LayerTypes:
-    """What is asked of layers.
+    """The requested types of layers.
 
     Attributes:
-        asked: precision by node, a later request replacing an earlier one.
+        asked: precision by node, with later requests replacing earlier ones.
         outputs: output type by node.
         ops: precision by operator.
-        patterns: the globs and names by precision, where no later request takes a node out of them.
-        quantized: nodes that were asked for a quantized type.
+        patterns: globs and names by precision, as far as no later request changes a node that they match.
+        quantized: nodes with a requested quantized type.
     """
 
     asked: dict[str, str] = field(default_factory=dict)
@@ -38,12 +38,12 @@ class LayerTypes:
     _said: list[tuple[str, str]] = field(default_factory=list)
 
     def ask(self, model: Model, term: Term, value: Sequence[tuple[str, str]]) -> Finding | None:
-        """Write down what is asked for; returns what cannot be done.
+        """Record requested types; returns a finding about requests that cannot be fulfilled.
 
         Args:
-            model: the graph, whose nodes are layers by their names.
+            model: the graph, whose nodes are identified with layers by name.
             term: LAYERS or TYPES.
-            value: names or globs, each with a type.
+            value: names or glob patterns, each with a type.
         """
         nodes = {node.name: node for node, _ in model.walk()}
         made = {f"{_NODE_OF}{node.outputs[0].name}": name for name, node in nodes.items() if node.outputs}
@@ -67,7 +67,7 @@ class LayerTypes:
         return MigrateCode.NO_QUANTIZED_FORM(layers=unquantized) if unquantized else None
 
     def ask_of_operators(self, model: Model, value: Sequence[tuple[str, str]]) -> Finding | None:
-        """Write down the types of all nodes of an operator; returns which operators the model lacks.
+        """Record the types of all nodes of an operator; returns a finding about operators that the model lacks.
 
         Args:
             model: the graph.
@@ -79,7 +79,7 @@ class LayerTypes:
         return MigrateCode.NO_SUCH_LAYER(layers=strange) if strange else None
 
     def settle(self, model: Model) -> None:
-        """Work out the patterns for the recipe: as they were written where that means the same, else as names."""
+        """Determine the patterns for the recipe: the original ones if they still match the same nodes, else names."""
         for name, kind in self.outputs.items():
             self.asked.setdefault(name, kind)
         self.quantized = [name for name, kind in self.asked.items() if kind in _QUANTIZED]

@@ -1,4 +1,4 @@
-"""One instruction about an engine in a command line or a script, and what became of it."""
+"""A build instruction in a command line or script (an order), and its outcome in the migration."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from toolkit.contract.findings import Finding
 from toolkit.run.migrate.orders.terms import Term
 
 Fate = Literal["written", "implied", "unrelated", "lost", "look", "overruled"]
-"""In the recipe; needs no entry; does not concern the engine; has no equivalent; for the user to read; without
-effect, since something else decides."""
+"""Respectively: in the recipe; needs no entry; does not concern the engine; has no equivalent; to be checked by the
+user;
+without effect because of another instruction."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One instruction.
+    """One build instruction.
 
     Attributes:
-        term: what it is about; None for an unknown flag, or where a script only shows a place to look at.
-        value: by term, see ``toolkit.run.migrate.orders.values``.
-        said: its wording there.
-        line: the line of the script; 0 where there is none.
-        why: what keeps it from being taken.
+        term: its subject; None for an unknown flag, or for a place in a script that the user must check.
+        value: its value, in the form of ``toolkit.run.migrate.orders.values`` for the term.
+        said: its original wording.
+        line: the line in the script; 0 if there is none.
+        why: the reason why it is not migrated.
     """
 
     term: Term | None
@@ -34,13 +35,13 @@ class Order:
 
 @dataclass(frozen=True)
 class OrderOutcome:
-    """What became of an order.
+    """The outcome of an instruction.
 
     Attributes:
-        order: the order.
-        fate: its outcome, in a word.
-        became: its equivalent in the recipe; empty where there is none.
-        why: why there is none, or what else there is to say.
+        order: the instruction.
+        fate: the kind of outcome.
+        became: its equivalent in the recipe; empty if there is none.
+        why: why there is none, or a remark on the equivalent.
     """
 
     order: Order
@@ -49,7 +50,7 @@ class OrderOutcome:
     why: Finding | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form, with the reason in words."""
+        """A JSON-serializable dictionary, with the reason as a sentence."""
         from toolkit.report.findings import sentence
 
         why = None if self.why is None else {**self.why.to_json(), "text": sentence(self.why)}

@@ -1,4 +1,4 @@
-"""Orders settled for a model: what its recipe has to hold, and what became of each order."""
+"""Resolution of build instructions for a model: the settings of the recipe, and the outcome of each instruction."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _FATES: Mapping[BaseCode, Fate] = {
     MigrateCode.OTHER_COMMAND: "look",
     MigrateCode.NOT_TAKEN: "overruled",
 }
-"""The fate of an order by what keeps it from being taken; others have none."""
+"""The kind of outcome for reasons that prevent migration; other reasons mean "lost"."""
 _PRECISIONS = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.BEST, Term.LAYERS, Term.OPS, Term.TYPES, Term.OBEY)
 _SINGLE = (Term.MODEL, Term.CACHE, Term.OBEY, Term.WORKSPACE, Term.TIMES, Term.LEVEL, Term.INPUT_IO, Term.OUTPUT_IO,
            Term.SPARSE, Term.HARDWARE)  # fmt: skip
-"""Terms for which the last order counts."""
+"""Terms for which only the last instruction applies."""
 _OF_RANGES = (Term.CACHE, Term.CALIBRATOR, Term.QUANTILE, Term.RANGE, Term.INPUTS, Term.LOADER)
 
 
 def value_named(orders: Sequence[Order], term: Term) -> str:
-    """The file that the orders name last for a term; empty where none does."""
+    """The file in the last instruction with this term; empty if there is none."""
     named = [order.value for order in orders if order.term is term and isinstance(order.value, str)]
     return named[-1] if named else ""
 
 
 def settle(orders: Sequence[Order], model: Model, paired: bool) -> Settled:
-    """What the orders mean for a model.
+    """Resolve build instructions for a model.
 
     Args:
-        orders: the orders of a command line or a script.
+        orders: the instructions of a command line or script.
         model: the ONNX model.
-        paired: whether it has Q/DQ pairs that stay.
+        paired: whether the model has Q/DQ pairs that stay.
 
     Raises:
-        QtoolError: the shapes of a profile are invalid: min above max.
+        QtoolError: the shapes of a profile are invalid, for instance min above max.
     """
     return _Settler(orders, model, paired).settle()
 
@@ -76,10 +76,10 @@ class _Settler:
             return "int8"
         return "fp8" if Term.FP8 in self.terms else ""
 
-    # ---------------------------------------------------------------- one order
+    # ---------------------------------------------------------------- one instruction
 
     def _turn(self, order: Order) -> OrderOutcome:
-        """What becomes of an order, which is written down where it has a place."""
+        """The outcome of an instruction, which is added to the recipe if it has an equivalent."""
         if order.why is not None and _lost(order):
             code = order.why.code
             return OrderOutcome(order, _FATES.get(code, "lost"), why=order.why)
@@ -96,12 +96,12 @@ class _Settler:
             return OrderOutcome(order, "overruled", why=overruled)
         became, why = self.entries.write(order)
         if order.term is Term.OPS and not became:
-            # a script for many models asks for layers that only some of them have
+            # a script for many models may request types for operators that this one does not have
             return OrderOutcome(order, "implied", why=why)
         return OrderOutcome(order, "written" if became else "lost", became, why or order.why)
 
     def _overruled(self, order: Order) -> Finding | None:
-        """What decides in place of an order."""
+        """The finding that another instruction or setting overrules this one; None otherwise."""
         if self.found.strong and order.term in _PRECISIONS:
             return MigrateCode.CONTRADICTS(by=self._said(Term.STRONG))
         if order.term is Term.SHAPES and {Term.MIN, Term.OPT, Term.MAX} & self.terms:
@@ -109,7 +109,7 @@ class _Settler:
         return self._said_again(order) or self._other_type(order) or self._other_ranges(order)
 
     def _said_again(self, order: Order) -> Finding | None:
-        """A later order of the same kind, where the last one counts."""
+        """A later instruction of the same kind, if only the last one applies."""
         later = self.orders[[id(one) for one in self.orders].index(id(order)) + 1 :]
         if order.term in _SINGLE:
             again = next((one for one in reversed(later) if one.term is order.term and not _lost(one)), None)
@@ -122,7 +122,7 @@ class _Settler:
         return None
 
     def _other_type(self, order: Order) -> Finding | None:
-        """The model's own pairs or another type that is asked for, in place of the order's type."""
+        """The model's own Q/DQ pairs, or another requested type, that overrule a requested type."""
         if self.paired and order.term in (Term.INT8, Term.FP8) and not self.own & {Precision(str(order.term.value))}:
             return MigrateCode.PAIRS_OVERRULE()
         if order.term is Term.BF16 and self.found.rest == "fp16":
@@ -132,7 +132,7 @@ class _Settler:
         return None
 
     def _other_ranges(self, order: Order) -> Finding | None:
-        """What gives the ranges, or makes them needless, in place of the order's data, method or file."""
+        """The source of ranges, or the absence of a need for them, that overrules calibration data, method or file."""
         if order.term not in _OF_RANGES:
             return None
         if self.paired:
@@ -149,7 +149,7 @@ class _Settler:
         return None
 
     def _method(self) -> str:
-        """The calibration method of the calibrator that is named; empty where none is."""
+        """The calibration method of the named calibrator; empty if none is named."""
         named = [str(order.value) for order in self.orders if order.term is Term.CALIBRATOR and not _lost(order)]
         return METHODS.get(named[-1], "") if named else ""
 
@@ -158,10 +158,10 @@ class _Settler:
 
 
 def _lost(order: Order) -> bool:
-    """Whether an order was not understood; a condition that is not known leaves it as it is."""
+    """Whether an instruction was not understood; one under an unknown condition is kept."""
     return order.term is None or (order.why is not None and order.why.code is not MigrateCode.ONLY_WHERE)
 
 
 def lost_orders(turns: Sequence[OrderOutcome]) -> Iterator[OrderOutcome]:
-    """Orders without an equivalent in the recipe although the engine differs without them."""
+    """Instructions without an equivalent in the recipe that affect the engine."""
     yield from (turn for turn in turns if turn.fate in ("lost", "look"))

@@ -1,7 +1,7 @@
-"""What trtexec's and Polygraphy's flags and Python scripts can say about an engine, and its equivalents in a recipe.
+"""Build instructions in flags of trtexec and Polygraphy and in Python scripts, with their equivalents in a recipe.
 
-The flags are those of TensorRT 8.6 to 11.1 (samples/common/sampleOptions.cpp) and Polygraphy 0.49 to 0.53
-(tools/args). A test compares Polygraphy's with its own parsers, and the README's table with this one.
+The flags are those of TensorRT 8.6 to 11.1 (samples/common/sampleOptions.cpp) and Polygraphy 0.49 to 0.53 (tools/args).
+A test compares Polygraphy's flags with its own parsers, and the README's table with this one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from toolkit.contract.roles import Role
 from toolkit.report.migrate_codes import MigrateCode
 
 Takes = Literal["nothing", "value", "values", "maybe"]
-"""What follows a flag: nothing, one value, one or more, or one or none."""
+"""The arguments of a flag: none, one value, one or more, or an optional one."""
 
 
 class Term(str, Enum):
-    """One instruction about an engine, whichever tool gives it."""
+    """The subject of a build instruction, independent of the tool."""
 
     MODEL = "model"
     FP16 = "fp16"
@@ -78,12 +78,12 @@ class Term(str, Enum):
 
 @dataclass(frozen=True)
 class TermOutcome:
-    """What becomes of a term.
+    """The outcome of instructions with a term.
 
     Attributes:
-        becomes: its equivalent in the recipe, passes by their roles; empty where there is none.
+        becomes: the equivalent in the recipe, with passes by role; empty if there is none.
         why: why there is none.
-        lost: whether the engine differs without it.
+        lost: whether the engine differs without the instruction.
     """
 
     becomes: str = ""
@@ -92,14 +92,14 @@ class TermOutcome:
 
     @property
     def words(self) -> str:
-        """``becomes``, with the names of the installed passes."""
+        """``becomes`` with the names of the installed passes."""
         roles = {"quantize": Role.QUANTIZE, "keep": Role.KEEP, "guard": Role.GUARD}
         return self.becomes.format(**{name: pass_name(role) for name, role in roles.items()})
 
 
 OUTCOMES: dict[Term, TermOutcome] = {
     Term.MODEL: TermOutcome("[model] path"),
-    Term.FP16: TermOutcome('[engine] rest = "fp16", and {guard} where ranges are known'),
+    Term.FP16: TermOutcome('[engine] rest = "fp16", and {guard} if ranges are known'),
     Term.BF16: TermOutcome('[engine] rest = "bf16"'),
     Term.INT8: TermOutcome("{quantize}"),
     Term.FP8: TermOutcome('{quantize} dtype = "fp8"'),
@@ -113,8 +113,8 @@ OUTCOMES: dict[Term, TermOutcome] = {
     Term.RANGE: TermOutcome("[calibration] ranges"),
     Term.LAYERS: TermOutcome("{keep}; {quantize} for int8"),
     Term.OPS: TermOutcome("{keep} ops"),
-    Term.TYPES: TermOutcome("{keep}, where the layer's precision is not set"),
-    Term.OBEY: TermOutcome("[engine] constraints, where nothing is quantized; types in the graph always hold"),
+    Term.TYPES: TermOutcome("{keep}, unless the layer's precision is set"),
+    Term.OBEY: TermOutcome("[engine] constraints, if nothing is quantized; types in the graph always hold"),
     Term.INPUT_IO: TermOutcome("[engine] io"),
     Term.OUTPUT_IO: TermOutcome("[engine] io"),
     Term.TENSOR_IO: TermOutcome("[engine] io"),
@@ -122,7 +122,7 @@ OUTCOMES: dict[Term, TermOutcome] = {
     Term.MIN: TermOutcome("[[profile]] shapes.INPUT.min"),
     Term.OPT: TermOutcome("[[profile]] shapes.INPUT.opt"),
     Term.MAX: TermOutcome("[[profile]] shapes.INPUT.max"),
-    Term.SHAPES: TermOutcome("[[profile]] shapes, where no others are given"),
+    Term.SHAPES: TermOutcome("[[profile]] shapes, if no others are given"),
     Term.WORKSPACE: TermOutcome("[engine] workspace_mb"),
     Term.TIMES: TermOutcome("[engine] avg_timing_iterations"),
     Term.LEVEL: TermOutcome("[engine] optimization_level"),
@@ -155,7 +155,7 @@ OUTCOMES: dict[Term, TermOutcome] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a tool: its meaning, what follows it, and its value where nothing follows."""
+    """A flag of a tool: its term, its arguments, and the value that it implies without any."""
 
     term: Term
     takes: Takes = "value"
@@ -263,7 +263,7 @@ TRTEXEC: dict[str, Flag] = dict(
         ),
     ]
 )
-"""trtexec's flags; a value follows a ``=``."""
+"""trtexec's flags; values follow after ``=``."""
 
 POLYGRAPHY: dict[str, Flag] = dict(
     [

@@ -1,4 +1,4 @@
-"""Values as flags write them, read into what they mean."""
+"""Parsing of flag values."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ TYPES = {
     "fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16", "half": "fp16",
     "bf16": "bf16", "bfloat16": "bf16", "int8": "int8", "fp8": "fp8", "int4": "int4",
 }  # fmt: skip
-"""The words for types, of TensorRT and its tools, by the word that recipes use."""
+"""Names of types in TensorRT and its tools, with the names that recipes use."""
 _UNITS = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*([BKMG]?)i?B?", re.IGNORECASE)
 _SHAPE = re.compile(r"[0-9]+(?:x[0-9]+)*", re.IGNORECASE)
 _SCALAR = "scalar"
 _ON_BY_DEFAULT = {"edge_mask_convolutions", "jit_convolutions"}
-"""TensorRT 10's tactic sources, which trtexec's ``+`` and ``-`` add to and take from."""
+"""TensorRT 10's default tactic sources, which trtexec changes with ``+`` and ``-``."""
 _IO = re.compile(r"(?:(\w+):)?([\w+]+)")
 
 
 def type_word(text: str) -> str:
-    """A type by the word that recipes use.
+    """A type's name in recipes.
 
     Raises:
-        ValueError: it is no float or quantized type.
+        ValueError: it is not a float or quantized type.
     """
     word = text.strip().lower().removeprefix("datatype.").removeprefix("trt.")
     if word not in TYPES:
@@ -41,11 +41,11 @@ def hardware_word(member: str) -> str:
 
 
 def whole(number: Any) -> int:
-    """A number without its fraction.
+    """A number truncated to an integer.
 
     Raises:
         ValueError: it is infinite or NaN.
-        TypeError: it is no number.
+        TypeError: it is not a number.
     """
     if isinstance(number, float) and not math.isfinite(number):
         raise ValueError(number)
@@ -53,7 +53,7 @@ def whole(number: Any) -> int:
 
 
 def amax_of(ends: Any) -> float | None:
-    """The largest magnitude of a range, one number or both ends; None where it is neither, or not finite."""
+    """The largest magnitude of a range, given as one number or both ends; None if it is neither, or not finite."""
     both = ends if isinstance(ends, list) and len(ends) == 2 else [ends]
     if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in both):
         return None
@@ -61,12 +61,12 @@ def amax_of(ends: Any) -> float | None:
 
 
 def trtexec_value(term: Term, text: str) -> Any:
-    """The value of a trtexec flag.
+    """Parse the value of a trtexec flag.
 
-    Shapes are ``{input: [...]}``; precisions ``[(layer, type)]``; formats ``[(type or "", layout)]``; sizes bytes.
+    Shapes are ``{input: [...]}``; precisions ``[(layer, type)]``; formats ``[(type or "", layout)]``; sizes in bytes.
 
     Raises:
-        ValueError: it does not follow trtexec's grammar.
+        ValueError: it does not match trtexec's grammar.
     """
     readers: dict[Term, Callable[[str], Any]] = {
         Term.LAYERS: _pairs,
@@ -87,10 +87,10 @@ def trtexec_value(term: Term, text: str) -> Any:
 
 
 def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
-    """The value of a Polygraphy flag, from the words after it; in the form of ``trtexec_value``.
+    """Parse the value of a Polygraphy flag from the words after it; in the form of ``trtexec_value``.
 
     Raises:
-        ValueError: it does not follow Polygraphy's grammar.
+        ValueError: it does not match Polygraphy's grammar.
     """
     one = words[0] if words else ""
     if term in (Term.MIN, Term.OPT, Term.MAX, Term.SHAPES):
@@ -130,7 +130,7 @@ def _one_of(text: str, *known: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between commas outside quotation marks, which enclose layer names with commas."""
+    """Split at commas outside quotation marks, which enclose layer names with commas."""
     parts, quote = [""], ""
     for letter in text:
         if letter in "'\"" and quote in ("", letter):
@@ -160,7 +160,7 @@ def _pairs(text: str, several: bool = False) -> list[tuple[str, str]]:
 
 
 def _any_type(kind: str) -> str:
-    # layers that compute shapes have integer types
+    # layers of shape arithmetic have integer types
     return kind if kind in ("int32", "int64", "bool", "uint8") else type_word(kind)
 
 
@@ -187,7 +187,7 @@ def _formats(text: str) -> list[tuple[str, str]]:
 
 
 def _tactics(text: str) -> list[str]:
-    """The tactic sources that are on."""
+    """The enabled tactic sources."""
     found = set(_ON_BY_DEFAULT)
     for part in _split(text.lower()):
         (found.discard if part.startswith("-") else found.add)(part.lstrip("+-"))
@@ -195,7 +195,7 @@ def _tactics(text: str) -> list[str]:
 
 
 def _pool(text: str) -> int | None:
-    """Bytes of the workspace; None where only other pools are limited."""
+    """Bytes of the workspace; None if only other pools are limited."""
     if ":" not in text:
         return _bytes(text)
     pools = dict(_last_colon(part) for part in _split(text))
@@ -210,7 +210,7 @@ def _bytes(text: str, unit: str = "") -> int:
 
 
 def _workspace(words: Sequence[str]) -> int | None:
-    """``_pool`` for Polygraphy's words: a number alone is bytes."""
+    """``_pool`` for Polygraphy's words, in which a number alone is in bytes."""
     if len(words) == 1 and ":" not in words[0]:
         return _bytes(words[0], "B")
     pools = dict(_last_colon(word) for word in words)
@@ -218,7 +218,7 @@ def _workspace(words: Sequence[str]) -> int | None:
 
 
 def _regrouped(words: Sequence[str]) -> list[str]:
-    """``name:[1, 3, 8]`` may be several words, where the shell took it apart."""
+    """Join the words of ``name:[1, 3, 8]``, which the shell may have split."""
     found: list[str] = []
     for word in words:
         if found and "[" in found[-1] and "]" not in found[-1]:

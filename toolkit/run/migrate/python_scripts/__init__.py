@@ -1,1 +1,1 @@
-"""Python scripts and notebooks that build an engine, read into orders by their syntax trees; nothing is run."""
+"""Python scripts and notebooks that build an engine: instructions are read from the syntax tree; nothing is run."""

@@ -1,4 +1,4 @@
-"""What the names of a Python script are bound to: by assignments, imports, parameters and loops."""
+"""Bindings of the names in a Python script: by assignments, imports, parameters and loops."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 SAME_PATH = ("resolve", "absolute", "expanduser", "as_posix")
-"""Methods of paths, which are texts here, that name the same file."""
+"""Methods of paths (strings here) whose result names the same file."""
 _PATHS = ("realpath", "abspath", "expanduser", "expandvars", "normpath")
-"""Functions of ``os.path`` that name the same file."""
+"""Functions of ``os.path`` whose result names the same file."""
 CALLS: dict[str, Callable[..., Any]] = {
     "int": int, "float": float, "str": str, "tuple": tuple, "list": list, "Path": str, "pathlib.Path": str,
     **{f"os.path.{name}": str for name in _PATHS},
     "os.path.join": lambda *parts: "/".join(part.rstrip("/") for part in parts),
 }  # fmt: skip
-"""The functions whose result is computed when their arguments are known."""
+"""The functions whose result is computed if their arguments are known."""
 
 
 class Bindings:
@@ -26,9 +26,9 @@ class Bindings:
         tree: the script.
 
     Attributes:
-        given: by name, or attribute such as ``self.path``, every expression it is bound to. A name that a loop or an
-            augmented assignment changes has two.
-        imported: by name in the script, the module or member that it was imported as.
+        given: for each name, or attribute such as ``self.path``, every expression that it is bound to. Names changed by
+            a loop or augmented assignment get two.
+        imported: for each imported name, the module or member that it stands for.
     """
 
     def __init__(self, tree: ast.Module) -> None:
@@ -51,9 +51,9 @@ class Bindings:
         self._parameters(tree)
 
     def called(self, call: ast.Call) -> Function | None:
-        """The function of the script's own that a call is of; None where it gives other arguments than it takes.
+        """The script's own function that a call refers to; None if the arguments do not match its parameters.
 
-        TensorRT's methods may have the names of a script's.
+        TensorRT's methods may have the same names as the script's functions.
         """
         function = self._functions.get(ast.unparse(call.func).rpartition(".")[2])
         if function is None:
@@ -83,7 +83,7 @@ class Bindings:
 
     @staticmethod
     def _is_same(name: str, value: ast.expr) -> bool:
-        """Whether a value is the name's own, as another kind or by another path: ``p = os.path.abspath(p)``."""
+        """Whether an assignment only converts a name's own value or path: ``p = os.path.abspath(p)``."""
         if not isinstance(value, ast.Call) or value.keywords:
             return False
         if len(value.args) == 1:
@@ -92,14 +92,14 @@ class Bindings:
         return made and ast.unparse(value.func).rpartition(".")[0] == name
 
     def _loops(self, target: ast.expr) -> None:
-        """Names that have many values."""
+        """Bind names that take several values."""
         nothing = ast.Constant(None)
         for node in ast.walk(target):
             if isinstance(node, ast.Name):
                 self._bind(node.id, nothing, ast.Constant(0))
 
     def _parameters(self, tree: ast.Module) -> None:
-        """A parameter is worth what the script's own calls give it, and its default where they give it nothing."""
+        """Bind parameters to the arguments of the script's own calls, or to their default if an argument is missing."""
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 self._functions.setdefault(node.name, node)
@@ -117,7 +117,7 @@ class Bindings:
 
 
 def bound(function: Function, call: ast.Call) -> dict[str, ast.expr]:
-    """By parameter what a call gives it, or its default."""
+    """The argument or default of each parameter in a call."""
     plain = [*function.args.posonlyargs, *function.args.args]
     found = {one.arg: value for one, value in zip(plain[len(plain) - len(function.args.defaults) :],
                                                   function.args.defaults)}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Under which conditions a script calls its own functions."""
+"""The conditions under which a script calls its own functions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Test = tuple[ast.expr, bool]
 
 
 class CallSites(ast.NodeVisitor):
-    """The calls of a script's own functions, each with the conditions around it.
+    """The calls of a script's own functions, each with its enclosing conditions.
 
     Args:
         tree: the script.
-        static: tells which function is called.
+        static: determines which function is called.
     """
 
     def __init__(self, tree: ast.Module, static: StaticValues) -> None:
@@ -27,7 +27,7 @@ class CallSites(ast.NodeVisitor):
         self.visit(tree)
 
     def conditions(self, function: Function) -> list[Test]:
-        """What has to hold for a function to be called, outermost first; empty where it is called in several places."""
+        """The conditions for a call of a function, the outermost first; empty if it is called in several places."""
         found: list[Test] = []
         seen: set[Function] = set()
         at: Function | None = function
@@ -38,11 +38,11 @@ class CallSites(ast.NodeVisitor):
         return found
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A function's body, which runs where it is called."""
+        """Visit a function's body, which runs when it is called."""
         self._body(node)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        """An async function's body, which runs where it is called."""
+        """Visit an async function's body, which runs when it is called."""
         self._body(node)
 
     def _body(self, node: Function) -> None:
@@ -52,7 +52,7 @@ class CallSites(ast.NodeVisitor):
         self._inside, self._tests = outer
 
     def visit_If(self, node: ast.If) -> None:
-        """Both branches, each under its condition."""
+        """Visit both branches, each under its condition."""
         self.visit(node.test)
         for branch, holds in ((node.body, True), (node.orelse, False)):
             self._tests.append((node.test, holds))
@@ -61,7 +61,7 @@ class CallSites(ast.NodeVisitor):
             self._tests.pop()
 
     def visit_Call(self, node: ast.Call) -> None:
-        """A call, where it is one of the script's own functions."""
+        """Record a call of one of the script's own functions."""
         called = self._static.names.called(node)
         if called is not None:
             self._calls.setdefault(called, []).append((self._inside, list(self._tests)))

@@ -1,4 +1,4 @@
-"""What names in TensorRT's and Polygraphy's Python API say about an engine."""
+"""The build instructions behind names in TensorRT's and Polygraphy's Python API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUILDER_FLAGS: dict[str, Flag] = {
     "GPU_FALLBACK": Flag(Term.DLA),
     "DEBUG": Flag(Term.PRINTING),
 }
-"""Members of ``trt.BuilderFlag``; no recipe has a setting for others."""
+"""Members of ``trt.BuilderFlag``; others have no equivalent in a recipe."""
 
 ASSIGNED: dict[str, Flag] = {
     "max_workspace_size": Flag(Term.WORKSPACE),
@@ -80,4 +80,4 @@ CREATE_CONFIG: dict[str, Flag] = {
     "profiles": Flag(Term.PROFILE),
     "memory_pool_limits": Flag(Term.WORKSPACE),
 }
-"""The arguments of ``CreateConfig``; no recipe has a setting for the others."""
+"""The arguments of ``CreateConfig``; others have no equivalent in a recipe."""

@@ -1,4 +1,4 @@
-"""Jupyter notebooks as Python: IPython's additions to the language become the calls that it turns them into."""
+"""Jupyter notebooks as Python: IPython's syntax extensions are replaced by the calls that IPython makes for them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SYSTEM, OUTPUT = "get_ipython().system", "get_ipython().getoutput"
 """The functions that IPython calls for ``!command`` and ``said = !command``."""
 _KIND = FileKind("this is not a notebook of Jupyter", QtoolError, "export it as a script")
 _SHELL = re.compile(r"%%(?:bash|sh|cmd|script\s+(?:ba)?sh|writefile\s.*\.(?:sh|bat))\b")
-"""What makes a whole cell a shell cell."""
+"""The first line of a shell cell."""
 _PYTHON = re.compile(r"%%(?:time|timeit|capture|prun|python3?|pypy|writefile\s.*\.py)\b")
-"""What leaves a whole cell Python."""
+"""The first line of a cell that remains Python."""
 _ONE = re.compile(r"(\s*)(?:(\w+)\s*=\s*)?(?:!!?|%(?:system|sx)\s)(.*)", re.DOTALL)
-"""What makes a line a shell line, whether its output is kept or not."""
+"""A shell line, with or without assignment of its output."""
 _MAGIC = re.compile(r"\s*(?:[\w.\[\]]+\s*=\s*)?%{1,2}[A-Za-z]|\s*\?{0,2}[\w.*]+\?{1,2}\s*$|\s*\?{1,2}[\w.*]+\s*$")
-"""Another line that is IPython's own: a magic, or a question for help."""
+"""Other IPython syntax: a magic, or a request for help."""
 _FILLED = re.compile(r"\{([^{}]*)\}|\$([A-Za-z_]\w*)")
 _GIVEN = re.compile(r"^\s*([A-Za-z_]\w*)\s*(?::[^=]+)?=(?!=)", re.MULTILINE)
 
 
 def notebook_code(text: str, where: str) -> str:
-    """The Python of a notebook's cells, each line with its number among those of all cells.
+    """The Python code of a notebook's cells; line numbers count over all cells.
 
     Args:
         text: the file.
@@ -48,7 +48,7 @@ def notebook_code(text: str, where: str) -> str:
 
 
 def _python(lines: list[str], given: set[str]) -> Iterator[str]:
-    """A cell's lines in Python; a line that is left out keeps its number, and a block with no other line its body."""
+    """A cell's lines as Python; lines that are left out are replaced by ``pass`` to keep line numbers and blocks."""
     first = lines[0].strip() if lines else ""
     if _SHELL.match(first):
         script = "\n".join(["", *lines[1:]])
@@ -74,7 +74,7 @@ def _python(lines: list[str], given: set[str]) -> Iterator[str]:
 
 
 def _text(command: str, given: set[str]) -> str:
-    """A command as an expression of Python's, with the values that IPython fills in: ``{name}`` and ``$name``."""
+    """A command as a Python expression, with the values that IPython inserts: ``{name}`` and ``$name``."""
     parts, at = [], 0
     for found in _FILLED.finditer(command):
         if not _names(found[1] or found[2]) & given:
@@ -85,7 +85,7 @@ def _text(command: str, given: set[str]) -> str:
 
 
 def _names(text: str) -> set[str]:
-    """The names in an expression; none where it is no expression."""
+    """The names in an expression; empty if the text is not an expression."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):

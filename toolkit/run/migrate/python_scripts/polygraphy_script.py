@@ -1,4 +1,4 @@
-"""Polygraphy's calls in a Python script, such as ``polygraphy run --gen`` writes, read into orders."""
+"""Build instructions in Polygraphy calls of a Python script, such as ``polygraphy run --gen`` writes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, 
 
 @dataclass(frozen=True)
 class _PolygraphyCall:
-    """A call as its reader takes it.
+    """A call, in the form that the reader functions need.
 
     Attributes:
         node: the call in the syntax tree.
-        name: of the function, in lower case also where the loader's class is called.
+        name: the function's name in lower case; for a loader class the name of its function.
         given: its keyword arguments.
-        static: what is known of the script's values.
+        static: the known values of the script.
     """
 
     node: ast.Call
@@ -36,12 +36,12 @@ class _PolygraphyCall:
     static: StaticValues
 
     def first(self, keyword: str = "") -> Any:
-        """The value of the first argument, which may also be given by its keyword."""
+        """The value of the first argument, which may also be given by keyword."""
         return self.static.value(self.node.args[0] if self.node.args else self.given.get(keyword))
 
 
 def polygraphy_calls(node: ast.Call, static: StaticValues) -> Iterator[Order]:
-    """The orders of one call of Polygraphy's; none for other calls. Lines and conditions are the caller's."""
+    """The instructions of one Polygraphy call; none for other calls. The caller adds lines and conditions."""
     name = _snake(static.name(node.func).rpartition(".")[2])
     given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     read = _READERS.get(name)
@@ -50,7 +50,7 @@ def polygraphy_calls(node: ast.Call, static: StaticValues) -> Iterator[Order]:
 
 
 def _snake(name: str) -> str:
-    """Loaders are classes, and functions of the same name in lower case: ``CreateConfig`` and ``create_config``."""
+    """Convert the name of a loader class to that of its function: ``CreateConfig`` to ``create_config``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
@@ -106,7 +106,7 @@ def _pools(value: ast.expr, static: StaticValues) -> Any:
 
 
 def _profile(call: _PolygraphyCall) -> Iterator[Order]:
-    """``Profile().add("x", min=..., opt=..., max=...)``; a chain of such calls is one profile, known by its start."""
+    """``Profile().add("x", min=..., opt=..., max=...)``; a chain of these calls is one profile."""
     node, given = call.node, call.given
     if not {"min", "opt", "max"} <= given.keys():
         return
@@ -132,7 +132,7 @@ def _calibrator(call: _PolygraphyCall) -> Iterator[Order]:
     if "data_loader" not in given:
         return
     loader = ast.unparse(given["data_loader"])
-    # Polygraphy's own, which makes up values, is no code of the user's
+    # Polygraphy's own data loader generates values and is not user code
     if not loader.rpartition(".")[2].startswith("DataLoader("):
         yield Order(Term.LOADER, loader)
     base = static.value(given.get("BaseClass"))

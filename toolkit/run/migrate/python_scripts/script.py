@@ -1,4 +1,4 @@
-"""A Python script that builds an engine, read into orders by its syntax tree; none of it is run."""
+"""Build instructions in a Python script, read from its syntax tree; the script is not run."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _HOLDERS = {"create_builder_config": "config", "create_network": "network", "Bui
 
 
 def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line: int = 1) -> list[Order]:
-    """The orders of a script's calls, in the order of its lines.
+    """The build instructions of a script's calls, by line.
 
     Args:
         text: the script.
-        where: its name, for messages.
+        where: the script's name, for messages.
         arguments: the arguments it is run with.
-        line: the line of the file on which it begins.
+        line: the line of the file on which the script begins.
 
     Raises:
-        QtoolError: it does not parse; the message names the line.
+        QtoolError: it cannot be parsed; the message names the line.
     """
     try:
         tree = ast.parse("\n" * (line - 1) + text)
@@ -66,20 +66,20 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
         reader.visit(tree)
     except RecursionError as error:
         raise QtoolError(
-            "the script is nested too deeply to be read", where=where, remedy="give a command line that says the same"
+            "the script is nested too deeply to be read", where=where, remedy="give an equivalent command line"
         ) from error
     return joined_orders(reader.orders, orders_of_commands(reader.commands, where))
 
 
 def joined_orders(calls: Sequence[Order], commands: Sequence[Order]) -> list[Order]:
-    """The orders of a script's calls and of its commands, by line; a command that names its model decides."""
+    """The instructions of a script's calls and commands, by line; a model named in a command takes precedence."""
     named = any(order.term is Term.MODEL and order.why is None for order in commands)
     kept = [order for order in calls if not (named and order.term is Term.MODEL)]
     return sorted([*kept, *commands], key=lambda order: order.line)
 
 
 def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
-    """Variables and the calls that create their values, by assignment or by ``with``."""
+    """Variables with the calls that create their values, by assignment or ``with``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
             yield from ((target, node.value) for target in node.targets)
@@ -88,7 +88,7 @@ def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
 
 
 class _ScriptReader(ast.NodeVisitor):
-    """Collects orders; tracks the conditions and loops that it is in."""
+    """Collects build instructions, and tracks the enclosing conditions and loops."""
 
     def __init__(self, static: StaticValues, tree: ast.Module) -> None:
         self.static, self.orders, self.commands = static, list[Order](), list[Command]()
@@ -102,10 +102,10 @@ class _ScriptReader(ast.NodeVisitor):
             if called == "create_optimization_profile":
                 self.profiles.setdefault(ast.unparse(target), len(self.profiles))
 
-    # ---------------------------------------------------------------- where we are
+    # ---------------------------------------------------------------- position
 
     def visit_If(self, node: ast.If) -> None:
-        """Both branches, each under its condition."""
+        """Visit both branches, each under its condition."""
         self.visit(node.test)
         for branch, holds in ((node.body, True), (node.orelse, False)):
             self.where.tests.append((node.test, holds))
@@ -114,13 +114,13 @@ class _ScriptReader(ast.NodeVisitor):
             self.where.tests.pop()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A function's body, under the conditions of its call."""
+        """Visit a function's body, under the conditions of its call."""
         outer, self.where.tests = self.where.tests, [*self.where.tests, *self.reached.conditions(node)]
         self.generic_visit(node)
         self.where.tests = outer
 
     def visit_For(self, node: ast.For) -> None:
-        """A loop, perhaps over layers."""
+        """Visit a loop, which may be over layers."""
         self.visit(node.iter)
         self.where.loops.append((node, len(self.where.tests)))
         for one in (*node.body, *node.orelse):
@@ -128,7 +128,7 @@ class _ScriptReader(ast.NodeVisitor):
         self.where.loops.pop()
 
     def _say(self, term: Term | None, value: Any, node: ast.AST, why: Finding | None = None) -> None:
-        """Note an order, unless a condition is known not to hold."""
+        """Record an instruction, unless a condition is known to be false."""
         line, said = getattr(node, "lineno", 0), " ".join(ast.unparse(node).split())
         said = said if len(said) <= 100 else f"{said[:97]}..."
         for test, holds in self.where.tests:
@@ -145,7 +145,7 @@ class _ScriptReader(ast.NodeVisitor):
         self._say(None, None, node, MigrateCode.LOOK_AT(line=getattr(node, "lineno", 0)))
 
     def _value(self, flag: Flag, node: ast.expr, statement: ast.AST, read: Callable[[Any], Any]) -> None:
-        """Note the value of an expression, or the place where only a run would tell it."""
+        """Record the value of an expression, or its place if the value is known only at run time."""
         value = self.static.value(node)
         try:
             if value is UNKNOWN:
@@ -157,7 +157,7 @@ class _ScriptReader(ast.NodeVisitor):
     # ---------------------------------------------------------------- assignments
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        """``config.max_workspace_size = ...``, ``layer.precision = ...`` and their like."""
+        """Assignments such as ``config.max_workspace_size = ...`` or ``layer.precision = ...``."""
         self.visit(node.value)
         for target in node.targets:
             if isinstance(target, ast.Attribute):
@@ -223,7 +223,7 @@ class _ScriptReader(ast.NodeVisitor):
     # ---------------------------------------------------------------- calls
 
     def visit_Call(self, node: ast.Call) -> None:
-        """A call of TensorRT's or Polygraphy's that concerns the engine."""
+        """Record a call of TensorRT or Polygraphy that concerns the engine."""
         for said in polygraphy_calls(node, self.static):
             self._say(said.term, said.value, node, said.why)
         name = self.static.name(node.func)
@@ -322,7 +322,7 @@ class _ScriptReader(ast.NodeVisitor):
             self._say(term, (number, {name: one}), node)
 
     def _calibrator(self, value: ast.expr, node: ast.AST) -> None:
-        """The calibrator's class, and the cache that its arguments or its own code name."""
+        """Record the calibrator's class, and the cache in its arguments or its code."""
         made = self.static.given(ast.unparse(value)) or value
         if not isinstance(made, ast.Call):
             if not (isinstance(made, ast.Constant) and made.value is None):
@@ -393,4 +393,4 @@ _METHODS: dict[str, tuple[_Method, int, int]] = {
     "parse_from_file": (_ScriptReader._parse_from_file, 1, _ANY_NUMBER),
     "set_tactic_sources": (_ScriptReader._set_tactic_sources, 1, _ANY_NUMBER),
 }
-"""What reads a call of a method of TensorRT's, and the fewest and the most arguments with which it is that method."""
+"""The reader of each TensorRT method, with the smallest and largest number of arguments that identify it."""

@@ -1,4 +1,4 @@
-"""The arguments of a script, as argparse would read the words that it is run with."""
+"""A script's arguments, parsed like argparse does."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from toolkit.base.errors import QtoolError
 from toolkit.run.migrate.python_scripts.bindings import CALLS
 
 Evaluate = Callable[[ast.expr | None], Any]
-"""What an expression evaluates to; ``unknown`` where only a run would show it."""
+"""Evaluates an expression; gives ``unknown`` if the value is known only at run time."""
 
 
 def script_options(
     tree: ast.Module, arguments: Sequence[str], evaluate: Evaluate, unknown: object
 ) -> Iterator[tuple[str, Any]]:
-    """The attributes of argparse's result with their values, for each ``add_argument`` in turn.
+    """The attributes of argparse's result with their values, one for each ``add_argument``.
 
     Args:
         tree: the script.
-        arguments: what it is run with; for an argument that is not among them its default counts.
-        evaluate: evaluates the expressions in the script.
-        unknown: the value of a positional argument that is not given.
+        arguments: the arguments that the script is run with; the defaults apply to missing ones.
+        evaluate: evaluates expressions in the script.
+        unknown: the value of a missing positional argument.
 
     Raises:
-        QtoolError: an argument is not of the type that the script declares for it.
+        QtoolError: an argument does not have the type declared in the script.
     """
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
@@ -62,7 +62,7 @@ def _option(
 
 
 def _given(name: str, arguments: Sequence[str]) -> str | None:
-    """The word after ``name``, or after ``name=``."""
+    """The word after ``name``, or the text after ``name=``; None if it is missing."""
     if name in arguments[:-1]:
         return arguments[arguments.index(name) + 1]
     return next((one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")), None)

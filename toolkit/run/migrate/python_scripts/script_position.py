@@ -1,4 +1,4 @@
-"""Where in a script a statement is: under which conditions, in which loops, and which layers these choose."""
+"""The position of a statement in a script: its conditions and loops, and the layers that these select."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from toolkit.run.migrate.python_scripts.selection import Selection, selection_of
 from toolkit.run.migrate.python_scripts.static_values import UNKNOWN, StaticValues
 
 _NO_FLOATS = frozenset({"SHAPE", "CONSTANT", "TOPK", "NON_ZERO", "ITERATOR", "TRIP_LIMIT", "RECURRENCE", "CONDITION"})
-"""Kinds of layers for which a float type asks for nothing."""
+"""Kinds of layers on which a float type has no effect."""
 
 
 @dataclass
 class ScriptPosition:
-    """The place that a reader is at.
+    """The current position of a reader.
 
     Attributes:
         static: the values of the script's names.
-        tests: the conditions around the place, each with whether it holds there.
-        loops: the loops around it, each with how many conditions are around the loop.
-        roles: what variables hold, by how they are written.
+        tests: the enclosing conditions, each with whether it holds here.
+        loops: the enclosing loops, each with the number of conditions around it.
+        roles: the roles of variables (config, network, builder), by their text in the script.
     """
 
     static: StaticValues
@@ -30,13 +30,13 @@ class ScriptPosition:
     roles: dict[str, str] = field(default_factory=dict)
 
     def role(self, holder: ast.expr) -> str:
-        """What a variable holds: config, network or builder, also where it is a parameter; else empty."""
+        """The role of a variable: config, network or builder, also for a parameter; else empty."""
         written = ast.unparse(holder)
         plain = written.rpartition(".")[2]
         return self.roles.get(written) or (plain if plain in ("config", "network", "builder") else "")
 
     def selected(self, holder: ast.expr) -> Selection | None:
-        """Which layers or tensors the conditions around a place choose; None where that cannot be told."""
+        """The layers or tensors that the enclosing conditions select; None if that cannot be determined."""
         loop = next((one for one in reversed(self.loops) if self._over_layers(one[0])), None)
         chosen, all_layers = Selection(), loop is not None and self._is_of(holder, loop[0])
         for number, (test, holds) in enumerate(self.tests):
@@ -52,7 +52,7 @@ class ScriptPosition:
         return chosen if chosen or all_layers else None
 
     def _over_layers(self, loop: ast.For) -> bool:
-        """Whether a loop goes over all layers of a network: ``range(network.num_layers)``, or the network itself."""
+        """Whether a loop is over all layers of a network: ``range(network.num_layers)``, or the network itself."""
         over = loop.iter
         if isinstance(over, ast.Call) and ast.unparse(over.func) in ("range", "enumerate") and len(over.args) == 1:
             over = over.args[0]
@@ -60,7 +60,7 @@ class ScriptPosition:
         return ast.unparse(over).endswith("num_layers") or self.role(over) == "network"
 
     def _is_of(self, holder: ast.expr, loop: ast.For) -> bool:
-        """Whether it is the layer that a loop is at."""
+        """Whether an expression is the current layer of a loop."""
         targets = {node.id for node in ast.walk(loop.target) if isinstance(node, ast.Name)}
         made = self.static.given(ast.unparse(holder)) or holder
         if isinstance(holder, ast.Name) and holder.id in targets:
@@ -70,7 +70,7 @@ class ScriptPosition:
 
     @staticmethod
     def _skips(loop: ast.For) -> bool:
-        """Whether a loop leaves out layers by ``continue`` that compute floats."""
+        """Whether a loop skips layers with float results by ``continue``, or ends by ``break``."""
         for node in ast.walk(loop):
             if isinstance(node, ast.If) and any(isinstance(one, ast.Continue) for one in node.body):
                 kinds = {one.attr for one in ast.walk(node.test) if isinstance(one, ast.Attribute)}
@@ -79,7 +79,7 @@ class ScriptPosition:
         return any(isinstance(node, ast.Break) for node in ast.walk(loop))
 
     def tensor(self, tensor: ast.expr) -> str | int | None:
-        """A tensor's name, or the number of the network's input."""
+        """A tensor's name, or the index of the network's input; None if unknown."""
         chosen = self.selected(tensor)
         if chosen is not None and len(chosen.names) == 1 and not set(chosen.names[0]) & set("*?["):
             return chosen.names[0]
@@ -87,7 +87,7 @@ class ScriptPosition:
         return place[1] if place is not None and place[0] == "input" else None
 
     def place(self, tensor: ast.expr) -> tuple[str, int] | None:
-        """Which input or output of the network a tensor is: ``network.get_input(0)``."""
+        """The input or output of the network that a tensor is, from ``network.get_input(0)``; None if unknown."""
         tensor = self.static.given(ast.unparse(tensor)) or tensor
         if not (isinstance(tensor, ast.Call) and isinstance(tensor.func, ast.Attribute) and len(tensor.args) == 1):
             return None
@@ -96,7 +96,7 @@ class ScriptPosition:
         return (side, number) if side in ("input", "output") and isinstance(number, int) and of_network else None
 
     def table(self, value: ast.expr) -> dict[str, float] | None:
-        """The largest magnitude by tensor, from the literal table that an expression indexes by a tensor's name."""
+        """Amax by tensor, from a literal table that an expression indexes with a tensor's name, or None."""
         for node in ast.walk(value):
             if isinstance(node, ast.Subscript) and ast.unparse(node.slice).endswith(".name"):
                 table = self.static.value(node.value)

@@ -1,4 +1,4 @@
-"""Which layers a script's condition chooses: by name, or by kind."""
+"""The layers that a condition in a script selects, by name or kind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OPS = {
     "RESIZE": ("Resize",), "CONCATENATION": ("Concat",), "SCALE": ("BatchNormalization",), "LRN": ("LRN",),
     "REDUCE": ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "GlobalAveragePool"),
 }  # fmt: skip
-"""The operators that TensorRT's parser turns into a kind of layer, where the kind tells."""
+"""The operators for each kind of layer that TensorRT's parser creates only from these operators."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Layers, by globs over names or by operators; ``unclear`` where the condition also asks something else."""
+    """Layers selected by glob patterns or operators; ``unclear`` if the condition also depends on anything else."""
 
     names: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
@@ -30,14 +30,14 @@ class Selection:
         return bool(self.names or self.ops or self.unclear)
 
     def also(self, other: Selection) -> Selection:
-        """What both choose; clear where one of them says nothing."""
+        """``other`` if this selection is empty; otherwise unclear, since intersections are not determined."""
         if not self:
             return other
         return Selection(unclear=True)
 
 
 def selection_of(test: ast.expr, static: StaticValues) -> Selection:
-    """What a condition says about a layer's or tensor's ``name`` or ``type``; empty where it is about other things."""
+    """The layers or tensors that a condition selects by ``name`` or ``type``; empty if it tests neither."""
     return _of(_spelled(test, static), static)
 
 
@@ -70,7 +70,7 @@ def _compared(test: ast.expr, static: StaticValues) -> Selection | None:
         ops = tuple(op for kind in kinds if kind is not None for op in kind)
         return Selection(ops=ops) if all(kinds) else None
     if _attribute(left, "name") and isinstance(op, (ast.Eq, ast.In)) and wanted:
-        # a name tested against one text asks for its parts
+        # ``name in "text"`` is a substring test instead of a list of names
         return Selection(names=tuple(wanted)) if isinstance(op, ast.Eq) or static.value(right) != wanted[0] else None
     part = _texts(static.value(left))
     if isinstance(op, ast.In) and _attribute(right, "name") and len(part) == 1:
@@ -99,11 +99,11 @@ def _called(test: ast.expr, static: StaticValues) -> Selection | None:
 
 
 def _attribute(node: ast.expr, name: str) -> bool:
-    """Whether it is ``something.name``, lower case or not."""
+    """Whether an expression is ``something.name``, also lower-cased."""
     if _lowered(node):
         return _attribute(node.func.value, name)  # type: ignore[attr-defined]
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
-        # layer.name or ""
+        # the form: layer.name or ""
         return _attribute(node.values[0], name)
     return isinstance(node, ast.Attribute) and node.attr == name
 
@@ -113,14 +113,14 @@ def _lowered(node: ast.expr) -> bool:
 
 
 def _part(text: str, holder: ast.expr) -> str:
-    """A glob for a part of a name, matching both cases where the name is compared in lower case."""
+    """A glob for a part of a name, which matches both cases if the name is lower-cased in the comparison."""
     if not _lowered(holder):
         return literal_glob(text)
     return "".join(f"[{one}{one.upper()}]" if one.isalpha() else literal_glob(one) for one in text)
 
 
 def _spelled(test: ast.expr, static: StaticValues) -> ast.expr:
-    """A condition with the variables that hold a layer's name or type written out."""
+    """A condition in which variables with a layer's name or type are replaced by their expressions."""
 
     class Spell(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.expr:

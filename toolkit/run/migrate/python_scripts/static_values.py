@@ -1,4 +1,4 @@
-"""The values of a Python script's expressions, as far as they can be told without running anything."""
+"""Values of a Python script's expressions, as far as they can be determined without running the script."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from toolkit.run.migrate.python_scripts.bindings import CALLS, SAME_PATH, Bindin
 from toolkit.run.migrate.python_scripts.script_options import script_options
 
 _MOST, _LONGEST = 1 << 64, 1 << 16
-"""The largest number and the longest text that are evaluated."""
+"""The largest number and the longest string that are evaluated."""
 _TEXT = ("lower", "upper", "strip", "replace", "startswith", "endswith")
-"""Methods of texts that are computed."""
+"""String methods that are evaluated."""
 _WIDE = re.compile(r"\d{4}|\*")
-"""A width or precision in a format that makes a long text."""
+"""A width or precision in a format string that produces a long string."""
 _LIBRARIES = ("trt", "tensorrt")
-"""Names that are a module's even where a function gets it as an argument."""
+"""Names that are assumed to be a module even if they are a function's parameter."""
 
 
 class _Unknown:
@@ -27,7 +27,7 @@ class _Unknown:
 
 
 UNKNOWN: Final = _Unknown()
-"""The value of what only a run would tell."""
+"""The value of an expression that is known only at run time."""
 
 
 class LibraryName(str):
@@ -35,12 +35,12 @@ class LibraryName(str):
 
     @property
     def member(self) -> str:
-        """Its last part."""
+        """The last part of the name."""
         return self.rpartition(".")[2]
 
     @property
     def owner(self) -> str:
-        """The part before the last: ``BuilderFlag``."""
+        """The part before the last one: ``BuilderFlag``."""
         return self.rpartition(".")[0].rpartition(".")[2]
 
 
@@ -65,7 +65,7 @@ class StaticValues:
 
     Args:
         tree: the script.
-        arguments: the arguments the script is run with; for those not given, argparse's default counts.
+        arguments: the arguments that the script is run with; argparse's defaults apply to missing ones.
     """
 
     def __init__(self, tree: ast.Module, arguments: Sequence[str] = ()) -> None:
@@ -75,7 +75,7 @@ class StaticValues:
         self._busy: set[str] = set()
         self._known: dict[str, Any] = {}
         self.options.update(script_options(tree, self._arguments, self.value, UNKNOWN))
-        # what was asked before all options were known
+        # values that were computed before all options were known
         self._known.clear()
 
     def value(self, node: ast.expr | None) -> Any:
@@ -86,7 +86,7 @@ class StaticValues:
             return UNKNOWN
 
     def spelled(self, node: ast.expr) -> Any:
-        """The value of a text or a list; unknown parts of it appear as they are written, in braces."""
+        """The value of a string or list, in which unknown parts appear as source text in braces."""
         value = self.value(node)
         if value is not UNKNOWN:
             return value
@@ -111,12 +111,12 @@ class StaticValues:
         return f"{{{ast.unparse(filled)}}}" if value is UNKNOWN else value
 
     def given(self, name: str) -> ast.expr | None:
-        """The expression that a name or attribute is given, where it is given one alone."""
+        """The expression that a name or attribute is bound to, if there is exactly one; else None."""
         values = self.names.given.get(name, [])
         return values[0] if len(values) == 1 else None
 
     def name(self, node: ast.expr) -> str:
-        """The name of what is called or read, import aliases undone: ``CreateConfig``, ``trt.Builder``."""
+        """The name of an expression without import aliases: ``CreateConfig``, ``trt.Builder``."""
         written = ast.unparse(node)
         first, dot, rest = written.partition(".")
         return f"{self.names.imported.get(first, first)}{dot}{rest}"
@@ -158,7 +158,7 @@ class StaticValues:
         return UNKNOWN
 
     def _all(self, nodes: Sequence[ast.expr | None]) -> Any:
-        """The values as a list; ``UNKNOWN`` where one of them is."""
+        """The values as a list; ``UNKNOWN`` if one of them is unknown."""
         values = [self._value(one) for one in nodes]
         return UNKNOWN if any(value is UNKNOWN for value in values) else values
 
@@ -187,7 +187,7 @@ class StaticValues:
         return UNKNOWN if called is None or UNKNOWN in parts else called(*parts)
 
     def _formatted(self, node: ast.FormattedValue) -> Any:
-        """The text that a value becomes in an f-string."""
+        """The string that a value is formatted to in an f-string."""
         value = self._value(node.value)
         form = self._value(node.format_spec) if node.format_spec is not None else ""
         if UNKNOWN in (value, form) or isinstance(value, LibraryName) or _WIDE.search(form):

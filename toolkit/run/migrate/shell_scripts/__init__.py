@@ -1,1 +1,1 @@
-"""Command lines of trtexec and Polygraphy, in shell scripts, Makefiles and Dockerfiles, read into orders."""
+"""Build instructions in command lines of trtexec and Polygraphy, in shell scripts, Makefiles and Dockerfiles."""

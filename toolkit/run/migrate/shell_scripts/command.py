@@ -1,4 +1,4 @@
-"""Command lines of trtexec and Polygraphy, read into orders."""
+"""Build instructions in command lines of trtexec and Polygraphy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.run.migrate.orders.values import polygraphy_value, trtexec_value
 
 TOOLS = ("trtexec", "polygraphy")
 RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
-"""The environment variable that makes Polygraphy use TensorRT-RTX, where it is not 0."""
+"""The environment variable that makes Polygraphy use TensorRT-RTX, unless it is 0."""
 _SHAPE_TERMS = (Term.MIN, Term.OPT, Term.MAX)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _BUILDING = ("convert", "run")
@@ -28,12 +28,12 @@ _OTHERS = ("check", "data", "debug", "inspect", "multi-device", "plugin", "surge
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the tools in a script.
+    """A trtexec or Polygraphy command in a script.
 
     Attributes:
-        line: its line there.
+        line: its line in the script.
         words: its words, preceded by environment variables.
-        why: whether the script reaches it: that it does not, or that this is not known.
+        why: the finding that the script does not reach it, or that this is unknown; None if it is reached.
     """
 
     line: int
@@ -42,16 +42,16 @@ class Command:
 
 
 def tool_of(word: str) -> str:
-    """Which of the tools a command's first word names, under whatever path; empty where it names none."""
+    """The tool that a command's first word names, with any path; empty if it names none."""
     name = PurePosixPath(PureWindowsPath(word).name).name.lower().removesuffix(".exe").strip("${}")
     return name if name in TOOLS else ""
 
 
 def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
-    """What a command line says: variables of Polygraphy, and everything from the tool's name on.
+    """The instructions in a command line: Polygraphy's environment variables, and everything after the tool's name.
 
     Raises:
-        QtoolError: it is neither a trtexec nor a ``polygraphy convert`` or ``polygraphy run`` command.
+        QtoolError: it is not a ``trtexec``, ``polygraphy convert`` or ``polygraphy run`` command.
     """
     variables, words = words, without_variables(words)
     tool = tool_of(words[0]) if words else ""
@@ -68,20 +68,20 @@ def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Whether words that begin with a tool's name run it: ``pip install polygraphy onnx`` does not."""
+    """Whether words that begin with a tool's name are a command; those in ``pip install polygraphy onnx`` are not."""
     first = words[1] if words[1:] else ""
     return first.startswith(("-", "$")) or (tool_of(words[0]) == "polygraphy" and first in (*_BUILDING, *_OTHERS))
 
 
 def orders_of_commands(commands: Sequence[Command], where: str) -> list[Order]:
-    """The orders of a script's first command that builds from ONNX, and a note where there are others.
+    """The instructions of a script's first command that builds from ONNX, with notes on other commands.
 
     Args:
         commands: the commands.
         where: the script's name, for messages.
 
     Raises:
-        QtoolError: there are commands, and none that can be migrated.
+        QtoolError: there are commands, but none that can be migrated.
     """
     reached = [one for one in commands if one.why is None or one.why.code is not MigrateCode.NOT_TAKEN] or commands
     able = [one for one in reached if _migratable(one.words)] or reached
@@ -108,18 +108,18 @@ def _migratable(words: Sequence[str]) -> bool:
 
 
 def without_variables(words: Sequence[str]) -> Sequence[str]:
-    """A command's words from its name on: without preceding ``env`` and ``NAME=value``."""
+    """A command's words from its name on, without preceding ``env`` and ``NAME=value``."""
     first = next((i for i, word in enumerate(words) if word != "env" and not _ASSIGNMENT.fullmatch(word)), len(words))
     return words[first:]
 
 
 def of_rtx(word: str) -> bool:
-    """Whether a word sets the variable by which Polygraphy uses TensorRT-RTX."""
+    """Whether a word sets the environment variable that makes Polygraphy use TensorRT-RTX."""
     return word.startswith(f"{RTX}=") and word != f"{RTX}=0"
 
 
 def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
-    """Shapes with the number of their profile: that of ``--profile``, or how often the flag occurred before."""
+    """Add to shapes the number of their profile: that of ``--profile``, or the number of earlier uses of the flag."""
     said: dict[Term, int] = {}
     named: int | None = None
     for order in orders:
@@ -143,7 +143,7 @@ def _trtexec(words: Sequence[str], line: int) -> Iterator[Order]:
             yield Order(None, None, word, line, why)
             continue
         if flag.takes == "value" and not given and rest and not rest[0].startswith("--"):
-            # trtexec itself wants a '='; others that take its flags do not
+            # trtexec requires '=', but wrappers with the same flags accept a separate word
             value = rest.pop(0)
             word = f"{word} {value}"
         yield _read(flag, word, line, lambda flag=flag, value=value: trtexec_value(flag.term, value or flag.means))
@@ -191,5 +191,5 @@ def _read(flag: Flag, said: str, line: int, value: Any) -> Order:
 
 
 def another_command(command: Command) -> Finding:
-    """The finding that a script holds a further command, which is not migrated."""
+    """The finding that a script has another command, which is not migrated."""
     return MigrateCode.OTHER_COMMAND(line=command.line, command=" ".join(command.words[:3]))

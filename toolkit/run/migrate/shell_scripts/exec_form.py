@@ -1,4 +1,4 @@
-"""Commands written as lists: Docker's ENTRYPOINT and CMD, and their like in compose files and pods."""
+"""Commands written as lists: Docker's ENTRYPOINT and CMD, and the equivalents in compose files and pods."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ _LISTED = re.compile(
     r"\s*(?:-\s+)?(?:(ENTRYPOINT|CMD|RUN)\s|(entrypoint|command|args)\s*:)\s*\[(.*)\]\s*(?:#.*)?", re.DOTALL
 )
 _WORD = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*))\s*(?:,|$)""")
-"""A word of a list of YAML's: in either kind of quotation marks, or in none."""
+"""A word in a YAML list, with either kind of quotation marks or none."""
 _OPENS = re.compile(r"(\s*(?:-\s+)?)(entrypoint|command|args)\s*:\s*")
 """The key above a list with one word per line."""
 _ITEM = re.compile(r"(\s*)-\s+(.*?)\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _BLOCK = re.compile(r"[|>][+-]?\d*")
-"""What begins a text of several lines."""
+"""The start of a multi-line string."""
 _BEGINS = re.compile(r"\s*(?:-\s+)?(?:FROM\s|(?:image|name)\s*:)", re.IGNORECASE)
 _ORDER = ("entrypoint", "command", "cmd", "args")
-"""What a container runs, in the order in which its parts are joined."""
+"""The parts of a container's command, in the order in which they are joined."""
 
 
 class ExecForms:
-    """Collects the parts of what a container runs, which may span several lines."""
+    """Collects the parts of a container's command, which may span several lines."""
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[int, list[str]]] = {}
         self._below: tuple[str, int] | None = None
-        """The part whose words follow, one a line, and how far its name is indented."""
+        """The part whose words follow, one per line, and the indentation of its name."""
         self._text: int | None = None
-        """How far the dash is indented whose text of several lines follows."""
+        """The indentation of the dash before a multi-line string."""
 
     def read(self, number: int, line: str) -> tuple[bool, list[tuple[int, list[str]]]]:
-        """Take in a line.
+        """Read a line.
 
         Returns:
-            Whether the line is a part, and the commands that it ends, each with its line.
+            Whether the line belongs to a command, and the commands that it completes, each with its line.
         """
         if self._item(line):
             return True, []
@@ -51,13 +51,13 @@ class ExecForms:
         if found[1] == "RUN":
             return True, [(number, words)]
         part = (found[1] or found[2]).lower()
-        # the last ENTRYPOINT and CMD of an image count; a file of services has those of many containers
+        # for an image the last ENTRYPOINT and CMD apply; a file of services has those of several containers
         done = self.ended() if found[2] and part in self._parts else []
         self._parts[part] = (number, words)
         return True, done
 
     def _item(self, line: str) -> bool:
-        """Take in a line as a word of the open list, or as a part of its last word; returns whether it is one."""
+        """Read a line as a word of the open list, or as part of its last word; returns whether it is one."""
         if self._below is None:
             return False
         part, indent = self._below
@@ -90,7 +90,7 @@ class ExecForms:
 
 
 def _scalar(text: str) -> str:
-    """The word that a YAML scalar stands for."""
+    """The value of a YAML scalar."""
     quoted = _QUOTED.fullmatch(text)
     if quoted is None:
         return text
@@ -98,7 +98,7 @@ def _scalar(text: str) -> str:
 
 
 def _listed(text: str) -> list[str]:
-    """The words of a list as JSON or YAML write it on one line."""
+    """The words of a list in JSON or YAML on one line."""
     try:
         found = json.loads(f"[{text}]")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The commands of the tools in shell scripts, batch files, Makefiles and Dockerfiles; nothing is run or looked up."""
+"""trtexec and Polygraphy commands in shell scripts, batch files, Makefiles and Dockerfiles; nothing is run."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from toolkit.run.migrate.shell_scripts.text import Document, Line, lines_of
 from toolkit.run.migrate.shell_scripts.values import OF_THE_SCRIPT, VARIABLE, filled, printed
 
 _SHIELD = "\ue000"
-"""What stands for a literal dollar."""
+"""Placeholder for a literal dollar sign."""
 _ENDED_NAME = re.compile(r"\$([A-Za-z_]\w*)(?=[\"'\\]+\w)")
-"""A variable whose name ends at a quotation mark or a backslash."""
+"""A variable whose name ends at a quotation mark or backslash."""
 _DEEPEST, _MOST = 20, 10_000
-"""How far texts in texts are read, and how many in all."""
+"""Limits of nested scripts: their depth and their total number."""
 _ENDS = re.compile(r"[;&|<>()]+")
 _COMMENT = re.compile(r"\s*(?:@?rem\b|::)", re.IGNORECASE)
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\|%\w+%|\.exe\b|\$env:", re.IGNORECASE)
 _ARRAY = re.compile(r"(?:^|(?<=[\s;]))([A-Za-z_]\w*\+?=)\(([^()]*)\)")
 _SUBSHELL = re.compile(r"(^|[\s;&|])\(([^()]*)\)(?=\s*(?:$|[;&|<>]))")
 _QUIET = re.compile(r"^\s*(?:@-?|-@?)(?=[\w$./])")
-"""The prefixes of a Makefile's lines that are not to be shown, or may fail."""
+"""Prefixes of Makefile lines that are not echoed, or whose failure is ignored."""
 _ASSIGNMENT = re.compile(r"(?:\$env:)?([A-Za-z_]\w*)([+?]?)=(.*)", re.DOTALL)
 _LEADING = frozenset(
     {"then", "do", "else", "{", "!", "export", "local", "readonly", "declare", "set", "function", "RUN", "ENV", "ARG",
      "CMD", "ENTRYPOINT"}
 )  # fmt: skip
-"""What may precede an assignment or a command."""
+"""Words that may precede an assignment or a command."""
 _BEGINS, _FINISHES = (
     frozenset({"if", "for", "while", "until", "case", "select", "{"}),
     frozenset({"fi", "done", "esac", "}"}),
@@ -42,27 +42,27 @@ _NAMED = {"function": 1, "case": 2}
 _SPACED = re.compile(r"\$?(?:env:)?([A-Za-z_]\w*)")
 _CLOSE = re.compile(r"^([A-Za-z_]\w*)(::?=|\?=)")
 _MAKES = {"=": "=", ":=": "=", "::=": "=", "?=": "?=", "+=": "+= "}
-"""By the assignment operator of a Makefile or PowerShell, standing alone, that of a shell."""
+"""A shell's assignment operator for each one of Makefiles and PowerShell that is separated by spaces."""
 _SHELL = re.compile(r"(?:ba|da|a|k|z)?sh|cmd|powershell|pwsh|su|runuser")
 _SCRIPT_FLAG = re.compile(r"-[A-Za-z]*c|/[cCkK]|-[cC]ommand")
-"""What precedes a shell's script on its command line."""
+"""The flag before a shell's script on its command line."""
 _PYTHON = re.compile(r"python[0-9.]*")
 _READS_AGAIN = frozenset({"eval", "ssh"})
-"""Programs that join their words to a text for a shell."""
+"""Programs that pass their words to a shell as a script."""
 _PRINTS = frozenset({"echo", "printf", "print", "Write-Host", "Write-Output", "logger"})
-"""Programs that show their words."""
+"""Programs that print their words."""
 _KEEPS = frozenset({"cat", "tee", "COPY", "ADD", "read"})
-"""Programs that store what they read."""
+"""Programs that store their input."""
 
 
 @dataclass
 class Found:
-    """What a script runs.
+    """The commands that a script runs.
 
     Attributes:
-        commands: the commands of the tools, each with its line, variables filled in.
-        python: the texts that it passes to Python, each with the line on which it begins.
-        nested: how many scripts within it have been read.
+        commands: commands of trtexec and Polygraphy, each with its line, variables expanded.
+        python: the Python code that it passes to an interpreter, each with its first line.
+        nested: how many nested scripts have been read.
     """
 
     commands: list[tuple[int, list[str]]] = field(default_factory=list)
@@ -71,18 +71,18 @@ class Found:
 
 
 def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
-    """The commands of the tools, and the Python within it, that a script or a command line runs.
+    """The trtexec and Polygraphy commands, and the embedded Python code, that a script or command line runs.
 
-    Lines continue after a backslash and until their quotations and brackets are closed; variables and arrays of the
-    script itself are known, unless a condition decides whether they get another value. Scripts within the script
-    are read too: in substitutions, after ``bash -c``, in here-documents and Docker's lists. Nothing is run.
+    Lines are continued after a backslash and until quotations and brackets are closed. The script's own variables and
+    arrays are expanded, unless a condition decides their value. Nested scripts are read too: in substitutions, after
+    ``bash -c``, in here-documents and in Docker's lists. Nothing is run.
 
     Args:
         text: the script.
-        arguments: the arguments it is run with; without any, its own defaults count.
+        arguments: the arguments that the script is run with; without any, its own defaults apply.
 
     Raises:
-        QtoolError: the script does not parse; the message names the line.
+        QtoolError: the script cannot be parsed; the message names the line.
     """
     known = dict(OF_THE_SCRIPT)
     if arguments:
@@ -94,17 +94,17 @@ def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
 
 
 def commands_in(text: str) -> list[tuple[int, list[str]]]:
-    """Only the commands, see ``read_shell``."""
+    """The commands of ``read_shell`` only."""
     return read_shell(text).commands
 
 
 def _is_pattern(word: str) -> bool:
-    """Whether it is a pattern of a ``case``, or the name of a function being defined."""
+    """Whether a word is a pattern of a ``case``, or the name of a function being defined."""
     return word.endswith(")") and not word.startswith(("$", "("))
 
 
 def _program(word: str) -> str:
-    """A command's name without its path and ending."""
+    """A command's name without path and extension."""
     return PurePosixPath(PureWindowsPath(word).name).name.lower().removesuffix(".exe")
 
 
@@ -113,7 +113,7 @@ def _prints_path(word: str) -> bool:
 
 
 def _array(found: re.Match[str]) -> str:
-    """An array as one word; additions to an array are further words."""
+    """Replace an array by one word; additions to an array become further words in it."""
     more = " " if found[1].endswith("+=") else ""
     return f"{found[1]}{shlex.quote(more + found[2].strip())}"
 
@@ -123,16 +123,17 @@ class _Shell:
         self.found, self.known, self.within = found, known, within
         self.depth = 0
         self.functions: list[int] = []
-        """The depths at which functions whose bodies are being read begin: their parameters are not the script's."""
+        """The depths at which functions begin whose bodies are being read: parameters are their own, not the
+        script's."""
         self.waiting: dict[str, tuple[str, str, str, int]] = {}
-        """By the variable in its place: a substitution that is still to be read."""
+        """Substitutions that are not read yet, by the variable in their place."""
         self.ran: list[list[str]] = []
         self.opaque: set[str] = set()
-        """Substitutions whose output only a run would tell."""
+        """Substitutions whose output is known only at run time."""
         self.listed = ExecForms()
 
     def read_text(self, text: str, number: int = 1) -> None:
-        """Take in a script that begins on a line."""
+        """Read a script that begins on line ``number``."""
         for line in lines_of(text, _WINDOWS.search(text) is None):
             line.number += number - 1
             listed, done = self.listed.read(line.number, line.text)
@@ -144,7 +145,7 @@ class _Shell:
             self._command(at, words, False)
 
     def read(self, line: Line) -> None:
-        """Take in one line: what it assigns, and the commands of the tools in it."""
+        """Read one line: its assignments, and its commands of trtexec and Polygraphy."""
         if _COMMENT.match(line.text):
             return
         text = _ARRAY.sub(_array, _CLOSE.sub(r"\1 \2 ", _QUIET.sub("", self._without_inner(line))))
@@ -159,7 +160,7 @@ class _Shell:
     # ---------------------------------------------------------------- scripts within the script
 
     def _nested(self, text: str, number: int, arguments: Sequence[str] = ()) -> list[list[str]]:
-        """Take in a script within this one, which has its own variables; returns the commands that it runs."""
+        """Read a nested script, which has its own variables; returns the commands that it runs."""
         given = {str(place): word for place, word in enumerate(arguments)}
         reader = _Shell(self.found, {**self._visible(), **given}, self.within + 1)
         self.found.nested += 1
@@ -168,11 +169,11 @@ class _Shell:
         return reader.ran
 
     def _without_inner(self, line: Line) -> str:
-        """A line with variables in place of the texts whose commands are run first."""
+        """A line with variables in place of substitutions, whose commands run first."""
         made, at = "", 0
         for inner in line.inner:
             if inner.text.isidentifier() and not _prints_path(inner.text):
-                # a variable of a Makefile's
+                # a Makefile's variable
                 continue
             name = f"__{len(self.known)}_{len(self.waiting)}"
             shown = line.text[inner.begin : inner.end]
@@ -183,7 +184,7 @@ class _Shell:
         return made + line.text[at:]
 
     def _substitute(self, words: Sequence[str]) -> None:
-        """Read what a command's substitutions hold, before the command itself."""
+        """Read a command's substitutions before the command itself."""
         for mark in [mark for mark in self.waiting if any(mark in word for word in words)]:
             name, text, shown, number = self.waiting.pop(mark)
             ran = self._nested(text, number)
@@ -192,7 +193,7 @@ class _Shell:
             self.opaque |= {mark} if said is None else set()
 
     def _document(self, words: list[str], document: Document) -> None:
-        """What a here-document is to the programs that read it: a script, Python, or a text."""
+        """Read a here-document as a script or as Python code, depending on the programs that read it, or ignore it."""
         names = {_program(word): word for word in words}
         if _KEEPS & set(words) and not any(_SHELL.fullmatch(name) for name in names):
             first, ends = document.text.partition("\n")[0], {PurePosixPath(word).suffix for word in words}
@@ -206,7 +207,7 @@ class _Shell:
             self._nested(document.text, document.number)
 
     def _within_words(self, number: int, words: list[str]) -> bool:
-        """Take in the script that a command line passes to a shell or to Python, if any."""
+        """Read the script that a command line passes to a shell or to Python; returns whether there is one."""
         programs = [_program(self._filled(word)) for word in words]
         at = next((i for i, name in enumerate(programs) if _SHELL.fullmatch(name) or _PYTHON.fullmatch(name)), None)
         if at is not None:
@@ -228,7 +229,7 @@ class _Shell:
     # ---------------------------------------------------------------- commands and variables
 
     def _command(self, number: int, words: list[str], decided: bool) -> None:
-        """Take in a command, whose ``words`` are used up; ``decided``: whether another one decides if it runs."""
+        """Read a command, consuming ``words``; ``decided``: whether another command decides if it runs."""
         decided = self._leading_words(words) or decided
         self._substitute(words)
         given: list[str] = []
@@ -240,7 +241,7 @@ class _Shell:
         if not whole:
             return
         self.ran.append(whole)
-        # a script fills in its own parameters
+        # a nested script expands its own parameters
         as_written = [part for word, made in expanded for part in ([word] if len(made) == 1 else made)]
         if whole[0] in _PRINTS or self._within_words(number, as_written):
             return
@@ -250,7 +251,7 @@ class _Shell:
             self.found.commands.append((number, list(map(_unshielded, [*rtx, *whole[start:]]))))
 
     def _leading_words(self, words: list[str]) -> bool:
-        """Take off the words before a command, and follow the blocks that they open and close.
+        """Remove the words before a command, and track the blocks that they open and close.
 
         Returns:
             Whether one of these blocks decides if the command runs.
@@ -259,7 +260,7 @@ class _Shell:
         while words and (words[0] in _LEADING | _BEGINS | _FINISHES or _is_pattern(words[0])):
             defined = defined or words[0] == "function" or words[0].endswith("()")
             if words[0] in _NAMED:
-                # its name, or what it looks at, follows
+                # followed by its name or by the value that it tests
                 del words[1 : 1 + _NAMED[words[0]]]
             if words[0] == "{" and defined:
                 self.functions.append(self.depth)
@@ -273,7 +274,7 @@ class _Shell:
         return decided
 
     def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
-        """Assign a variable; a value that depends on a condition is not known, unless it is the same either way."""
+        """Assign a variable; a value that depends on a condition is unknown, unless it is the same in both cases."""
         if how == "?" and name in self.known:
             return
         readable = not any(mark in value for mark in self.opaque)
@@ -284,17 +285,17 @@ class _Shell:
         self.known[name] = value if same or not decided else f"${name}"
 
     def _expanded(self, word: str) -> list[str]:
-        """A word with its variables filled in; a variable alone may hold several words."""
+        """A word with its variables expanded; a variable on its own may expand to several words."""
         made = self._filled(word)
         if made == word or word in self.opaque or not VARIABLE.fullmatch(word):
             return [made]
         with suppress(ValueError):
             return shlex.split(made)
-        # a quotation mark that is not closed
+        # an unclosed quotation mark
         return [made]
 
     def _visible(self) -> dict[str, str]:
-        """What is known here: inside a function its own parameters hide the script's."""
+        """The visible variables: inside a function its own parameters hide the script's."""
         if not self.functions:
             return self.known
         return {**self.known, **{name: f"${name}" for name in map(str, (*range(1, 10), "@", "*"))}}
@@ -304,19 +305,19 @@ class _Shell:
 
 
 def _shielded(line: str) -> str:
-    """A line whose escaped dollars name no variable, without the backslashes that ``shlex`` leaves in quotations."""
+    """A line with escaped dollar signs replaced by a placeholder, without backslashes that ``shlex`` would keep."""
     made, quotation, at = list[str](), "", 0
     while at < len(line):
         sign, following = line[at], line[at + 1 : at + 2]
         if sign == "\\" and quotation != "'" and following:
-            # in double quotation marks, a backslash stands for itself except before these
+            # in double quotation marks a backslash is literal, except before these characters
             made.append({"$": _SHIELD, "`": "`" if quotation else "\\`"}.get(following, sign + following))
             at += 2
             continue
         if sign in "'\"" and quotation in ("", sign):
             quotation = "" if quotation else sign
         if sign == "$" and quotation != "'" and (ended := _ENDED_NAME.match(line, at)):
-            # the name would continue without what is in between
+            # without the braces the name would absorb the next characters
             made.append(f"${{{ended[1]}}}")
             at = ended.end()
             continue
@@ -335,7 +336,7 @@ def _words(line: str, number: int) -> list[str]:
     reader.whitespace_split = True
     reader.commenters = ""
     if _WINDOWS.search(line):
-        # a backslash separates folders there
+        # in Windows paths a backslash is a separator
         reader.escape = ""
     try:
         return list(reader)
@@ -350,7 +351,7 @@ def _words(line: str, number: int) -> list[str]:
 
 
 def _commands(words: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
-    """The commands of a line, each with whether another one decides if it runs; redirections are left out."""
+    """The commands of a line without redirections, each with whether another command decides if it runs."""
     current: list[str] = []
     decided = False
     rest = list(words)

@@ -1,4 +1,4 @@
-"""Where the lines of a shell script end, and what texts lie inside them: quotations, substitutions, here-documents."""
+"""Lines of a shell script, joined as the shell does, with substitutions, comments and here-documents in them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _LONGEST, _FARTHEST, _DEEPEST, _TRIES = 1 << 16, 500, 50, 200
-"""Limits: characters and lines searched for one closing mark, nested brackets, and marks never closed."""
+"""Limits: characters and lines searched for a closing mark, nested brackets, and unclosed marks."""
 _FRESH = frozenset(" \t\n=(:;|&,{[")
-"""What precedes a quotation; an apostrophe within a word opens none."""
+"""Characters before a quotation; an apostrophe within a word does not open one."""
 _OPEN_ARRAY = re.compile(r"(?:^|[\s;])[A-Za-z_]\w*\+?=\([^()]*$")
 _COMMENT = re.compile(r"\s*(?:@?rem\b|::|#(?!!))", re.IGNORECASE)
 _DOCUMENT = re.compile(r"<<(-?)\s*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([A-Za-z_]\w*))")
@@ -17,12 +17,12 @@ _DOCUMENT = re.compile(r"<<(-?)\s*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([A-Za-z_]\w*
 
 @dataclass(frozen=True)
 class Inner:
-    """A text in a line whose commands the shell runs first: ``$(...)``, ``<(...)`` or one in backquotes.
+    """A substitution in a line, whose commands the shell runs first: ``$(...)``, ``<(...)`` or one in backquotes.
 
     Attributes:
-        begin: where it begins, its mark included.
-        end: where the line goes on.
-        text: what is between the marks.
+        begin: the position of its opening mark.
+        end: the position after its closing mark.
+        text: the text between the marks.
     """
 
     begin: int
@@ -36,7 +36,7 @@ class Document:
 
     Attributes:
         number: the line on which it begins.
-        text: its lines.
+        text: its content.
     """
 
     number: int
@@ -50,8 +50,8 @@ class Line:
     Attributes:
         number: the line of the script on which it begins.
         text: the line, without its comments.
-        inner: the texts in it whose commands are run first, from left to right.
-        documents: the here-documents that follow it.
+        inner: its substitutions, from left to right.
+        documents: the here-documents after it.
     """
 
     number: int
@@ -61,11 +61,11 @@ class Line:
 
 
 def lines_of(text: str, escapes: bool = True) -> Iterator[Line]:
-    """The lines of a script; what is never closed ends with its own line.
+    """The lines of a script; a quotation or bracket that is never closed ends with its own line.
 
     Args:
         text: the script.
-        escapes: whether a backslash takes the next character's meaning, as outside Windows.
+        escapes: whether a backslash escapes the next character, as it does outside Windows.
     """
     lines, start = text.splitlines(), 0
     while start < len(lines):
@@ -84,7 +84,7 @@ def lines_of(text: str, escapes: bool = True) -> Iterator[Line]:
 
 
 def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Scan]:
-    """The line that begins at ``start``, with the lines after it that belong to it, and where the next one begins."""
+    """The line that begins at ``start`` joined with its continuation lines, and the start of the next one."""
     pending, alone = "", None
     for end in range(start, min(len(lines), start + _FARTHEST)):
         line = lines[end]
@@ -108,7 +108,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
 
 
 def _continues(line: str, escapes: bool) -> bool:
-    """Whether its last character continues it on the next line: an escaped backslash does not."""
+    """Whether a line's last character continues it on the next line; an escaped backslash does not."""
     backslashes = len(line) - len(line.rstrip("\\"))
     return line.endswith("^") or (backslashes % 2 == 1 if escapes else backslashes > 0)
 
@@ -154,12 +154,12 @@ def _scan(line: str, escapes: bool) -> _Scan:
 
 
 def _mark(line: str, at: int) -> str:
-    """The mark that begins a text that the shell runs first."""
+    """The mark at this position that begins a substitution; empty if there is none."""
     return next((mark for mark in ("$(", "<(", ">(", "`") if line.startswith(mark, at)), "")
 
 
 def _inside(line: str, begin: int, end: int) -> Iterator[Inner]:
-    """The texts inside a quotation that the shell runs first."""
+    """The substitutions inside a quotation."""
     while begin < end:
         mark = _mark(line, begin) if line[begin] in "$`" else ""
         if line[begin] == "\\":
@@ -177,7 +177,7 @@ def _end_of_comment(line: str, at: int) -> int:
 
 
 def _past(line: str, at: int, closer: str, depth: int = 0) -> int:
-    """Where the text continues after the closing mark; -1 where nothing closes it."""
+    """The position after the closing mark; -1 if nothing closes it."""
     if depth > _DEEPEST:
         return -1
     if closer == "'":

@@ -1,4 +1,4 @@
-"""The values of variables and substitutions of a shell script, where the script alone tells."""
+"""Values of variables and substitutions of a shell script, as far as the script determines them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ VARIABLE = re.compile(
     r"\$(?:\{([A-Za-z_]\w*|[0-9]+|[@*])(?:\[[@*0-9]\])?(?:(:?[-=?+]|%%?|##?)([^{}]*))?\}"
     r"|\(([A-Za-z_]\w*)\)|(?:env:)?([A-Za-z_]\w*|[0-9@*]))|%([A-Za-z_]\w*)%"
 )
-"""A variable of a shell, a Makefile, PowerShell or a batch file, perhaps with what is done to its value."""
+"""A variable of a shell, a Makefile, PowerShell or a batch file, possibly with a parameter expansion."""
 OF_THE_SCRIPT: Mapping[str, str] = {"PWD": ".", "CURDIR": ".", "0": "./script", "BASH_SOURCE": "./script"}
-"""Where a script runs and lies: relative paths are looked up from there."""
+"""Variables with the script's working directory and path, to which relative paths refer."""
 
 
 def filled(word: str, known: Mapping[str, str]) -> str:
-    """A word with its variables filled in; what is not known stays as it is written.
+    """Expand the variables in a word; unknown ones stay as they are written.
 
     Args:
         word: the word.
-        known: by name what variables and positional parameters hold; one that holds its own name has several values.
+        known: values of variables and positional parameters by name; a value with its own name means several values.
     """
     made = VARIABLE.sub(lambda found: _worth(found, known), word)
-    # variables of variables may double with every line
+    # variables that contain variables may double in length with every line
     return made if len(made) <= _LONGEST else word
 
 
@@ -38,7 +38,7 @@ def _worth(found: re.Match[str], known: Mapping[str, str]) -> str:
     if how is None:
         return found[0] if value is None else value
     if how in ("-", "=", ":-", ":="):
-        # a script's arguments are known: one that is not given has its default
+        # a script's arguments are known, so a missing one has its default
         return str(value) if value or (value is not None and ":" not in how) else filled(more, known)
     if value is None:
         return found[0]
@@ -48,7 +48,7 @@ def _worth(found: re.Match[str], known: Mapping[str, str]) -> str:
 
 
 def _cut(value: str, how: str, pattern: str) -> str:
-    """``${x%pattern}`` and its like: a value without the shortest or longest matching prefix or suffix."""
+    """``${x%pattern}`` and similar: a value without its shortest or longest matching prefix or suffix."""
     lengths = range(len(value) + 1) if len(how) == 1 else range(len(value), -1, -1)
     for length in lengths:
         cut = length if how[0] == "#" else len(value) - length
@@ -59,7 +59,7 @@ def _cut(value: str, how: str, pattern: str) -> str:
 
 
 def printed(commands: Sequence[Sequence[str]]) -> str | None:
-    """What the commands of a substitution print, where it is a path that the script itself gives; else None."""
+    """The output of a substitution's commands if it is a path that the script determines; else None."""
     folder, said = ".", None
     for words in commands:
         name, rest = (words[0], [word for word in words[1:] if not word.startswith("-")]) if words else ("", [])
