@@ -1,1 +1,1 @@
-"""The report: joining what was asked with what runs; JSON, HTML, terminal, and the comparison of two runs."""
+"""The report: requested and actual precisions joined; JSON, HTML and terminal output; comparison of two runs."""

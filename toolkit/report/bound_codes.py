@@ -1,4 +1,4 @@
-"""Codes for a search's bound: why less of the work is quantized than there could be."""
+"""Codes of findings on a search's bound: why it does not quantize more of the work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class BoundCode(BaseCode):
-    """What keeps layers in float, by what the search measured."""
+    """Why layers stay in float, from the search's measurements."""
 
     OUT_OF_REACH = "bound-out-of-reach"
     EVERYTHING = "bound-everything"

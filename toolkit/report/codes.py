@@ -157,7 +157,7 @@ class ReportCode(BaseCode):
     BATCHES_FILLED = "report-batches-filled"
     NO_OUTPUT_TO_COMPARE = "report-no-output-to-compare"
     SAMPLES_SKIPPED = "report-samples-skipped"
-    # ---- a recipe that is written for a model
+    # ---- qtool new
     OTHER_FLOAT = "report-other-float"
     ARRAY_NOT_FINITE = "array-not-finite"
     ARRAY_UNVARIED = "array-unvaried"

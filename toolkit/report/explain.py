@@ -1,4 +1,4 @@
-"""One node of a run, explained: what was asked, what runs and why, its neighbours, ranges, error and time."""
+"""Explanation of one node of a run: requested and actual precision and why, its neighbours, ranges, error and time."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from toolkit.report.sections.wiring import Connection, Mark, Wiring, folded, wir
 
 
 class Neighbour(Part):
-    """A tensor that a node reads or writes, and what is at its other end.
+    """A tensor that a node reads or writes, and the nodes at its other end.
 
-    ``nodes`` make it, or read it, seen through Q/DQ nodes and Casts; none do at the model's ends and for weights.
+    ``nodes`` produce or read it, looking through Q/DQ nodes and Casts; empty for the model's inputs, outputs and
+    weights.
     """
 
     tensor: str
@@ -41,20 +42,20 @@ class Neighbour(Part):
     nodes: list[str] = Field(default_factory=list)
     weights: bool = False
     dtype: str = Field(default="", description="its element type, such as float32 or int64; empty if unknown")
-    pair: bool = Field(default=False, description="whether a Q/DQ pair lies between")
-    range: RangeInfo | None = Field(default=None, description="its calibrated range, where it has one")
-    text: str = Field(default="", description="its type, shape and range, and what lies between, in words")
+    pair: bool = Field(default=False, description="whether there is a Q/DQ pair in between")
+    range: RangeInfo | None = Field(default=None, description="its calibrated range, if it has one")
+    text: str = Field(default="", description="its type, shape and range, and the conversions in between, in words")
 
 
 class FactInfo(Part):
-    """One thing that is known of a node, in words."""
+    """One fact about a node, in words."""
 
     term: str
     text: str
 
 
 class Explanation(Part):
-    """All that a run knows of one node."""
+    """Everything a run's report says about one node."""
 
     layer: LayerInfo
     why: str
@@ -62,19 +63,19 @@ class Explanation(Part):
     inputs: list[Neighbour]
     outputs: list[Neighbour]
     declined: list[Declined] = Field(default_factory=list)
-    harm: LayerHarm | None = Field(default=None, description="what quantizing it costs, where it was measured")
-    causes: list[CauseInfo] = Field(default_factory=list, description="why it loses accuracy, for the worst layers")
+    harm: LayerHarm | None = Field(default=None, description="the accuracy that quantizing it costs, if measured")
+    causes: list[CauseInfo] = Field(default_factory=list, description="why it loses accuracy; for the worst layers")
     work_share: float | None = Field(default=None, description="its share of the model's work, 0 to 1")
-    keep: str = Field(default="", description="a piece of recipe that keeps it in float, for a quantized node")
+    keep: str = Field(default="", description="for a quantized node, a recipe fragment that keeps it in float")
 
 
 class NodeFacts:
-    """What a report knows of each of its nodes: ``qtool explain`` asks of one, the page of all.
+    """The facts in a report about each of its nodes: ``qtool explain`` shows those of one node, the HTML page all.
 
     Args:
         report: the run's report.
-        other: the layers of a run that it is compared with, by their names in this one.
-        label: what the other run is called.
+        other: the layers of the run to compare with, by the names of their counterparts in this run.
+        label: the name of the other run.
     """
 
     def __init__(self, report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> None:
@@ -96,9 +97,9 @@ class NodeFacts:
         self._worded: dict[tuple[str, tuple[int | str | None, ...] | None], str] = {}
 
     def known(self, layer: LayerInfo) -> Known:
-        """What is known of a node."""
+        """The entries of the report that concern a node."""
         name = layer.node
-        # by position, which takes two thirds of the time: a page asks of every node
+        # by position, in two thirds of the time that keywords take: a page calls this for every node
         return Known(
             layer=layer,
             declined=self._declined.get(name, ()),
@@ -113,14 +114,14 @@ class NodeFacts:
         )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
-        """What is known of a node in words, what people ask first at the beginning."""
+        """The facts about a node in words, those asked for most often first."""
         known = self.known(layer)
         return [*decided(known), *found(known)]
 
     def parted(self, layer: LayerInfo) -> tuple[list[Fact], Iterator[Fact]]:
-        """``facts`` in two parts: a list shared by all nodes that it says the same about, and the node's own facts.
+        """``facts`` in two parts: a list shared by all nodes with the same wording, and the node's own facts.
 
-        The words in the list that are figures of a node (see ``Filling``) are those of the first node that shares it.
+        Figures in the shared list that depend on the node (see ``Filling``) are those of the first node that shares it.
         """
         known = self.known(layer)
         key = decision(known)
@@ -150,7 +151,7 @@ class NodeFacts:
         return self._worded[key]
 
     def between(self, one: Connection) -> str:
-        """What lies on a connection in words."""
+        """The pairs and Casts on a connection, in words."""
         carried = self._tensors.get(one.carried, ("", None))[0]
         key = int(one.marks), carried
         if key not in self._folded:
@@ -158,7 +159,7 @@ class NodeFacts:
         return self._folded[key]
 
     def neighbours(self, layer: LayerInfo, reads: bool) -> list[Neighbour]:
-        """The tensors that a node reads, weights last, or those that it writes."""
+        """The tensors that a node reads, weights last, or (``reads`` is False) those that it writes."""
         index = self.report.layers.index(layer)
         every = self.wiring.connections
         found = [one for one in every if (one.target if reads else one.source) == index]
@@ -191,10 +192,11 @@ def explain(report: Report, name: str) -> Explanation:
 
     Args:
         report: the run's report.
-        name: of the node, or of a tensor that it makes.
+        name: of the node, or of a tensor that it produces.
 
     Raises:
-        QtoolError: the run has no such node or tensor; the remedy names the nearest, or what reads an input.
+        QtoolError: the run has no such node or tensor; the remedy suggests similar names, or the readers of a model
+            input.
     """
     layer = _named(report, name)
     answers = NodeFacts(report)
@@ -214,7 +216,7 @@ def explain(report: Report, name: str) -> Explanation:
 
 
 def _named(report: Report, name: str) -> LayerInfo:
-    """The node of a name, or the one that makes a tensor's values, seen through pairs and Casts."""
+    """The node of this name, or the producer of the tensor of this name, looking through pairs and Casts."""
     layers = {layer.node: layer for layer in report.layers}
     makers = {tensor: layer for layer in report.layers for tensor in layer.outputs}
     found, tensor = layers.get(name), name

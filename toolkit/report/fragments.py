@@ -1,4 +1,4 @@
-"""What the report advises, with the pieces of recipe to paste."""
+"""The report's suggestions, with recipe fragments to paste."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toolkit.contract.roles import Role
 
 @dataclass(frozen=True)
 class Advice:
-    """What to try next.
+    """A suggestion of what to try next.
 
     Attributes:
-        finding: the advice, with the figures that speak for it.
-        fragment: a piece of recipe to paste; empty where there is none.
+        finding: the advice, with the figures that support it.
+        fragment: a recipe fragment to paste; may be empty.
     """
 
     finding: Finding
@@ -25,7 +25,7 @@ class Advice:
 
 
 def keep_fragment(nodes: Sequence[str], precision: str, reason: str = "") -> str:
-    """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
+    """A recipe fragment that keeps ``nodes`` in ``precision``; names are TOML strings with escaped glob characters."""
     listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
     text = f'[[pass]]\nuse = "{pass_name(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
     return text + (f"reason = {toml_string(reason)}\n" if reason else "")

@@ -1,4 +1,4 @@
-"""One report, joined from what was requested, what the engine runs, what it costs and why."""
+"""Joins a run's requests, engine, measurements and their reasons into one report."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def join(
     """The report of one run.
 
     Args:
-        asked: what was asked for.
-        graphs: the model before and after.
-        engine: what the backend built.
-        measured: what was measured.
-        steps: what was done and what was reused.
-        warnings: further warnings, put before all others.
-        advised: what to try before anything else.
-        gpu: the GPU to predict the time for, where the user named one.
-        said: sentences already written for entries of the journal.
+        asked: the recipe, the plan and the journal.
+        graphs: the model before and after the passes.
+        engine: the engine that the backend built, and what is known about it.
+        measured: accuracy, layer errors, the engine's run on the GPU and the search.
+        steps: the run's steps, each done or reused.
+        warnings: further warnings, listed before all others.
+        advised: suggestions listed before all others.
+        gpu: the GPU to predict the time for; empty for no prediction.
+        said: cache of the sentences already written for entries of the journal.
     """
     journal, recipe = asked.journal, asked.recipe
     said = said or SharedSentences()
@@ -124,7 +124,7 @@ def join(
 
 
 def _latency(engine: EngineFound) -> dict[str, Any]:
-    """Milliseconds by profile, and under ``compare`` those of the engines built to compare with."""
+    """Latencies in milliseconds by profile; under ``compare`` those of the engines built for comparison."""
     found: dict[str, Any] = dict(engine.build.latency)
     if engine.compared:
         found["compare"] = {name: one.build.latency for name, one in engine.compared.items()}
@@ -132,7 +132,7 @@ def _latency(engine: EngineFound) -> dict[str, Any]:
 
 
 def _calibration_samples(ranges: Ranges | None) -> Mapping[str, int] | None:
-    """How many samples ranges were calibrated on, by profile; None where they were given, without samples."""
+    """How many samples ranges were calibrated on, by profile; None without ranges, or if they were given."""
     return None if ranges is None or (ranges.tensors and not ranges.samples) else ranges.samples
 
 
@@ -150,7 +150,7 @@ def _backend(engine: EngineFound) -> BackendInfo:
 
 
 def _judged(accuracy: Accuracy | None, final: Model, layers: Sequence[LayerInfo]) -> Accuracy | None:
-    """The accuracy with what the graph says of the outputs, and with a doubt where layers lost all signal."""
+    """The accuracy with the operator that bounds each output, and with a doubt if layers lost their signal."""
     if accuracy is None:
         return None
     for name, output in accuracy.outputs.items():
@@ -163,7 +163,7 @@ def _layers(
     asked: Requests, graphs: Graphs, engine: EngineFound, measured: Measurements, facts: Facts, reasons: RestReasons,
     said: SharedSentences,
 ) -> list[LayerInfo]:  # fmt: skip
-    """A layer for every node of the final graph, in its order."""
+    """A layer for every node of the final graph, in graph order."""
     nodes = [node for node, _ in graphs.final.walk()]
     errors, macs, shared = _layer_errors(nodes, measured.errors), work.node_macs(graphs.final, facts), _SharedParts()
     return [
@@ -185,21 +185,21 @@ def _layers(
 
 
 class _SharedParts:
-    """Parts of layers, each made once however many layers have the same; they must not be changed."""
+    """Parts that layers share: equal parts are created once, so they must not be modified."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[Precision | None, str, str], Asked] = {}
         self._actual: dict[int, tuple[Actual, ActualInfo]] = {}
 
     def asked(self, precision: Precision | None, reason: str, by: str) -> Asked:
-        """The precision asked for, and why."""
+        """The requested precision and its reason."""
         key = (precision, reason, by)
         if key not in self._asked:
             self._asked[key] = Asked(precision=precision, reason=reason, by=by)
         return self._asked[key]
 
     def actual(self, actual: Actual) -> ActualInfo:
-        """What a node runs in."""
+        """The actual precision of a node."""
         if id(actual) not in self._actual:
             info = ActualInfo(
                 precision=actual.precision,
@@ -208,7 +208,7 @@ class _SharedParts:
                 source=actual.source,
                 opened=_opened(actual),
             )
-            # it is kept, so that no other object can have its identity
+            # keeps the key's object alive, so that its id is not reused
             self._actual[id(actual)] = actual, info
         return self._actual[id(actual)][1]
 
@@ -251,7 +251,7 @@ def _layer(
 
 
 def _reason(actual: Actual, op: str, backend: str, said: SharedSentences) -> str:
-    """Why a node runs in what it runs in, with the cause where it is known."""
+    """The reason for a node's actual precision, with its cause if known."""
     if actual.reason is None:
         return ""
     cause = cause_of(actual.reason, op, backend) if actual.status == "overridden" else None
@@ -259,7 +259,7 @@ def _reason(actual: Actual, op: str, backend: str, said: SharedSentences) -> str
 
 
 def _opened(actual: Actual) -> OpenedInfo | None:
-    """What the opened block told of a node."""
+    """What opening its opaque block showed about a node."""
     if actual.opened is None:
         return None
     values = actual.opened.get("values")
@@ -270,9 +270,9 @@ def _opened(actual: Actual) -> OpenedInfo | None:
 
 
 def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> dict[str, LayerError]:
-    """Errors by node, each with its drop below the worst of its inputs.
+    """Errors by node, each with its SQNR drop in dB from the worst of its inputs.
 
-    Nodes without an error of their own (Q/DQ, Casts) hand on the worst of their inputs.
+    Nodes without an error of their own (Q/DQ, Casts) pass on the worst of their inputs.
     """
     reached: dict[str, float] = {}
     found: dict[str, LayerError] = {}
@@ -296,7 +296,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _attribute_time(layers: Sequence[LayerInfo], time_ms: Mapping[str, Mapping[str, float]]) -> None:
-    """Give each engine layer's time to one node, the heaviest it runs, so that the nodes' times add up."""
+    """Attribute each engine layer's time to one node, the one with the most work, so that the nodes' times add up."""
     runs: dict[str, list[LayerInfo]] = {}
     for layer in layers:
         for name in layer.engine_layers:
@@ -310,7 +310,7 @@ def _attribute_time(layers: Sequence[LayerInfo], time_ms: Mapping[str, Mapping[s
 
 
 def _declined(journal: Journal, layers: Sequence[LayerInfo], said: SharedSentences) -> list[Declined]:
-    """What the passes declined, each line once, with the operator where the node lives on."""
+    """Nodes that passes declined, without duplicates, with the operator if the node still exists."""
     ops = {layer.node: layer.op for layer in layers}
     events = dict.fromkeys(journal.of("declined"))
     return [

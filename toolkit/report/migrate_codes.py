@@ -1,4 +1,4 @@
-"""Codes of the findings of `qtool migrate`: what became of flags, calls, ranges and pairs."""
+"""Codes of the findings of `qtool migrate` on flags, calls, ranges and pairs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from toolkit.contract.findings import BaseCode
 
 
 class MigrateCode(BaseCode):
-    """What became of flags, calls, ranges and pairs, and why."""
+    """A finding on how a flag, call, range or pair was migrated, or why it was not."""
 
-    # ---- flags of which nothing is in the recipe
+    # ---- flags without a counterpart in the recipe
     ALWAYS_EXPLICIT_BATCH = "migrate-always-explicit-batch"
     ENGINE_IN_FOLDER = "migrate-engine-in-folder"
     TF32_IS_ON = "migrate-tf32-is-on"
@@ -28,7 +28,7 @@ class MigrateCode(BaseCode):
     NO_SETTING = "migrate-no-setting"
     UNKNOWN_FLAG = "migrate-unknown-flag"
     STRAY_WORD = "migrate-stray-word"
-    # ---- what was said and cannot be taken as it is
+    # ---- settings that cannot be migrated as they are
     VALUE_UNREADABLE = "migrate-value-unreadable"
     NO_SUCH_LAYER = "migrate-no-such-layer"
     NO_SUCH_INPUT = "migrate-no-such-input"

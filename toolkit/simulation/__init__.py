@@ -1,1 +1,1 @@
-"""Fake quantization in onnxruntime, with switches for single layers."""
+"""Simulation of a quantized model: fake quantization in onnxruntime, with a switch for every layer."""

@@ -1,4 +1,4 @@
-"""Switches: an ``If`` whose branches hold the same nodes, fake-quantized in one and float in the other."""
+"""Switches: an ``If`` with the same nodes in both branches, fake-quantized in one and float in the other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toolkit.simulation.paired_graph import PairedGraph
 
 
 class Branch:
-    """One branch of a switch: nodes with their own names and the constants they read.
+    """One branch of a switch: nodes with names of their own, and the constants that they read.
 
     Attributes:
-        nodes: its nodes.
-        constants: its own constants.
-        shared: values of the constants that it reads from outside, by name: where weights are too many for copies, the
-            piece's main graph has them.
-        result: the tensor that it returns.
+        nodes: the branch's nodes.
+        constants: the branch's own constants, by name.
+        shared: values by name of constants that it reads from the piece's main graph, if weights are too large for
+            copies.
+        result: name of the tensor that the branch returns.
     """
 
     def __init__(self, graph: PairedGraph, members: Sequence[onnx.NodeProto], word: str) -> None:
@@ -31,7 +31,7 @@ class Branch:
         self.result = ""
 
     def name(self, base: str) -> str:
-        """A name of this branch's own."""
+        """A name that is unique to this branch."""
         return self._prefix + base
 
     def pair(self, tensor: str, scale: str) -> str:
@@ -42,7 +42,7 @@ class Branch:
         return str(nodes[-1].output[0])
 
     def weight(self, tensor: str, axis: int | None) -> str:
-        """The fake-quantized copy of a weight; its name."""
+        """Add the fake-quantized copy of a weight; returns its name."""
         if self._graph.shares and tensor in self._graph.weights:
             name, self.shared[name] = self._graph.shared_quantized(tensor, axis)
             return name
@@ -51,7 +51,12 @@ class Branch:
         return name
 
     def layers(self, replaced: dict[int, str], corrected: bool = False) -> None:
-        """The unit's nodes, with some inputs of the first replaced, and with ``corrected`` biases where there are."""
+        """Add copies of the layer's nodes.
+
+        Args:
+            replaced: by index, inputs of the first node to replace, with their new names.
+            corrected: whether to use corrected biases, if there are any.
+        """
         made: dict[str, str] = {}
         for position, node in enumerate(self._members):
             twin = onnx.NodeProto()
@@ -75,7 +80,7 @@ class Branch:
         if self._graph.shares and tensor in weights:
             self.shared[tensor] = weights[tensor]
             return tensor
-        # fusions of convolutions look for their constants inside the branch
+        # onnxruntime fuses convolutions only with constants inside the branch
         if tensor not in weights:
             return self._constant(tensor, self._graph.constants[tensor])
         name = self.name(tensor)
@@ -92,12 +97,12 @@ class Branch:
         return name
 
     def subgraph(self, like: str) -> onnx.GraphProto:
-        """The branch as a subgraph, whose result has the type of the tensor ``like``."""
+        """The branch as a subgraph whose output has the type of the tensor ``like``."""
         kind = self._graph.type_of(like) or TensorProto.FLOAT
         output = helper.make_tensor_value_info(self.result, kind, None)
         return helper.make_graph(self.nodes, "branch", [], [output], list(self.constants.values()))
 
 
 def switch_node(condition: str, result: str, then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
-    """The ``If`` that takes one branch where ``condition`` is true, and the other elsewhere."""
+    """The ``If`` that runs ``then`` if ``condition`` is true, else ``other``."""
     return helper.make_node("If", [condition], [result], name=f"{condition} if", then_branch=then, else_branch=other)

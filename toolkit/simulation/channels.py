@@ -1,4 +1,4 @@
-"""Per-channel statistics of activations, and how far two forms of a model lie apart."""
+"""Per-channel statistics of activations, and the SQNR between two forms of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Channels:
         low: smallest value.
         high: largest value.
         total: sum of the values.
-        count: how many values a channel had.
+        count: number of values per channel.
     """
 
     low: Array
@@ -39,19 +39,19 @@ class Channels:
 
     @property
     def amax(self) -> Array:
-        """Largest magnitude by channel."""
+        """Largest magnitude by channel, float64 [channels]."""
         return np.maximum(-self.low, self.high) if self.count else np.zeros(len(self.low))
 
     @property
     def mean(self) -> Array:
-        """Mean by channel."""
+        """Mean by channel, float64 [channels]."""
         return self.total / max(self.count, 1)
 
 
 def collect_channels(
     model: Model, axes: Mapping[str, int], data: CalibrationData, samples: int | None = None, batch: int = 4
 ) -> dict[str, Channels]:
-    """Statistics by channel of float tensors, without those that onnxruntime cannot compute.
+    """Collect statistics by channel of float tensors, except those that onnxruntime cannot compute.
 
     Args:
         model: the graph.
@@ -61,7 +61,7 @@ def collect_channels(
         batch: samples to run at once.
 
     Returns:
-        By tensor float64 [channels] of each statistic.
+        By tensor, the statistics, each float64 [channels].
     """
     left = not_run(model)
     tensors = sorted(axes.keys() - left.tensors.keys())
@@ -69,7 +69,7 @@ def collect_channels(
     for _, values in run_side_by_side(model, tensors, first_samples(data, batch, samples), lambda one: one.inputs):
         for name, value in values.items():
             if name not in axes:
-                # a graph from which only inputs are wanted returns its own outputs too
+                # if only inputs are requested, the graph returns its own outputs too
                 continue
             rows = np.moveaxis(np.asarray(value, np.float32), axes[name], 0)
             rows = rows.reshape(rows.shape[0], -1)
@@ -84,7 +84,7 @@ def collect_channels(
 
 
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:
-    """SQNR in dB of a model's worst output against another model of the same function."""
+    """SQNR in dB of a model's worst output relative to another model with the same outputs."""
     from toolkit.evaluation.comparison.outcome import compare, summed
 
     sessions = session(reference), session(model, measured_outputs(reference))
@@ -96,5 +96,5 @@ def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples:
 
 
 def forget_ranges(context: Context) -> None:
-    """The activations have changed: calibrate again when ranges are next asked for."""
+    """Discard the known ranges, since activations changed: they are calibrated again at the next request."""
     context.known_ranges = None

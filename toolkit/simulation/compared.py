@@ -1,4 +1,4 @@
-"""How far a state's outputs are from the float model's on the same batches, and what the user's metric says of them."""
+"""Comparison of a state's outputs with the float model's on the same batches, with the user's metric."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from toolkit.simulation.state_run import Tensors
 
 MetricMaker = Callable[[], Metric]
 _LOOKED_AT = 256
-"""Positions of a batch that tell how much its scores show."""
+"""Positions per batch that suffice to estimate how sensitive its scores are."""
 
 
 @dataclass(frozen=True)
 class KnownOutputs:
-    """What the float model gives for the batches, as another form of the same function gave it.
+    """The float model's outputs for the batches, from another form of the same model.
 
     Attributes:
-        outputs: for each batch.
-        seconds: of one float inference of all batches.
+        outputs: by batch.
+        seconds: time of one float inference of all batches.
         begins: see ``Simulation.compared_like``.
     """
 
@@ -42,17 +42,17 @@ class KnownOutputs:
 
 
 class ComparedOutputs:
-    """Compares outputs with the float model's, once these are known.
+    """Compares outputs of states with the float model's.
 
     Args:
         feeds: the batches.
         classes: outputs that hold scores of classes.
-        metric: makes the user's metric; None without one.
-        answers: reads outputs as the task says; None without a task.
-        labels: makes the metric's labels of the float model's outputs; the batches' own where None.
+        metric: returns a new instance of the user's metric; None without one.
+        answers: interprets outputs by the task; None without a task.
+        labels: returns the metric's labels for the float model's outputs; None for the batches' own labels.
 
     Attributes:
-        floats: what the float model gives for each batch.
+        floats: the float model's outputs by batch; set by ``know``.
     """
 
     floats: Sequence[Tensors]
@@ -70,23 +70,23 @@ class ComparedOutputs:
         self._float_on: dict[tuple[int, ...], Outcome] = {}
 
     def know(self, outputs: Sequence[Tensors]) -> None:
-        """Take in what the float model gives for each batch."""
+        """Set the float model's outputs by batch."""
         self.floats = outputs
         self._varying = varying_shares(outputs, self._answers, [feed.inputs for feed in self._feeds])
         self._fixed = [{name: fixed(value) for name, value in one.items()} for one in outputs]
 
     def tellings(self) -> list[float]:
-        """How much of an error upstream each batch shows at the outputs, 1 on average.
+        """How sensitive the outputs are to upstream errors, by batch, 1 on average.
 
-        Of probabilities p it is the mean of (p (1 - p))^2, the square of the sigmoid's slope; of other classes' scores
-        see ``_scores_telling``. Where a class has nearly all of the probability it is hardly anything, and where an
-        output is empty nothing. Other outputs show all errors alike.
+        For probabilities p it is the mean of (p (1 - p))^2, the square of the sigmoid's slope; for other scores of
+        classes see ``_scores_telling``. It is close to 0 if one class has nearly all of the probability, and 0 for an
+        empty output. Other outputs have 1 for all batches.
         """
         found = [self._told_by(name) for name, value in self.floats[0].items() if is_float(value.dtype)]
         return [math.fsum(one) / len(one) for one in zip(*found)] if found else [1.0] * len(self.floats)
 
     def _told_by(self, name: str) -> list[float]:
-        """The same at one output."""
+        """``tellings`` for one output."""
         values = [one[name] for one in self.floats]
         shares = all(one.min(initial=0) >= 0 and one.max(initial=0) <= 1 for one in values)
         if not shares and name not in self._classes:
@@ -105,11 +105,11 @@ class ComparedOutputs:
         return self._float_on[key]
 
     def of(self, index: int, outputs: Tensors) -> BatchOutcome:
-        """What differs in a batch."""
+        """Compare a batch's outputs with the float model's."""
         return compare(self._fixed[index], outputs, self._classes, self._answers, self._feeds[index].inputs)
 
     def held(self, outputs: Tensors) -> Tensors:
-        """What is kept of a state's outputs until all batches are done."""
+        """The part of a state's outputs to keep until all batches are done: all if there is a metric, else nothing."""
         return outputs if self._metric is not None else {}
 
     def bytes_of(self, index: int) -> int:
@@ -132,16 +132,16 @@ class ComparedOutputs:
 
 
 def _shares_telling(shares: Array) -> float:
-    """The mean of (p (1 - p))^2 of probabilities p, of any shape; in float64, one batch at a time."""
+    """The mean of (p (1 - p))^2 over probabilities p of any shape, computed in float64."""
     wide = np.asarray(shares, np.float64)
     return float(np.square(wide * (1 - wide)).mean())
 
 
 def _scores_telling(scores: Array) -> float:
-    """How much errors of scores count in Kullback and Leibler's divergence: the mean of p (1 - p), p their softmax.
+    """The weight of score errors in the Kullback-Leibler divergence: the mean of sum p (1 - p), with p their softmax.
 
     Args:
-        scores: floats [..., classes]; some of the positions are enough.
+        scores: floats [..., classes]; about 256 of the positions are used.
     """
     rows = scores.reshape(-1, scores.shape[-1])
     rows = np.asarray(rows[:: max(len(rows) // _LOOKED_AT, 1)], np.float64)

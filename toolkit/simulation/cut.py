@@ -1,4 +1,4 @@
-"""The simulation's graph, cut into stages: every quantizable layer under a switch, few tensors alive at each cut."""
+"""Cuts the simulation's graph into stages at which few tensors are alive, and builds models of stages."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _TAIL = frozenset({"Relu", "Clip", "LeakyRelu", "BatchNormalization", "Add", "Mu
 _MACS_PER_ELEMENT = 8
 _MACS_PER_PAIR_ELEMENT = 32
 _MACS_PER_NODE, _MACS_PER_SWITCH = 240e3, 700e3
-"""Four and twelve microseconds; seen with onnxruntime 1.31 on models whose layers take no longer."""
+"""Equivalents of four and twelve microseconds, measured with onnxruntime 1.31 on models with layers this short."""
 _UNKNOWN_ELEMENTS = 10_000
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring stages as a separate model.
+    """Consecutive stages as a separate model.
 
     Attributes:
         model: the ONNX model.
-        inputs: tensors it takes from before, switches and scales not counted.
-        outputs: tensors it hands to later stages, and outputs of the whole model.
-        switches: its switches.
-        scales: tensors that have a scale input here, with the ONNX element type of the scale.
+        inputs: tensors that it reads from earlier stages, without switches and scales.
+        outputs: tensors that later stages read, and outputs of the whole model.
+        switches: names of its switches, which are inputs.
+        scales: by tensor with a scale input, the ONNX element type of the scale.
     """
 
     model: LightModel
@@ -48,22 +48,22 @@ class Piece:
 
 
 class Cutter:
-    """The stages of a model's simulation, and models of any neighbouring ones.
+    """The stages of a model's simulation, and models of any consecutive ones.
 
     Args:
         switches: the model, its groups and their pairs.
-        facts: shapes for the cost of every node, as far as known.
-        stages: how many stages to aim at.
-        rounder: determines how weights are rounded.
+        facts: shapes to estimate the cost of every node, as far as known.
+        stages: number of stages to aim at.
+        rounder: rounds the weights.
 
     Attributes:
         graph: the model with its pairs.
-        segments: its nodes in their order, layers with what fuses with them.
-        stages: for every stage its switches, each with the activation tensors whose scales it needs.
-        reads: for every stage the tensors that it takes from before.
+        segments: the nodes in graph order, layers together with the nodes that fuse with them.
+        stages: by stage, its switches, each with the activation tensors whose scales it needs.
+        reads: by stage, the tensors that it reads from earlier ones.
         weight_bytes: bytes of all constants.
-        input_elements: elements of all inputs at the facts' shapes.
-        shares: whether the weights are too many for copies.
+        input_elements: number of elements of all inputs at the facts' shapes.
+        shares: whether the weights are too large for copies.
     """
 
     def __init__(self, switches: Switches, facts: Facts, stages: int, rounder: Rounder) -> None:
@@ -81,10 +81,10 @@ class Cutter:
         self.input_elements = sum(self._elements(value.name) for value in self.graph.inputs)
 
     def cost(self, stage: int, config: Config) -> tuple[float, float]:
-        """What a stage of a state costs in multiply-accumulates.
+        """The cost of a stage in a state, in multiply-accumulates.
 
         Returns:
-            Its arithmetic and traffic at the facts' shapes, and what its nodes and switches cost in every run.
+            The cost of arithmetic and memory traffic at the facts' shapes, and that of calling its nodes in each run.
         """
         work, calls = self._stage_costs[stage]
         if not config.on:
@@ -135,7 +135,7 @@ class Cutter:
         return segments
 
     def _tail(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Nodes after a layer that work on its result alone and that onnxruntime fuses with it."""
+        """The chain of nodes after a layer that onnxruntime fuses with it, without other non-constant inputs."""
         tail: list[onnx.NodeProto] = []
         while True:
             out = node.output[0]
@@ -160,7 +160,7 @@ class Cutter:
         return math.prod(shape) if shape is not None else _UNKNOWN_ELEMENTS
 
     def _cuts(self, segments: Sequence[Segment], stages: int, total: float) -> list[int]:
-        """Places between segments, near equal shares of the cost, where little has to be kept."""
+        """Indices of segments to cut before, near equal shares of the cost, with few elements alive."""
         live = list(self._live(segments))
         before = np.cumsum([0.0] + [segment.cost for segment in segments])
         step = total / stages
@@ -174,7 +174,7 @@ class Cutter:
         return sorted(chosen)
 
     def _live(self, segments: Sequence[Segment]) -> Iterator[set[str]]:
-        """For every place between segments the tensors made before and read after it."""
+        """For every boundary between segments, the tensors produced before and read after it."""
         last: dict[str, int] = {}
         for index, segment in enumerate(segments):
             for name in segment.inputs:
@@ -192,7 +192,7 @@ class Cutter:
     # ---------------------------------------------------------------- building
 
     def piece(self, first: int, kinds: Sequence[StageKind]) -> Piece:
-        """Stages from number ``first`` on as one model, one for each of ``kinds``."""
+        """The model of consecutive stages from number ``first`` on, one for each of ``kinds``."""
         bounds = self._bounds[first : first + len(kinds)]
         begin, end = bounds[0][0], bounds[-1][1]
         made = {name for segment in self.segments[begin:end] for name in segment.outputs}

@@ -1,4 +1,4 @@
-"""A state between the stages of a graph: what identifies it there, what is handed on, what may be kept."""
+"""States at the cuts between stages: what identifies them, which tensors they need, which to keep in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from toolkit.simulation.switches import Config
 StateKey = tuple[Any, ...]
 _MIXED_STAGES = 3
 _STATES, _STATES_JOINED = 4, 3
-"""So many states are kept, including the one that is run; not that one where states are run in one piece."""
+"""The number of states in memory, with the one being run; without that one if states are run in one piece."""
 _FINE, _FOR_FINE = 16, 0.25
-"""Finer cuts are for this part of the batches, in this share of the memory."""
+"""One in 16 batches gets finer cuts, in this share of the memory."""
 
 
 def signatures_of(pieces: Pieces, config: Config) -> StateKey:
-    """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
+    """By stage, the active switches and scales of a state; equal beginnings mean equal tensors up to there."""
     found = []
     for stage in pieces.stages:
         on = sorted(switch for switch in stage if switch in config.on)
@@ -29,7 +29,7 @@ def signatures_of(pieces: Pieces, config: Config) -> StateKey:
 
 
 def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
-    """For every stage the tensors that later stages read or the model outputs."""
+    """By stage, the tensors that later stages read or the model outputs."""
     needed, later = [set(outputs)], set(outputs)
     for reads in reversed(pieces.reads[1:]):
         later = later | reads
@@ -38,20 +38,20 @@ def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
 
 
 def kept_bytes(sizes: Mapping[int, float], places: Iterable[int], states: int = _STATES) -> int:
-    """Bytes of the states that are kept at these cuts."""
+    """Bytes of the states kept at these cuts."""
     return int(states * sum(sizes[place] for place in places))
 
 
 def affordable_cuts(sizes: Mapping[int, float], memory: float, states: int = _STATES) -> set[int]:
-    """The cuts at which states can be kept within the memory: the last one, then what saves most for its bytes.
+    """The cuts at which to keep states within the memory: the last one, then those that save most work per byte.
 
-    The first stage in which states differ is equally likely to be any, and stages cost alike: a state run from cut k is
-    saved k of them.
+    It assumes that states are equally likely to differ first in any stage, and that all stages cost the same: running a
+    state from cut k saves k stages.
 
     Args:
         sizes: bytes of one state of all batches, by cut from 1 on.
-        memory: bytes that all states may take.
-        states: how many states there are.
+        memory: the most bytes of all states together.
+        states: number of states to keep.
     """
     count = len(sizes)
     places = {count}
@@ -69,13 +69,13 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float, states: int = _ST
 
 @dataclass(frozen=True)
 class KeptCuts:
-    """The cuts at which states are kept: finer ones for the few batches on which layers are measured one by one.
+    """The cuts at which states are kept, finer for the few batches on which layers are measured one by one.
 
     Attributes:
-        first: the numbers of these batches, which represent all.
-        fine: cuts for them.
-        rest: cuts for the others.
-        size: bytes of the states that are kept there.
+        first: the numbers of these batches, a representative subset.
+        fine: the cuts for these batches.
+        rest: the cuts for the others.
+        size: bytes of the states kept at these cuts.
     """
 
     first: frozenset[int] = frozenset()
@@ -85,11 +85,11 @@ class KeptCuts:
 
     @classmethod
     def affordable(cls, sizes: Mapping[int, float], memory: float, order: Sequence[int], joins: bool) -> KeptCuts:
-        """The cuts that can be kept within the memory.
+        """The cuts at which states can be kept within the memory.
 
         Args:
             sizes: bytes of one state of all batches, by cut from 1 on.
-            memory: bytes that all states may take.
+            memory: the most bytes of all states together.
             order: the batches' numbers, the first few spread over all.
             joins: whether states are run in one piece.
         """
@@ -105,41 +105,41 @@ class KeptCuts:
 
     @property
     def places(self) -> frozenset[int]:
-        """The cuts at which states of any batch are kept."""
+        """The cuts at which states of some batch are kept."""
         return self.fine | self.rest
 
     def for_order(self, order: Sequence[int]) -> KeptCuts:
-        """The same cuts, finer ones for the first batches of another order."""
+        """The same cuts, with finer ones for the first batches of another order."""
         return replace(self, first=frozenset(order[: len(self.first)]))
 
     def of(self, index: int) -> frozenset[int]:
-        """The cuts at which states are kept of a batch."""
+        """The cuts at which states of a batch are kept."""
         return self.fine if index in self.first else self.rest
 
     def before(self, stage: int, index: int) -> int:
-        """The cut from which a state that differs from a given stage on is run."""
+        """The cut from which to run a state that first differs in ``stage``; 0 for the beginning."""
         return max((place for place in self.of(index) if place <= stage), default=0)
 
 
 def joined_kinds(
     kinds: Sequence[str], stages: Sequence[Collection[str]], on: frozenset[str], fixed: bool
 ) -> list[StageKind]:
-    """The kinds of a single piece of these stages that computes a state, and similar ones where few stages are mixed.
+    """The kinds of stages for a single piece that computes a state, and similar ones if few stages are mixed.
 
-    One more session for every state that differs from another in a stage would cost more than switches that are not
-    needed: what comes before the last change is switched, unless it is the whole of a stage with one layer. Where many
-    stages are mixed the state is a plan, which is run on many samples: it has its own session.
+    A new session for every state that differs in one stage would cost more than superfluous switches: so the stages up
+    to the last change are switched, unless that is only one stage with one layer. A state with many mixed stages is a
+    plan, which is run on many samples: it gets a session of its own.
 
     Args:
-        kinds: what each stage is in the state.
+        kinds: the kind of each stage in the state.
         stages: the switches of each stage.
-        on: the state's switches that are on.
+        on: the state's active switches.
         fixed: whether its scales are the base state's.
     """
     switched = FIXED if fixed else SWITCHED
     rest = [switched if kind == SWITCHED else kind for kind in kinds]
     tail = next((kind for kind, stage in zip(rest[::-1], stages[::-1]) if stage), FLOAT)
-    # a stage without switches is the same in any kind
+    # a stage without switches is the same for all kinds
     rest = [kind if stage else tail for kind, stage in zip(rest, stages)]
     changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
     layers = sum("#" not in switch for switch in stages[0])

@@ -1,4 +1,4 @@
-"""All that a process needs to run states of a simulation."""
+"""Everything a process needs to run states of a simulation."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import Batch
 
 StateRequest = tuple[Config, int | None]
-"""A state of the simulation, and on how many of the batches it is run; on all where None."""
+"""A state of the simulation, and the number of batches to run it on; None for all."""
 MeasuredState = tuple[Outcome, float]
-"""A state's outcome, and what it cost in seconds of computing."""
+"""A state's outcome, and its cost in seconds of computing."""
 
 
 @dataclass(frozen=True)
 class SimulationJob:
-    """What states are run on; can be sent to another process, see ``SharedWork``."""
+    """A simulation in a form that can be sent to another process, see ``SharedWork``."""
 
     cutter: Cutter
     base: Config
@@ -46,12 +46,13 @@ class SimulationJob:
     against_float: bool = False
     known: KnownOutputs | None = None
     order: list[int] | None = None
-    """That of the runner whose states are run elsewhere: another processor's float outputs differ in the last bits."""
+    """The batch order of the sending process, since float outputs on another processor differ in the last bits."""
 
     def open(self) -> Callable[[Any], Any]:
-        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
+        """See ``SharedWork``; results are the same in any process, since every session has one thread.
 
-        It answers a ``StateRequest`` with a ``MeasuredState``, and a ``BatchRequest`` with a ``BatchRun``.
+        The returned function answers a ``StateRequest`` with a ``MeasuredState``, and a ``BatchRequest`` with a
+        ``BatchRun``.
         """
         limit_memory(self.limit)
         runner, begun = self.runner(threads=1), set[int]()
@@ -61,7 +62,7 @@ class SimulationJob:
             if batches is None:
                 return runner.run(config), runner.spent - before
             if batches not in begun:
-                # what begins like the base state is not computed again
+                # states that begin like the base state then start from its kept cuts
                 begun.add(batches)
                 runner.base.run(batches)
             return runner.probe(config).run(batches), runner.spent - before
@@ -69,7 +70,7 @@ class SimulationJob:
         return lambda asked: runner.answer(asked) if isinstance(asked, BatchRequest) else measure(asked)
 
     def runner(self, threads: int | None = None) -> Runner:
-        """Open the sessions; runs the float model, unless it is known from another form."""
+        """Create the runner; runs the float model, unless its outputs are known from another form."""
         named = self.metric
         maker = (lambda: make_metric(*named)) if named is not None else None
         reference = None
@@ -93,7 +94,7 @@ class SimulationJob:
         return made
 
     def _float_labels(self, outputs: Tensors) -> Tensors:
-        """The float model's outputs as the labels of a metric of distances."""
+        """The float model's outputs as labels, for a metric that measures distances."""
         assert self.metric is not None
         options = self.metric[3]
         options = replace(options, output=self.metric[1] or options.output or self.outputs[0])

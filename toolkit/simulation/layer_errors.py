@@ -1,8 +1,8 @@
-"""How far each quantized layer's own output lies from the float one, by channel, on samples: in one run of the samples.
+"""The error of each quantized layer's output by channel, from one run of the samples.
 
-Every layer gets the float model's input, so that its own rounding is seen and nothing from earlier layers.
-A twin of it reads the same input through its Q/DQ pair and has the rounded weights; the sums are taken in the graph,
-since layers' outputs are too large to hand over.
+Every layer reads the float model's input, so that only its own rounding counts, not that of earlier layers. A twin of
+the layer reads the same input through its Q/DQ pair and has the rounded weights; sums are computed in the graph, since
+layers' outputs are too large to return.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _VARIES = 1e-6
 
 @dataclass
 class ChannelErrors:
-    """Sums over all values of each output channel of a quantized layer, float64 [channels out]; its bias left out.
+    """Sums over all values of each output channel of a quantized layer without its bias, float64 [channels out].
 
-    With q the quantized layer's output and d the float one's minus q:
+    With q the quantized layer's output and d the float layer's output minus q:
 
     Attributes:
-        count: how many values a channel had.
-        error: of d.
-        value: of q.
-        product: of d q.
-        square: of q q.
-        noise: of d d.
+        count: number of values per channel.
+        error: sum of d.
+        value: sum of q.
+        product: sum of d q.
+        square: sum of q q.
+        noise: sum of d d.
     """
 
     count: Array
@@ -58,17 +58,17 @@ class ChannelErrors:
     noise: Array
 
     def plus(self, other: ChannelErrors | None) -> ChannelErrors:
-        """The sums over these values and another's."""
+        """The sums over the values of both."""
         return self if other is None else ChannelErrors(
             self.count + other.count, self.error + other.error, self.value + other.value,
             self.product + other.product, self.square + other.square, self.noise + other.noise,
         )  # fmt: skip
 
     def factor(self) -> Array:
-        """The factor by which q is too small: a where q = y / a + e, by least squares; 1 for what hardly varies.
+        """The factor a of q = y / a + e by least squares, with y the float output, float64 [channels out].
 
-        The reverse, y = a q + b, is closer to the layer's own output, but shrinks it by the share of its noise, and
-        the shrinking of all layers of a deep model multiplies.
+        It is 1 for channels that hardly vary. The reverse, y = a q + b, would be closer to the layer's own output, but
+        shrinks it by the share of noise, and the shrinking multiplies over the layers of a deep model.
         """
         count = np.maximum(self.count, 1)
         error, value, square = self.error / count, self.value / count, self.square / count
@@ -80,7 +80,7 @@ class ChannelErrors:
         return factor
 
     def number(self, factor: Array) -> Array:
-        """The number b of a q + b that belongs to a factor a."""
+        """The offset b of a q + b for a factor a, float64 [channels out]."""
         return (self.error - (factor - 1) * self.value) / np.maximum(self.count, 1)
 
 
@@ -95,8 +95,8 @@ class RoundedLayer:
         weight: the float weights, in the node's own layout.
         scale: the pair's scales.
         precision: its type.
-        along: the axis of the scales; None where one holds for all.
-        block: how many values share a scale; 0 where none do.
+        along: the axis of the scales; None for one scale per tensor.
+        block: number of values per scale; 0 without block scales.
     """
 
     node: gs.Node
@@ -110,11 +110,11 @@ class RoundedLayer:
 
     @property
     def axis(self) -> int | None:
-        """The channel axis of the scales; None where no scale is of one channel."""
+        """The channel axis of the scales; None if scales are not per channel."""
         return None if self.block else self.along
 
     def rounded(self) -> Array:
-        """The weights after the pair's rounding; computed when asked for, and not kept."""
+        """The weights, quantized and dequantized by the pair; computed on each call."""
         return fake_quantized(self.weight, self.scale, self.along, self.precision, self.block)
 
 
@@ -138,11 +138,11 @@ def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
 def collect_output_errors(
     model: Model, layers: Iterable[RoundedLayer], data: CalibrationData, samples: int
 ) -> dict[str, ChannelErrors]:
-    """The sums for each layer by its name, without those that onnxruntime cannot compute or that have a computed bias.
+    """Collect the sums by layer name, without layers that onnxruntime cannot compute or whose bias is computed.
 
     Args:
         model: the graph with its pairs; not changed.
-        layers: the layers to look at.
+        layers: the layers to measure.
         data: the samples.
         samples: stop after this many.
     """
@@ -171,11 +171,11 @@ def collect_output_errors(
 
 
 class _Twins:
-    """Adds to a float model the quantized twins of its layers, and the sums over what they differ by.
+    """Adds quantized twins of layers to a float model, and nodes that compute the sums of their differences.
 
     Attributes:
-        sums: for each layer the names of the tensors that hold its sums.
-        biases: what each layer's bias adds to the float output; the twin has none.
+        sums: by layer, the names of the tensors with its sums.
+        biases: by layer, the bias of its float output, float64 [channels] or [1]; the twin has none.
     """
 
     def __init__(self, model: Model) -> None:
@@ -197,7 +197,7 @@ class _Twins:
         last = node.op in ("Gemm", "MatMul")
         wide = [self._made("Cast", [tensor], to=int(TensorProto.FLOAT)) for tensor in (node.outputs[0], twin)]
         if node.op == "MatMul":
-            # the rank of what it reads need not be known
+            # works for inputs of unknown rank
             rows = self._numbers("rows", [-1, layer.weight.shape[-1]])
             wide = [self._made("Reshape", [tensor, rows]) for tensor in wide]
         error, value = self._made("Sub", wide), wide[1]
@@ -210,7 +210,7 @@ class _Twins:
         self.sums[node.name]["count"] = self._made("Size", [error]).name
 
     def without_bias(self, name: str, sums: Mapping[str, Array]) -> ChannelErrors:
-        """The sums of one batch for a layer."""
+        """The sums of one batch for a layer, corrected for its bias."""
         count = np.full(len(sums["error"]), float(sums["count"]) / len(sums["error"]))
         bias = self.biases[name]
         error, value = sums["error"], sums["value"]
@@ -220,14 +220,14 @@ class _Twins:
         )  # fmt: skip
 
     def _as_read(self, read: gs.Tensor, plain: gs.Tensor) -> gs.Tensor:
-        """What a float tensor becomes on its way through the pair of the tensor that the quantized layer reads."""
+        """A float tensor after the Q/DQ pair through which the quantized layer reads, if there is one."""
         back = read.inputs[0] if read.inputs else None
         if back is None or back.op != DEQUANTIZE or not back.inputs[0].inputs:
             return plain
         quantize = back.inputs[0].inputs[0]
         if quantize.op != QUANTIZE:
             return plain
-        # each graph has its own constants
+        # constants cannot be shared between graphs
         grid = [assemble.constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
         stored = self._like(quantize, [plain, *grid])
         return self._like(back, [stored, *grid])
@@ -239,7 +239,7 @@ class _Twins:
         return self._like(gs.Node(op, attrs=attrs), inputs)
 
     def _like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
-        """What a node of the same operator makes of these inputs."""
+        """Add a node with the same operator and attributes on these inputs; returns its output."""
         out = assemble.variable(self.tensors.take(f"probe {node.op}"))
         name = self.nodes.take(f"probe {node.op}")
         self.model.graph.nodes.append(assemble.node(node.op, name, dict(node.attrs), inputs, [out], node.domain))

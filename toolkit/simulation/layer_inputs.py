@@ -1,4 +1,4 @@
-"""What layers with weights read, as rows: samples of the vectors that are multiplied with each output channel."""
+"""Samples of the inputs of layers with weights, as rows: vectors that are multiplied with each output channel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _LEAST_ROWS, _ROWS_AN_INPUT = 128, 16
 _BATCH = 1
-"""What all layers read of one sample, and of the next two, is in memory at once."""
+"""The inputs of all layers for three batches are in memory at once."""
 
 
 def has_input_rows(node: gs.Node) -> bool:
-    """Whether a layer's input can be taken apart into rows."""
+    """Whether rows can be extracted from a layer's input."""
     if node.op == "Conv":
         return str(node.attrs.get("auto_pad", "NOTSET")) in ("NOTSET", "VALID")
     return node.op in ("Gemm", "MatMul") and not node.attrs.get("transA", 0)
@@ -33,15 +33,15 @@ def collect_rows(
     model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
     rows: int,
 ) -> dict[str, Array]:  # fmt: skip
-    """Rows of what each layer reads, float32 [groups, rows, in], by its name; see ``has_input_rows``.
+    """Rows of each layer's input by layer name, float32 [groups, rows, in]; see ``has_input_rows``.
 
     Args:
         model: the graph; layers that onnxruntime cannot compute have no rows.
-        nodes: its layers.
-        shapes: the shape of each layer's weight.
+        nodes: the layers.
+        shapes: by layer, the shape of its weight.
         data: the samples.
-        samples: look at this many at most.
-        rows: take this many a layer at most, evenly from all samples; fewer where each group reads few inputs.
+        samples: the most samples to use.
+        rows: the most rows per layer, evenly from all samples; fewer if each group has few inputs.
     """
     found = collect_rows_by_sample(model, nodes, shapes, data, samples, rows)
     return {name: np.concatenate(list(parts.values()), axis=1) for name, parts in found.items()}
@@ -51,7 +51,7 @@ def collect_rows_by_sample(
     model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
     rows: int,
 ) -> dict[str, dict[int, Array]]:  # fmt: skip
-    """``collect_rows`` by layer and sample, counted from 0; a sample of which a layer reads nothing is missing."""
+    """``collect_rows`` by layer and sample number from 0; samples for which a layer's input is empty are missing."""
     left = not_run(model).tensors
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
@@ -62,7 +62,7 @@ def collect_rows_by_sample(
     random = np.random.default_rng(0)
     parts: dict[str, dict[int, Array]] = {}
     seen = 0
-    # rows are taken of one sample while the next ones are computed
+    # rows of one sample are extracted while the next ones are computed
     batches = islice(data.batches(_BATCH), samples)
     for batch, values in run_side_by_side(model, tensors, batches, lambda batch: batch.inputs):
         for node in nodes:
@@ -76,7 +76,7 @@ def collect_rows_by_sample(
 
 
 def _rows(node: gs.Node, shape: tuple[int, ...], rows: int) -> int:
-    """How many rows suffice for a layer: for a depthwise convolution each row has one of every channel."""
+    """How many rows suffice for a layer; fewer for grouped convolutions, since each row has values for every group."""
     if int(node.attrs.get("group", 1)) == 1:
         return rows
     return min(rows, max(_LEAST_ROWS, _ROWS_AN_INPUT * int(np.prod(shape[1:]))))
@@ -88,7 +88,7 @@ def _vectors(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
 
 
 def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
-    """What a convolution multiplies with its weights at some places of its output."""
+    """The inputs of a convolution at random positions of its output, float32 [groups, rows, in]."""
     from toolkit.simulation.window_kernel import take_windows
 
     attrs: dict[str, Any] = node.attrs

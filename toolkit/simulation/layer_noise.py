@@ -1,4 +1,4 @@
-"""What rounding a layer's input and weights adds to its output, from samples of what it reads."""
+"""Estimates the output noise from rounding a layer's input and weights, from samples of its input."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _KEPT = (1.0, 0.8, 0.6, 0.4)
 
 
 class LayerNoise:
-    """The estimate for one input and the weights that read it, with each channel divided by a factor.
+    """The noise estimate for one input and the weights that read it, with each input channel divided by a factor.
 
-    The errors of different inputs are taken as unrelated. For the input the range is used that costs the output least,
-    of the largest magnitude and parts of it, as a calibration method would choose it; with scales of blocks all of it.
+    Errors of different inputs are assumed to be uncorrelated. The input's range is the one with the least noise at the
+    output, of the largest magnitude and fractions of it, as a calibration method would choose it; with block scales
+    nothing is clipped.
 
     Args:
-        rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
-        weights: the weights of all layers that read it, float64 [groups, out, in].
-        channels: how many channels the input has.
-        precision: what both are rounded to; with a type for weights alone the input stays as it is.
-        block: how many weights share a scale; 0, or a number that does not divide them: a row does.
+        rows: rows of the input, float32 [groups, rows, in]; see ``collect_rows``.
+        weights: the weights of all layers that read the input, float64 [groups, out, in].
+        channels: number of channels of the input.
+        precision: the type to round both to; with a weights-only type the input is not rounded.
+        block: number of weights per scale; 0, or a number that does not divide ``in``: one scale per row.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class LayerNoise:
         self.power = np.einsum("grk,grk->gk", rows, rows, dtype=np.float64) / rows.shape[1]
 
     def of(self, factor: Array) -> float:
-        """Mean square of the noise, summed over the outputs, for factors float64 [channels]."""
+        """Mean square of the noise summed over the outputs; ``factor``: float64 [channels]."""
         spread = np.repeat(factor, self.places).reshape(len(self.rows), 1, -1)
         rows, weights = self.rows * (1 / spread).astype(np.float32), self.weights * spread
         from_weights = float(np.sum(_squares(self._off(weights)) * (self.power / spread[:, 0] ** 2)))
@@ -53,21 +54,21 @@ class LayerNoise:
         costs, scaled = [], np.empty_like(rows)
         for step in (np.float32(amax * kept / self.precision.max) for kept in _KEPT):
             np.multiply(rows, 1 / step, out=scaled)
-            # in steps
+            # in units of the step
             off = on_grid(scaled, self.precision)
             off -= scaled
             costs.append(float(np.sum(_squares(off) * heard) / rows.shape[1]) * float(step) ** 2)
         return from_weights + min(costs)
 
     def least(self, factors: Sequence[Array]) -> int:
-        """The index of the factors with the least noise, the first among equals; they are tried in a few threads."""
+        """The index of the factors with the least noise, the first of equals; computed in several threads."""
         workers = max(1, min(session_threads(), len(factors)))
         with ThreadPoolExecutor(workers, "noise") as pool:
             noises = list(pool.map(self.of, factors))
         return noises.index(min(noises))
 
     def _off(self, values: Array) -> Array:
-        """The rounding error of values, float64 [.., .., in], with a scale for every block of the last axis."""
+        """The rounding errors of values [.., .., in], float64, with one scale per block of the last axis."""
         parts = in_blocks(values, 2, self.block)
         amax = reach(parts, self.precision)[..., None]
         scale = scales_of_blocks(amax, self.precision) if self.precision.block else amax / self.precision.max

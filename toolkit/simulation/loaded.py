@@ -1,4 +1,4 @@
-"""The pieces of a simulation that are loaded into onnxruntime: as many as the memory allows, the last used first."""
+"""The onnxruntime sessions of a simulation's pieces: as many as the memory allows, the most recently used ones."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind, is_whole_
 from toolkit.simulation.switches import Config
 
 _COPIES = 3
-"""What a session takes, in multiples of its model: the weights, packed weights, and at first the message."""
+"""Memory of a session in multiples of its model: the weights, packed weights, and while loading the message."""
 
 
 class Pieces(Protocol):
-    """The stages of a model, and any neighbouring ones as a separate model."""
+    """The stages of a model, and any consecutive ones as a separate model; implemented by ``Cutter``."""
 
     stages: list[dict[str, tuple[str, ...]]]
     reads: list[set[str]]
@@ -37,23 +37,23 @@ class Pieces(Protocol):
     input_elements: int
 
     def piece(self, first: int, kinds: Sequence[StageKind]) -> Piece:
-        """Stages from number ``first`` on, one for each of ``kinds``."""
+        """The model of consecutive stages from number ``first`` on, one for each of ``kinds``."""
         ...
 
     def cost(self, stage: int, config: Config) -> tuple[float, float]:
-        """What a stage of a state costs for each sample of the usual size, and for each run."""
+        """The cost of a stage in a state, in multiply-accumulates, per sample of opt shapes and per run."""
         ...
 
 
 def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: float, batches: int) -> float:
-    """What stages of a state cost by the graph's arithmetic, in multiply-accumulates.
+    """The cost of stages in a state by the graph's arithmetic, in multiply-accumulates.
 
     Args:
         pieces: the stages of the model.
-        stages: their numbers.
+        stages: the numbers of the stages.
         config: the state.
-        elements: elements of all inputs of all samples.
-        batches: how many batches the samples come in.
+        elements: number of input elements of all samples.
+        batches: number of batches.
     """
     costs = [pieces.cost(stage, config) for stage in stages]
     samples = elements / max(pieces.input_elements, 1)
@@ -61,11 +61,11 @@ def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: flo
 
 
 class LoadedPieces:
-    """Sessions of pieces.
+    """The sessions of pieces, within a memory limit.
 
     Args:
         pieces: the stages of the model; a ``Cutter``.
-        memory: bytes that they may take, mapped weights included; the session in use stays in any case.
+        memory: the most bytes of sessions, including mapped weights; the session in use always stays.
     """
 
     def __init__(self, pieces: Pieces, memory: int) -> None:
@@ -73,18 +73,18 @@ class LoadedPieces:
         self._owner = loaded.join(self)
 
     def __len__(self) -> int:
-        """How many are loaded."""
+        """The number of loaded sessions."""
         return loaded.count(self._owner)
 
     def use(
         self, first: int, kinds: Sequence[StageKind], often: bool = False
     ) -> AbstractContextManager[tuple[Piece, Session]]:
-        """The piece of these stages with its session; the longest unused ones are unloaded where memory is short.
+        """The piece of these stages with its session; if memory is short, least recently used sessions are unloaded.
 
         Args:
             first: number of its first stage.
-            kinds: what each of its stages is.
-            often: see ``session``; a state that was run on few batches is loaded again for many.
+            kinds: the kind of each of its stages.
+            often: see ``session``; a state first run on few batches is loaded again for many.
         """
         often = often and is_whole_state(kinds)
 
@@ -92,7 +92,7 @@ class LoadedPieces:
             piece, packed = self._pieces.piece(first, kinds), not self._pieces.shares
 
             def load() -> tuple[Piece, Session]:
-                # the session has what it needs of the weights; memory that each kept would grow with every input shape
+                # the session holds the weights it needs; an arena per session would grow with every input shape
                 arena: Arena = "shared" if packed else "none"
                 opened = session(piece.model, threads=1, packed=packed, arena=arena, often=often)
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
@@ -106,25 +106,25 @@ class LoadedPieces:
         loaded.reserve(self._owner, size)
 
     def unload(self) -> None:
-        """Free the memory of all sessions; what is kept beside them stays."""
+        """Free the memory of all sessions, but keep the reserved bytes."""
         loaded.unload(self._owner)
         run_pool.shrink()
 
     def forget(self) -> None:
-        """Free the memory of all sessions, and count nothing beside them any more."""
+        """Free the memory of all sessions, and cancel the reserved bytes."""
         loaded.drop(self._owner)
         run_pool.shrink()
 
 
 class PlannedPiece:
-    """A piece that is run for one state; loaded when it is its turn.
+    """A piece to run for one state, loaded when needed.
 
     Args:
         loaded: the sessions.
         first: number of its first stage.
-        kinds: what each of its stages is.
+        kinds: the kind of each of its stages.
         config: the state.
-        often: whether it is run on many batches.
+        often: whether it will be run on many batches.
 
     Attributes:
         last: number of its last stage.
@@ -138,7 +138,7 @@ class PlannedPiece:
         self._choices: dict[str, Array] | None = None
 
     def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-        """Its outputs for the tensors that it takes, and the seconds of this thread that it took."""
+        """Run the piece on the tensors of ``state``; returns its outputs and the seconds of thread time."""
         with self._loaded.use(self._first, self._kinds, self._often) as (piece, opened):
             if self._choices is None:
                 self._choices = self._chosen(piece)
@@ -148,7 +148,7 @@ class PlannedPiece:
             return made, time.thread_time() - begin
 
     def _chosen(self, piece: Piece) -> dict[str, Array]:
-        """Its switches and scales."""
+        """The values of the piece's switch and scale inputs."""
         config = self._config
         choices: dict[str, Array] = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
         for tensor, kind in piece.scales.items():

@@ -1,4 +1,4 @@
-"""The range of an activation for the least error of the layers that read it, rather than of the tensor itself."""
+"""Chooses the range of an activation by the output error of the layers that read it, not by the tensor's own error."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from toolkit.base.types import Array
 from toolkit.placement.grid import limits_of, on_grid
 
 _STEPS, _OCTAVES = 8, 3
-"""Ranges that are tried: so many for each halving of the largest value, and how many halvings."""
+"""The ranges to try: steps per octave, and octaves below the largest value."""
 _SKETCH = 32
-"""Random sums of the outputs stand in for more of them: their mean square is the same (Johnson, Lindenstrauss 1984)."""
+"""Layers with more outputs are represented by random sums of these, with the same expected mean square (Johnson and
+Lindenstrauss, 1984).
+"""
 _WORTH = 0.97
 _VALUES, _LEAST_ROWS = 1 << 18, 32
 
 
 @dataclass(frozen=True)
 class RangeErrors:
-    """What a layer's output loses by rounding its input, for ranges of 2^(n/8).
+    """The output error of a layer from rounding its input, for ranges 2^(n/8).
 
     Attributes:
-        noise: by n, noise over signal of the output.
-        largest: largest magnitude of the input that was seen.
+        noise: by n, noise power over signal power of the output.
+        largest: largest magnitude of the input on the samples.
     """
 
     noise: Mapping[int, float] = field(default_factory=dict)
@@ -37,8 +39,8 @@ class RangeErrors:
         """The errors measured on samples.
 
         Args:
-            rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
-            weights: its weights, [groups, out, in].
+            rows: rows of the layer's input, float32 [groups, rows, in]; see ``collect_rows``.
+            weights: the layer's weights, [groups, out, in].
             precision: the type of the input.
         """
         most = max(_VALUES // max(rows.shape[0] * rows.shape[2], 1), _LEAST_ROWS)
@@ -59,7 +61,7 @@ class RangeErrors:
 
 
 def _errors(rows: Array, scale: np.float32, precision: Precision, errors: Array) -> None:
-    """What rows are off by once they are rounded and back, into ``errors``; both float32 and contiguous."""
+    """Write the errors of quantizing and dequantizing rows into ``errors``; both float32 and contiguous."""
     if precision.integer:
         from toolkit.calibration.kernels_rounding import rounding_errors
 
@@ -71,11 +73,11 @@ def _errors(rows: Array, scale: np.float32, precision: Precision, errors: Array)
 
 
 def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None:
-    """The amax at which all readers of a tensor together lose least; None where it is hardly better than ``now``.
+    """The amax with the least total error at all readers of a tensor; None if hardly better than ``now``.
 
     Args:
-        errors: those of each reader.
-        now: its current amax.
+        errors: the errors of each reader.
+        now: the tensor's current amax.
     """
     known = [one for one in errors if one.noise]
     steps = sorted(set.intersection(*(set(one.noise) for one in known))) if known else []
@@ -84,7 +86,7 @@ def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None
     total = {step: sum(one.noise[step] for one in known) for step in steps}
     best = min(steps, key=total.__getitem__)
     own = min(max(_STEPS * math.log2(now), steps[0]), steps[-1])
-    # rows may lack a tensor's largest values, and a range beyond all values only coarsens steps
+    # sampled rows may lack a tensor's largest values, and a range beyond all values only makes steps coarser
     if 2 ** (best / _STEPS) >= max(one.largest for one in known) and now <= 2 ** (best / _STEPS):
         return None
     before = float(np.interp(own, steps, [total[step] for step in steps]))
@@ -92,7 +94,7 @@ def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None
 
 
 def _sketched(weights: Array) -> Array:
-    """Weights of a few random sums of the outputs, [groups, sums, in]; unchanged where they are few."""
+    """Weights of 32 random sums of the outputs, [groups, sums, in]; unchanged if there are no more outputs."""
     outs = weights.shape[1]
     if outs <= _SKETCH:
         return weights

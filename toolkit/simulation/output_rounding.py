@@ -1,4 +1,4 @@
-"""Rounding each layer's weights for the least error of its output, on samples of what it reads."""
+"""Rounds each layer's weights for the least error of its output, on samples of its input."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _HELD, _LEAST_HELD = 0.25, 2
-"""The part of the samples that decide how weights are rounded by the others, and so many at least: one does not show
-how far samples differ."""
+"""The share of samples to hold out, which judge roundings found on the others; at least two, since one does not show
+how much samples differ.
+"""
 _DAMPINGS = 0.01, 0.1, 1.0
 _OUTPUTS, _PARTS = 64, 16
-"""So many outputs of a layer, and parts of what was held out, are enough to decide that."""
+"""The most outputs of a layer, and parts of the held-out rows, for this judgement."""
 _MOST = 4608
-"""Inputs that one output sums, at most: a matrix of their products is inverted."""
+"""The most inputs per output: the matrix of their products is inverted."""
 
 
 def rounder_on_samples(
@@ -52,17 +53,18 @@ def rounder_on_samples(
     plain: Rounder,
     context: Context,
 ) -> Rounder:
-    """How the weights of layers are rounded, given samples.
+    """A rounder of the weights of layers, with roundings chosen on samples.
 
-    A search, its trials and the insertion after it choose once for a layer that is the same in all of them: what is
-    known of as many samples or more holds. Where the context keeps what calibration collects, this is kept beside it.
+    A search, its trials and the insertion after it choose only once for a layer that is the same in all of them:
+    results from as many samples or more are reused. If the context keeps calibration results on disk, roundings are
+    kept beside them.
 
     Args:
         model: the float graph.
-        nodes: its layers with constant weights.
+        nodes: the layers, with constant weights.
         data: the samples.
-        plain: how they are rounded without samples.
-        context: knows what was found before, and gets what is found now.
+        plain: the rounder without samples.
+        context: holds earlier results, and receives new ones.
     """
     known: SeenOnSamples = context.roundings
     seen = {node.name: seen_before(known, model, node, plain, len(data)) for node in nodes}
@@ -96,23 +98,23 @@ def round_on_samples(
     progress: Progress = silent,
     kept: RoundingCheckpoint | None = None,
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
-    """Weights rounded for the least error of their layers' outputs, and what ranges of a layer's input cost its output.
+    """Round weights for the least output error, and measure the output errors for ranges of a layer's input.
 
-    Each channel or block gets the one of 20 scales that costs the output least, as SeqMSE chooses it; then the weights
-    are rounded one input after the other, the remaining ones making up for each error (GPTQ). Held-out samples decide
-    how much of that is better than the nearest levels, if any. Where the mean of an input is noted (see
+    Each channel or block gets the one of 20 scales with the least output error, as in SeqMSE; then weights are rounded
+    input by input, with the remaining ones compensating each error (GPTQ). Held-out samples decide whether, and with
+    which damping, the result is better than rounding to the nearest level. If the mean of an input is noted (see
     ``note_input_mean``), its contribution is left to the bias.
 
     Args:
         model: the float graph.
-        nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
-        data: the samples, of which 64 are used.
-        rounder: holds the type, and how many weights share a scale.
+        nodes: the layers, with constant weights; transposed convolutions and very wide layers are left out.
+        data: the samples, of which at most 64 are used.
+        rounder: has the type and the number of weights per scale.
         progress: called with the current task, the amount done, and the total.
-        kept: what an interrupted run found for these weights, and where this one keeps it.
+        kept: checkpoint with results of an interrupted run, which receives those of this run.
 
     Returns:
-        The weights by tensor and axis of the channels or blocks, and the costs by layer.
+        The rounded weights by tensor and axis of channels or blocks, and the errors by layer.
     """
     kept = kept or RoundingCheckpoint()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
@@ -136,7 +138,7 @@ def round_on_samples(
                 rows = np.concatenate(list(seen[node.name].values()), axis=1)
                 flat = _flat(node, model.constant(node.inputs[1]), len(rows))
                 losses[node.name] = RangeErrors.of(rows, flat, rounder.precision)
-        # a tensor that several layers read is one constant
+        # a weight that several layers share is rounded once for all
         read = [part for node in some for part in seen.get(node.name, {}).values()]
         alike = all(node.name in seen for node in some) and len({part.shape[::2] for part in read}) == 1
         if not alike or sum(part.shape[1] for part in read) < _LEAST_ROWS:
@@ -145,7 +147,7 @@ def round_on_samples(
         assert weight is not None and axis is not None
         return losses, _round(some[0], weight, axis, _by_sample(model, some, seen), rounder)
 
-    # numpy lets other threads compute meanwhile, and no layer's result depends on another's
+    # numpy releases the interpreter lock, and layers are independent of each other
     workers = max(1, min(session_threads(), len(layers)))
     with blas_threads(workers), ThreadPoolExecutor(workers, "rounding") as pool:
         made = pool.map(one, [axis for _, axis in layers], layers.values())
@@ -160,7 +162,7 @@ def round_on_samples(
 
 
 def _by_sample(model: Model, nodes: Sequence[gs.Node], seen: Mapping[str, Mapping[int, Array]]) -> list[Array]:
-    """What layers that share a weight read of each sample, float32 [groups, rows, in]."""
+    """Input rows by sample of the layers that share a weight, each float32 [groups, rows, in]."""
     found: dict[int, list[Array]] = {}
     for node in nodes:
         for sample, rows in seen[node.name].items():
@@ -180,11 +182,11 @@ def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
 
 
 def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], rounder: Rounder) -> RoundedWeight | None:
-    """A rounding better for a layer's output than each weight's nearest level in its range of least error, if any is.
+    """A rounding with less output error than the nearest levels in the range of least error; None if none has.
 
-    What the inputs of few samples have in common by chance would be taken for a rule. So samples that no choice
-    was based on decide how far the relations between inputs are trusted, and whether the result is kept; with fewer
-    than three samples nothing is.
+    With few samples, chance correlations between inputs would be overfitted. So held-out samples decide on the damping,
+    that is, how far correlations between inputs are trusted, and whether to keep the result; with fewer than three
+    samples nothing is kept.
     """
     first_held = len(samples) - max(_LEAST_HELD, int(len(samples) * _HELD))
     if first_held < 1:
@@ -211,7 +213,7 @@ def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], ro
         if now.sum() >= after.sum():
             break
         damping, after = tried, now
-    # megabytes for a layer that sums thousands of inputs
+    # frees megabytes for a layer with thousands of inputs
     del inputs
     if _surely_less(after, before):
         scale, made = _fitted(flat, RelatedInputs(rows), rounder, damping)
@@ -221,7 +223,7 @@ def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], ro
         kept = by_block if rounder.block else scale.reshape(-1)
         return RoundedWeight(kept, values, _db(signal, before.sum()), _db(signal, after.sum()))
     if _surely_less(nearest["minmax"], nearest["mse"]):
-        # what the range of the weights' own least error would clip matters here
+        # the values that the range of the weights' own least error would clip matter here
         full, name = plain["minmax"], node.inputs[1].name
         levels = _db(signal, nearest["mse"].sum()), _db(signal, nearest["minmax"].sum())
         return RoundedWeight(full.scale(name, weight, axis), full.rounded(name, weight, axis), *levels)
@@ -229,10 +231,10 @@ def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], ro
 
 
 def _fitted(flat: Array, inputs: RelatedInputs, rounder: Rounder, damping: float) -> tuple[Array, Array]:
-    """The scales [groups, out, blocks] by these ``inputs``, and the weights [groups, out, in] quantized and back."""
+    """The scales [groups, out, blocks] for ``inputs``, and the weights [groups, out, in] quantized and dequantized."""
     groups, outs, width = flat.shape
     block, precision = rounder.block or width, rounder.precision
-    # what shares a scale, [groups * blocks, out, block]: the inputs of a block are treated as a layer of their own
+    # weights by scale, [groups * blocks, out, block]: the inputs of a block are treated as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
     power = (inputs.power + damping * inputs.power.mean(axis=1, keepdims=True)).reshape(-1, block)
     amax = reach(parts, precision)
@@ -246,28 +248,28 @@ def _centred(model: Model, node: gs.Node, rows: Array) -> Array:
     mean = input_mean(model, node)
     if mean is None or rows.shape[0] * rows.shape[2] % mean.size:
         return rows
-    # a kernel's places of one channel lie together
+    # the kernel positions of one channel are adjacent
     spread = np.repeat(mean, rows.shape[0] * rows.shape[2] // mean.size)
     return np.asarray(rows - spread.reshape(len(rows), 1, -1).astype(np.float32))
 
 
 def _width(node: gs.Node, weight: Array) -> int:
-    """How many weights each output channel has."""
+    """Number of weights per output channel."""
     return int(weight.shape[0]) if is_stored_in_out(node) else int(np.prod(weight.shape[1:]))
 
 
 def _power(weights: Array, rows: Array) -> float:
-    """Sum of squares of the outputs for rows of inputs, over all outputs."""
+    """Sum of squares of all outputs for rows of inputs."""
     return float(_by_row(weights, rows).sum())
 
 
 def _powers(weights: Array, rows: Array, ends: Array) -> Array:
-    """``_power`` for parts of the rows, each of one sample or several, float64 [parts].
+    """``_power`` for parts of the rows, each of one or several samples, float64 [parts].
 
     Args:
         weights: [groups, out, in].
         rows: [groups, rows, in].
-        ends: for each sample the row after its last.
+        ends: by sample, the index after its last row.
     """
     by_sample = np.diff(np.cumsum(_by_row(weights, rows))[ends - 1], prepend=0.0)
     return np.array([part.sum() for part in np.array_split(by_sample, min(_PARTS, len(by_sample)))])
@@ -279,7 +281,7 @@ def _by_row(weights: Array, rows: Array) -> Array:
 
 
 def _surely_less(noise: Array, other: Array) -> bool:
-    """Whether noise is less than another by more than the standard error over the parts of the rows."""
+    """Whether ``noise`` is less than ``other`` by more than the standard error over the parts of the rows."""
     gain = other - noise
     return bool(gain.sum() > 0 and gain.mean() * math.sqrt(len(gain)) > (gain.std(ddof=1) if len(gain) > 1 else 0.0))
 

@@ -1,4 +1,4 @@
-"""A model's graph as protobuf together with the pairs of its groups: what the simulation's pieces are built from."""
+"""A model's graph as protobuf with the pairs of its groups, from which the simulation's pieces are built."""
 
 from __future__ import annotations
 
@@ -27,31 +27,33 @@ from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Switches
 
 _ROUNDED_BYTES = 32 << 20
-"""What rounded weights may take that are kept for the next piece: a search asks for those of a small model a hundred
-times."""
+"""The most bytes of rounded weights to keep for later pieces: a search needs those of a small model about a hundred
+times.
+"""
 _OF_THIS_PROCESS = frozenset({"_quantized", "_rounded", "_kept", "_keeping"})
 
 
 class PairedGraph:
-    """The nodes, constants and tensors of a model, and which input of which node has a pair.
+    """The nodes, constants and tensors of a model, and the inputs of nodes that have a pair.
 
     Args:
         switches: the model, its groups and their pairs.
         facts: element types and shapes, as far as known.
-        rounder: says how weights are rounded.
+        rounder: rounds the weights.
 
     Attributes:
-        nodes: all nodes in their order but Constants.
-        constants: initializers and the values of Constants.
-        weights: the values of large constants, which are not in ``constants``: those of all pieces are the same arrays.
-        shares: whether they are too many for copies, in branches too.
+        nodes: all nodes in graph order, except Constants.
+        constants: initializers and the values of Constants, by name.
+        weights: values of large constants by name, which ``constants`` holds without values; all pieces use the same
+            arrays.
+        shares: whether the weights are too large for copies, also in branches.
         names: the groups' layers.
-        readers: for every tensor the nodes that read it.
-        uses: for every node that is no group the indices of its inputs with pairs.
-        pair_of: the pair at a node's input.
-        base: the scales of the base state.
-        padded: by tensor the node that pads it with zeros, where zeros at its border leave the rest as it is.
-        biases: what a quantized layer's bias becomes, by the node and the input that hold it.
+        readers: by tensor, the nodes that read it.
+        uses: by node outside the groups, the indices of its inputs with pairs.
+        pair_of: by node and input index, the pair there.
+        base: the state with every group quantized.
+        padded: by tensor, the Pad that produces it with zeros, so that quantizing before the Pad is equivalent.
+        biases: corrected biases of quantized layers, by the node and input index that hold them.
     """
 
     def __init__(self, switches: Switches, facts: Facts, rounder: Rounder) -> None:
@@ -60,7 +62,7 @@ class PairedGraph:
         self.precision = switches.precision
         model = switches.model
         model.tidy()
-        # by no profile: what holds here holds for all sizes of the inputs
+        # without profiles: these lengths are valid for all input sizes
         self._lengths = {
             name: shapes[0][0]
             for name, shapes in model.facts().shapes.items()
@@ -79,7 +81,7 @@ class PairedGraph:
         self.nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             constant = _constant_of(node)
-            # an output that is a constant comes from a node all the same
+            # an output that is constant needs its node
             if constant is None or constant.name in self.outputs:
                 self.nodes.append(node)
             else:
@@ -94,7 +96,7 @@ class PairedGraph:
         self.uses = self._other_uses(switches)
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
-        # a block that is longer by zeros has other neighbours
+        # padding with zeros would shift the blocks
         pads = [node for node in self.nodes if node.op_type == "Pad" and not self.precision.block]
         self.padded = {node.output[0]: node for node in pads if self._with_zeros(node)}
         self.biases = dict(self._corrected(switches))
@@ -107,15 +109,14 @@ class PairedGraph:
         self._forget_quantized()
 
     def _forget_quantized(self) -> None:
-        # another piece of the same stage needs the same weights: those of pieces that are loaded, and large ones, most
-        # of which are on the disk
+        # other pieces of a stage need the same weights: reuse those of loaded pieces, and large ones, mostly on disk
         self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._rounded: dict[tuple[str, int | None], Array] = {}
         self._kept: list[Array] = []
         self._keeping = Lock()
 
     def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
-        """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
+        """Inputs with pairs outside the groups; both of an Add, since either may have the pair."""
         found = switches.uses
         for name in found:
             node = switches.nodes[name]
@@ -124,7 +125,7 @@ class PairedGraph:
         return found
 
     def _corrected(self, switches: Switches) -> Iterator[tuple[tuple[str, int], onnx.TensorProto]]:
-        """The biases that make up for the rounding of their layers' weights, as the pass that quantizes writes them."""
+        """The biases that compensate for the rounding of weights, as the pass that quantizes writes them."""
         for name in switches.names:
             node, pair = switches.nodes[name], self.pair_of.get((name, 1))
             if pair is None or not pair.weight or input_mean(switches.model, node) is None:
@@ -135,31 +136,31 @@ class PairedGraph:
                 yield (place.holder.name, place.index), numpy_helper.from_array(place.plus(switches.model, values))
 
     def _with_zeros(self, pad: onnx.NodeProto) -> bool:
-        """Whether a Pad adds zeros alone."""
+        """Whether a Pad adds only zeros."""
         mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
         value = pad.input[2] if len(pad.input) > 2 else ""
         return mode == b"constant" and (not value or (value in self.constants and not self.values(value).any()))
 
     def type_of(self, name: str) -> int | None:
-        """The ONNX element type of a tensor, or None where nobody knows."""
+        """The ONNX element type of a tensor; None if not known."""
         found = self.facts.types.get(name)
         if found is None and name in self.declared:
             found = self.declared[name].type.tensor_type.elem_type or None
         return found
 
     def scale_type(self, tensor: str) -> int:
-        """The ONNX element type of an activation's scale: the tensor's own, float32 where blocks share scales."""
+        """The ONNX element type of an activation's scale: the tensor's own, or float32 with block scales."""
         return TensorProto.FLOAT if self.precision.block else self.type_of(tensor) or TensorProto.FLOAT
 
     def pair(
         self, tensor: str, scale: str, name: Callable[[str], str]
     ) -> tuple[list[onnx.NodeProto], onnx.TensorProto]:
-        """The nodes that quantize and dequantize an activation, the result last, and the zero point that they read.
+        """The nodes that quantize and dequantize an activation, the one with the result last, and their zero point.
 
         Args:
             tensor: the activation.
-            scale: the tensor that holds its scale.
-            name: makes names of their own for ``q``, ``dq`` and ``zero``.
+            scale: name of the tensor with its scale.
+            name: returns unique names for ``q``, ``dq`` and ``zero``.
         """
         stored, back, zero = (name(word) for word in ("q", "dq", "zero"))
         domain, more, grid = None, {}, [scale, zero]
@@ -184,11 +185,11 @@ class PairedGraph:
         return np.asarray(numpy_helper.to_array(self.constants[constant]))
 
     def quantized_weight(self, tensor: str, axis: int | None, name: str) -> onnx.TensorProto:
-        """The fake-quantized copy of a weight as a constant of that name."""
+        """The fake-quantized copy of a weight as a constant called ``name``."""
         return numpy_helper.from_array(self._fake_quantized(tensor, axis), name)
 
     def shared_quantized(self, tensor: str, axis: int | None) -> tuple[str, Array]:
-        """The fake-quantized copy of a weight that is beside the message, by the name that it has in all pieces."""
+        """The fake-quantized copy of a weight stored outside the protobuf message, with its name in all pieces."""
         name = f"qtool {tensor} {axis} dq"
         found = self._quantized.get(name)
         if found is None:
@@ -200,12 +201,12 @@ class PairedGraph:
     def _fake_quantized(self, tensor: str, axis: int | None) -> Array:
         values, key = looked_at(self.values(tensor)), (tensor, axis)
         if key not in self._scales:
-            # to find them may take a hundred times as long as to round by them, which is done again for every piece
+            # finding scales can take a hundred times as long as rounding with them, which is repeated for every piece
             self._scales[key] = self.rounder.scale(tensor, values, axis)
         if (kept := self._rounded.get(key)) is not None:
             return kept
         found = self.rounder.rounded(tensor, values, axis, self._scales[key])
-        # pieces are built side by side
+        # pieces are built in parallel
         with self._keeping:
             room = _ROUNDED_BYTES - sum(one.nbytes for one in self._rounded.values())
             if not self.shares and found.nbytes <= room:
@@ -213,7 +214,7 @@ class PairedGraph:
         return found
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
-        """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""
+        """A tensor as input of a piece or, if not ``shaped``, as output; untyped if its type is not known."""
         given = next((value for value in self.inputs if value.name == name), None)
         if given is not None:
             return given
@@ -224,14 +225,14 @@ class PairedGraph:
         if not shaped or not corners or len({len(shape) for shape in corners}) != 1:
             return helper.make_tensor_value_info(name, kind, None)
         if len(corners[0]) == 1 and name in self._lengths:
-            # ONNX's inference takes a shape that is cast, of unknown length, for that of a scalar (Resize fails then)
+            # ONNX's shape inference treats a Cast of a shape of unknown length as a scalar, with which Resize fails
             return helper.make_tensor_value_info(name, kind, [self._lengths[name]])
-        # sizes are left open: the facts may be of one profile only
+        # sizes stay open: the facts may be of a single profile
         return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a Constant, named as its output; None for other nodes, and for a Constant of plain numbers."""
+    """The tensor of a Constant, with its output's name; None for other nodes, and for Constants without a tensor."""
     value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
     if node.op_type != "Constant" or value is None:
         return None

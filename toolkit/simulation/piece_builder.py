@@ -1,8 +1,8 @@
-"""What one piece of the simulation holds: the nodes of its stages, plain, with pairs, or with layers under switches.
+"""Builds one piece of the simulation: the nodes of its stages, plain, with pairs, or with layers under switches.
 
-A layer under a switch is an ``If`` whose branches hold the layer with its own copies of the weights: fake-quantized in
-one, float in the other. onnxruntime packs the weights of both in advance, so that neither branch is much slower than
-the plain layer (by 1 to 2 percent on convolutions, whereas weights fed as inputs cost 45 percent).
+A layer under a switch is an ``If`` with a copy of the layer and its weights in each branch: fake-quantized in one,
+float in the other. onnxruntime prepacks the weights of both, so either branch is hardly slower than the plain layer (by
+1 to 2 percent on convolutions, compared with 45 percent for weights fed as inputs).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from toolkit.simulation.paired_graph import PairedGraph
 
 SWITCH, SCALE = "qtool switch ", "qtool scale "
 FLOAT, FULL, SWITCHED, FIXED = "float", "full", "switched", "switched, scales fixed"
-"""What a stage of a piece holds: the plain float nodes, all pairs of the base state as constants, or switches with
-scales as inputs, or switches with the base state's scales as constants. An input costs about four microseconds a run.
+"""The kinds of stages: the plain float nodes; all pairs of the base state with constant scales; switches with scales as
+inputs; switches with the base state's scales as constants. An input costs about four microseconds per run.
 """
 
 
 @dataclass(frozen=True)
 class OwnState:
-    """Another kind of stage: plain nodes, with the pairs of one state.
+    """A kind of stage without switches: plain nodes with the pairs of one state.
 
-    onnxruntime fuses nothing across the border of an ``If``, and a convolution in one takes its input and returns its
-    output in the plain layout: seen on a network of depthwise convolutions, a state under switches takes twice the time
-    of the float model even where nearly all is float.
+    onnxruntime fuses nothing across the boundary of an ``If``, and a convolution inside reads and writes the plain
+    layout: on a network of depthwise convolutions, a state under switches took twice as long as the float model even
+    with nearly all layers in float.
 
     Attributes:
-        on: its switches that are on.
-        fixed: whether its scales are the base state's, as constants; else they are inputs.
+        on: the state's active switches.
+        fixed: whether its scales are those of the base state, as constants; else they are inputs.
     """
 
     on: frozenset[str]
@@ -47,13 +47,13 @@ StageKind = str | OwnState
 
 
 def is_whole_state(kinds: Sequence[StageKind]) -> bool:
-    """Whether stages of these kinds are one state with pairs and no switches, such as is run on many samples."""
+    """Whether stages of these kinds have the pairs of one state and no switches, to run on many samples."""
     return len(kinds) > 1 and not {SWITCHED, FIXED}.intersection(kinds) and any(kind != FLOAT for kind in kinds)
 
 
 @dataclass
 class Segment:
-    """Nodes that belong to one place in the order: a node, or a layer under a switch with what fuses with it."""
+    """A unit that is never cut: one node, or a layer with a switch and the nodes that fuse with it."""
 
     nodes: list[onnx.NodeProto]
     layer: str = ""
@@ -91,12 +91,12 @@ class PieceBuilder:
             self._other(segment.nodes[0])
 
     def drop_unread(self, outputs: Collection[str]) -> None:
-        """Leave out nodes that nothing reads any more, since their counterpart after a pair is read instead."""
+        """Remove Pads that nothing reads any more, since their copy after a pair is read instead."""
         read = {name for node in self.nodes for name in reads_of(node)}.union(outputs)
         self.nodes = [node for node in self.nodes if node.output[0] in read or node.output[0] not in self._passed]
 
     def _plain(self, segment: Segment, on: Collection[str]) -> None:
-        """The segment with its pairs, where its switches are ``on``."""
+        """Append a segment with the pairs of the switches in ``on``."""
         first = onnx.NodeProto()
         first.CopyFrom(segment.nodes[0])
         quantized = segment.layer in on
@@ -109,7 +109,7 @@ class PieceBuilder:
         self.nodes += [self._corrected(node) if quantized else node for node in (first, *segment.nodes[1:])]
 
     def _corrected(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """A node of a quantized layer with its corrected bias, where it has one."""
+        """A node of a quantized layer, with its corrected bias if it has one."""
         indices = [i for i in range(len(node.input)) if (node.name, i) in self.graph.biases]
         if not indices:
             return node
@@ -133,21 +133,21 @@ class PieceBuilder:
         return name
 
     def _share(self, weights: Mapping[str, Array]) -> None:
-        """Let the piece's main graph have large constants whose values are beside it."""
+        """Add large constants to the piece's main graph, with values outside the protobuf message."""
         for name, values in weights.items():
             self.weights[name] = values
             self.constants[name] = large_header(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
 
     def _pair(self, tensor: str) -> str:
-        """The dequantized tensor, one pair for all readers.
+        """Add a tensor's pair, once for all readers; returns the dequantized tensor's name.
 
-        For a tensor padded with zeros, the Pad's input gets the pair: zero is zero on any grid, and
-        onnxruntime makes one node of a Pad and the convolution that reads it.
+        For a tensor padded with zeros, the Pad's input gets the pair: zero is exact on any grid, and onnxruntime fuses
+        a Pad with the convolution that reads it.
         """
         if tensor not in self._pairs:
             pad = self.graph.padded.get(tensor)
             if pad is not None and not any(tensor in node.output for node in self.nodes):
-                # it comes from an earlier piece
+                # it is computed in an earlier piece
                 pad = None
             words = {word: f"qtool {tensor} {word}" for word in ("q", "dq", "zero", "padded")}
             source = tensor if pad is None else pad.input[0]
@@ -204,7 +204,7 @@ class PieceBuilder:
 
     def _base_scale(self, tensor: str) -> str:
         name, kind = f"qtool {tensor} scale", self.graph.scale_type(tensor)
-        # a tensor without a pair in the base state has none wherever the base state's scales are used
+        # a tensor without a pair in the base state has no pair in any state with the base state's scales
         self.constants[name] = helper.make_tensor(name, kind, [], [self.graph.base.scales.get(tensor, 1.0)])
         return name
 

@@ -1,4 +1,4 @@
-"""What a state costs from the cut on that it is run from, by the graph's arithmetic."""
+"""The cost of running a state from the cut at which it starts, by the graph's arithmetic."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from toolkit.simulation.switches import Config
 
 
 def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequence[int], part: Sequence[int]) -> float:
-    """What stages of a state cost on some batches, in multiply-accumulates.
+    """The cost of stages in a state on some batches, in multiply-accumulates.
 
     Args:
         pieces: the stages of the model.
-        stages: their numbers.
+        stages: the numbers of the stages.
         config: the state.
-        sizes: by batch the elements of all inputs.
+        sizes: by batch, the number of elements of all inputs.
         part: the batches' numbers.
     """
     return cost_of(pieces, stages, config, sum(sizes[index] for index in part), len(part))
@@ -26,15 +26,15 @@ def cost_after_cuts(
     pieces: Pieces, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
     kept: Container[int],
 ) -> float:  # fmt: skip
-    """What a state costs on some batches, run from the last cut up to which it equals one that is kept there.
+    """The cost in multiply-accumulates of a state on some batches, run from the last cut where an equal state is kept.
 
     Args:
         pieces: the stages of the model.
         config: the state.
         like: a state that is kept for some batches.
-        sizes: by batch the elements of all inputs.
+        sizes: by batch, the number of elements of all inputs.
         part: the batches' numbers.
-        cuts: where states are kept, the float model for all batches.
+        cuts: the cuts at which states are kept; the float model for all batches.
         kept: the batches for which ``like`` is kept.
     """
     count, own = len(pieces.stages), signatures_of(pieces, config)

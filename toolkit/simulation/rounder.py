@@ -1,4 +1,4 @@
-"""How constant weights are rounded: the scales of each, and what it is once quantized and back."""
+"""Rounds constant weights: the scales of each, and its values after quantizing and dequantizing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.switches import fake_quantized
 
 _KNOWN = 4096
-"""Weights whose amax is kept: each is a number a channel."""
+"""The most weights to remember amax for, one number per channel each."""
 _known: OrderedDict[tuple[object, ...], Array] = OrderedDict()
 _looking = Lock()
 
 
 def _amax(values: Array, axis: int | None, method: str, precision: Precision, block: int) -> Array:
-    """As ``weight_amax``; what was found of the same values is found again: forms of a model share most of its weights,
-    and to look for the range of least error takes a hundred times as long as to tell that they are the same.
+    """``weight_amax``, cached by content.
+
+    Forms of a model share most of its weights, and the search for the range of least error takes a hundred times as
+    long as comparing digests.
     """
-    # where no samples say better the range for the output is that of least error
+    # without samples, "output" uses the range of least error
     method = "mse" if method == "output" else method
     key = content_digest(values), str(values.dtype), values.shape, axis, method, precision, block
     with _looking:
@@ -48,14 +50,14 @@ def _amax(values: Array, axis: int | None, method: str, precision: Precision, bl
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A weight on its grid.
+    """A weight rounded to its grid.
 
     Attributes:
-        scale: float32 [1], [channels], or in blocks of the weight's rank.
-        values: the weight, quantized and back.
-        before_db: SQNR of its layer's output with each value rounded to the nearest, on samples that nothing was chosen
-            on; None where nothing was measured.
-        after_db: rounded as these values are, by the other samples.
+        scale: float32 [1] or [channels]; with block scales an array of the weight's rank.
+        values: the weight, quantized and dequantized.
+        before_db: SQNR in dB of its layer's output with each value rounded to the nearest level, on held-out samples;
+            None if not measured.
+        after_db: the same with this rounding, chosen on the other samples.
     """
 
     scale: Array
@@ -64,28 +66,29 @@ class RoundedWeight:
     after_db: float | None = None
 
     def times(self, factor: Array, axis: int, precision: Precision) -> RoundedWeight:
-        """The same values of the type for the weight whose channels along an axis are multiplied by ``factor``."""
+        """The same quantized values for the weight with its channels along ``axis`` multiplied by ``factor``."""
         spread = [-1 if at == axis else 1 for at in range(self.values.ndim)]
-        # scales are stored in few digits
+        # stored scales have few digits
         scale = storable_scale(self.scale * factor * precision.max, precision)
         values = self.values * (scale / self.scale).reshape(spread)
         return replace(self, scale=scale, values=values.astype(self.values.dtype))
 
 
 Chosen = Mapping[tuple[str, "int | None"], RoundedWeight]
-"""What was chosen on samples, by tensor and channel axis."""
+"""Roundings chosen on samples, by tensor and axis of channels or blocks."""
 
 
 @dataclass(frozen=True)
 class Rounder:
-    """Rounds weights: by what was chosen for some, each value to the nearest for all others.
+    """Rounds weights: as chosen on samples for some, each value to the nearest level for all others.
 
     Attributes:
-        method: how the range of a channel is chosen: minmax, mse or output.
+        method: the method to choose a channel's range: minmax, mse or output.
         precision: the quantized type.
-        chosen: what was chosen on samples.
-        block: how many weights along the axis share a scale, as the type says where it does; 0: a channel does.
-        errors: by layer what ranges of its input cost its output, as far as that was measured on samples.
+        chosen: roundings chosen on samples.
+        block: number of weights along the axis per scale; the type's own if it has block scales; 0 for one scale per
+            channel.
+        errors: by layer, output errors for ranges of its input, as far as measured on samples.
     """
 
     method: str
@@ -98,12 +101,12 @@ class Rounder:
         object.__setattr__(self, "block", self.precision.block or self.block)
 
     def scale(self, tensor: str, values: Array, axis: int | None) -> Array:
-        """The scales of a weight, float32 [1] or [channels], in blocks of the weight's rank.
+        """The scales of a weight, float32 [1] or [channels]; with block scales an array of the weight's rank.
 
         Args:
-            tensor: its name.
-            values: its float values.
-            axis: the axis of the channels or blocks; None for one scale in all.
+            tensor: the weight's name.
+            values: the weight's float values.
+            axis: the axis of the channels or blocks; None for one scale per tensor.
         """
         found = self.chosen.get((tensor, axis))
         if found is not None:
@@ -111,7 +114,7 @@ class Rounder:
         return storable_scale(_amax(values, axis, self.method, self.precision, self.block), self.precision)
 
     def rounded(self, tensor: str, values: Array, axis: int | None, scale: Array | None = None) -> Array:
-        """The weight, quantized and back, by what ``scale`` gives, where that is known already."""
+        """The weight, quantized and dequantized; ``scale``: the result of ``scale()`` if known already."""
         found = self.chosen.get((tensor, axis))
         if found is not None:
             return found.values
@@ -119,13 +122,13 @@ class Rounder:
         return fake_quantized(values, scale, axis, self.precision, self.block)
 
     def fingerprint(self) -> list[list[str]]:
-        """The size of blocks, and what was chosen, by content: of each weight name, axis, and SHA-256 of its values."""
+        """The block size, then name, axis and SHA-256 of the values of each chosen rounding."""
         found = sorted([tensor, str(axis), content_digest(one.values)] for (tensor, axis), one in self.chosen.items())
         return [[str(self.block)], *found]
 
 
 def rounding_key(model: Model, node: gs.Node, rounder: Rounder) -> str:
-    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex."""
+    """SHA-256 in hex of everything the rounding of a layer's weights depends on, for one function of the model."""
     weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
     values = content_digest(weight) if weight is not None else ""
     noted = mean.tolist() if mean is not None else []

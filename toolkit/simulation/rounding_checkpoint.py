@@ -1,4 +1,4 @@
-"""What samples showed of rounding weights, kept in a file: an interrupted run need not find it out again."""
+"""A checkpoint of roundings chosen on samples, so that an interrupted run need not repeat them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight
 
 WeightKey = tuple[str, "int | None"]
-"""A weight's name, and the axis of its channels or blocks."""
+"""A weight's name and the axis of its channels or blocks."""
 PATTERN = "roundings-*.npz"
-"""The files' names in the folder."""
+"""Glob pattern of the checkpoints' file names."""
 _EVERY = 5.0
-"""Seconds of work that an interrupt may lose."""
+"""The most seconds of work to lose by an interrupt."""
 
 
 class _RoundingsHead(FileSchema):
-    """Names in the order of their arrays: weights that were rounded, layers; and the weights that were looked at."""
+    """Names in the order of the file's arrays: rounded weights, and layers; then all weights that are done."""
 
     weights: list[tuple[str, int | None]]
     layers: list[str]
@@ -35,16 +35,16 @@ class _RoundingsHead(FileSchema):
 
 
 class RoundingCheckpoint:
-    """The roundings that one look at samples finds, weight by weight.
+    """The roundings found so far on samples, by weight.
 
     Args:
-        path: the file; None keeps them in memory alone. A damaged file, or one for other weights, is started over.
-        shapes: of the weights that are rounded, by name.
+        path: the file; None keeps results only in memory. A damaged file, or one of other weights, is ignored.
+        shapes: the shapes of the weights to round, by name.
 
     Attributes:
-        found: by weight a rounding that is better than to the nearest.
-        errors: by layer what ranges of its input cost its output.
-        done: the weights that were looked at.
+        found: by weight, a rounding that is better than to the nearest level.
+        errors: by layer, output errors for ranges of its input.
+        done: the weights that are done, with or without a better rounding.
     """
 
     def __init__(self, path: Path | None = None, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
@@ -58,7 +58,7 @@ class RoundingCheckpoint:
                 self.found, self.errors, self.done = _read(path, shapes or {})
 
     def add(self, key: WeightKey, errors: Mapping[str, RangeErrors], rounded: RoundedWeight | None) -> None:
-        """Take in what was seen of a weight and its layers; written now and then."""
+        """Add the results for a weight and its layers; saves if the last save is over five seconds ago."""
         self.errors |= errors
         if rounded is not None:
             self.found[key] = rounded
@@ -68,7 +68,7 @@ class RoundingCheckpoint:
             self.save()
 
     def save(self) -> None:
-        """Write what was added atomically."""
+        """Write the file atomically, if anything was added."""
         if self.path is None or not self._new:
             return
         arrays: dict[str, Array] = {}

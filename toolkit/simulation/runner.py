@@ -1,4 +1,4 @@
-"""Runs states of the simulation: only the stages after the first change are computed again."""
+"""Runs states of the simulation, computing only the stages from the first change on."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from toolkit.simulation.state_run import BatchRequest, BatchRun, StateRun, Tenso
 from toolkit.simulation.switches import Config
 
 MEMORY = 1 << 30
-"""Bytes that a simulation keeps."""
+"""Default memory of a simulation in bytes."""
 _JOINED_BYTES = 256 << 20
 _TIMED, _BEGUN = 24, 3
 _PARTS, _PARTS_JOINED = 2, 4
-"""Of the memory, one in so many parts is for the sessions' weights; few plans in one piece are run again."""
+"""The divisor of the memory for the sessions' weights; larger for pieces of all stages, of which few are reused."""
 _OFTEN = 14
-"""From so many batches on a session that is faster to run saves what it takes longer to load, 40 to 70 ms."""
+"""From this number of batches on, a session optimized for speed makes up for its longer loading, 40 to 70 ms."""
 _counting = Lock()
 
 
 class Runner:
-    """The stages of one model with sessions, batches, and what is kept of earlier states.
+    """Runs states of one model's stages on batches, reusing results of earlier states.
 
-    Every session has one thread and batches run side by side, so that the numbers depend neither on the number of
-    threads nor on that of processes.
+    Every session has one thread and batches run in parallel, so results depend neither on the number of threads nor on
+    that of processes.
 
     Args:
         pieces: the stages of the model; a ``Cutter``.
@@ -53,20 +53,20 @@ class Runner:
         feeds: the samples.
         outputs: the model's outputs, in order.
         classes: outputs that hold scores of classes.
-        metric: makes the user's metric; None without one.
-        threads: batches computed at once; one a core where None.
-        memory: bytes for what is kept: half of it at the cuts of states, up to half of it sessions' weights.
-        reference: returns the outputs that states are compared with, for a batch of inputs; the state with nothing
-            quantized where None. For a model that is partly quantized already.
-        answers: reads outputs as the task says; None without a task.
-        labels: makes the metric's labels of the float model's outputs; the batches' own where None.
-        known: the float outputs, where another form of the same function was run on the same batches.
+        metric: returns a new instance of the user's metric; None without one.
+        threads: batches to compute in parallel; None for one per core.
+        memory: bytes for states at the cuts (half of it) and for sessions' weights (up to half of it).
+        reference: for a model that is partly quantized already, returns the outputs to compare with for a batch of
+            inputs; None to compare with the state in which nothing is quantized.
+        answers: interprets outputs by the task; None without a task.
+        labels: returns the metric's labels for the float model's outputs; None for the batches' own labels.
+        known: the float outputs, if another form of the same model was run on the same batches.
 
     Attributes:
-        threads: batches computed at once.
-        joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
-        order: the batches' numbers such that the first few are spread evenly over all, and show as much as all do.
-        workers: workers that run states instead of this process; None where it does.
+        threads: batches to compute in parallel.
+        joins: whether states are run in one piece, since keeping them at cuts would cost more than it saves.
+        order: the batches' numbers, so that the first few are spread evenly and representative of all.
+        workers: the workers that run states in place of this process; None without any.
     """
 
     workers: Workers[BatchRequest, BatchRun] | None = None
@@ -91,7 +91,7 @@ class Runner:
         self.spent = self.float_seconds = 0.0
         self.threads = threads or cores()
         self._count = len(pieces.stages)
-        # small models run as few pieces as can be: a call costs more than its layers
+        # small models run in as few pieces as possible: a call costs more than its layers
         self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
         self._loaded = LoadedPieces(pieces, memory // (_PARTS_JOINED if self.joins else _PARTS))
         self._kept: list[StateRun] = []
@@ -111,20 +111,20 @@ class Runner:
 
     @cached_property
     def full_outcome(self) -> Outcome:
-        """The outcome of the base state, which is kept at the cuts for states that begin like it."""
+        """The outcome of the base state, which is kept at the cuts for states with the same beginning."""
         self._keeps_all = True
         return self.base.run()
 
     @cached_property
     def base(self) -> StateRun:
-        """The base state, as far as it was run."""
-        # where no states are kept, one session runs it
+        """The base state, possibly run only on some batches."""
+        # if no states are kept, one session runs it
         self._kept.append(probe := StateRun(self, self._base, keep=bool(self._cuts.rest)))
         return probe
 
     @property
     def inferences(self) -> float:
-        """What all states so far cost, in the measured time of a float inference of the samples."""
+        """The cost of all states so far, in units of a float inference of all samples."""
         return self.spent / self.float_seconds if self.float_seconds else 0.0
 
     def run(self, config: Config) -> Outcome:
@@ -133,7 +133,7 @@ class Runner:
         return full if self.signatures(config) == self._full else StateRun(self, config).run()
 
     def probe(self, config: Config, keep: bool = False) -> StateRun:
-        """A state that need not be run on all batches."""
+        """A state to run on some batches first, and on more later."""
         if (signatures := self.signatures(config)) == self._full:
             return self.base
         found = self._begun.get(signatures) or StateRun(self, config, keep)
@@ -142,7 +142,7 @@ class Runner:
         return found
 
     def anchor(self, probe: StateRun) -> None:
-        """Keep this state at its cuts for those that begin like it, in place of the previous one."""
+        """Keep this state at its cuts for states with the same beginning, in place of the previous anchor."""
         self._kept = [one for one in self._kept if one.signatures in (self._off, self._full)]
         if probe not in self._kept:
             self._kept.append(probe)
@@ -152,12 +152,12 @@ class Runner:
         return self._compared.float_on(sorted(self.order[:count]))
 
     def price(self, config: Config, count: int | None = None, like: Config | None = None) -> float:
-        """What a state costs by the graph's arithmetic, in runs of the float model over all batches.
+        """The cost of a state by the graph's arithmetic, in units of running the float model on all batches.
 
         Args:
             config: the state.
-            count: on how many batches of ``order``; on all where None.
-            like: a state that is kept: states that begin like it are run from a cut on. The float model where None.
+            count: number of batches of ``order``; None for all.
+            like: a kept state: states with the same beginning start at a cut; None for the float model.
         """
         part, like = self.order[:count], like or Config()
         kept = self._cuts.first if self.joins else part
@@ -165,11 +165,11 @@ class Runner:
 
     @cached_property
     def macs(self) -> float:
-        """What the float model costs on all batches, in multiply-accumulates."""
+        """The cost of the float model on all batches, in multiply-accumulates."""
         return max(cost_on(self._pieces, range(self._count), Config(), self._sizes, self.order), 1.0)
 
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
-        """The same samples and float outputs with other scales of the base state."""
+        """A runner with the same samples and float outputs for another base state."""
         twin = copy.copy(self)
         twin.workers, twin._begun = None, {}
         for name in ("full_outcome", "base"):
@@ -180,7 +180,7 @@ class Runner:
         return twin
 
     def outcome_of(self, model: Callable[[dict[str, Array]], Tensors]) -> Outcome:
-        """The outcome of any other form of the model, run on the same batches: ``model`` returns outputs for inputs."""
+        """The outcome of another form of the model on the same batches; ``model`` returns outputs for inputs."""
 
         def one(index: int) -> tuple[BatchOutcome, Tensors]:
             outputs = model(dict(self.feeds[index].inputs))
@@ -190,13 +190,13 @@ class Runner:
         return self.summed([part for part, _ in done], range(len(done)), [outputs for _, outputs in done])
 
     def unload(self) -> None:
-        """Free the memory of sessions; later runs load their own, and begin at the kept states."""
+        """Free the memory of sessions; later runs load them again and start at the kept states."""
         self._loaded.unload()
 
     def forget(self, float_too: bool = True) -> None:
-        """Free the memory of sessions and kept states; later runs begin at the first stage.
+        """Free the memory of sessions and kept states; later runs start at the first stage.
 
-        Without ``float_too`` the float model's state at the cuts stays, and states that begin like it start there.
+        Without ``float_too`` the float model's states at the cuts stay, for states with the same beginning.
         """
         self._kept = [] if float_too else [one for one in self._kept if one.signatures == self._off]
         self._begun.clear()
@@ -204,15 +204,16 @@ class Runner:
         self._loaded.forget()
 
     def known(self, begins: bool) -> KnownOutputs:
-        """The float outputs for another form of the same function."""
+        """The float outputs for the runner of another form of the same model."""
         return KnownOutputs(self._compared.floats, self.float_seconds, begins)
 
     # ---------------------------------------------------------------- one state
 
     def _start(self, known: KnownOutputs | None) -> None:
-        """Run the float model, unless its outputs are known; keep what states begin with that are still it.
+        """Run the float model, unless its outputs are known, and keep it at the cuts for states that begin with it.
 
-        One batch is run before: it tells how much is kept at the cuts, and the first run of a session allocates.
+        One batch is run beforehand, to measure the sizes of states at the cuts, and since a session's first run
+        allocates.
         """
         self._cuts = KeptCuts()
         if known is None or known.begins:
@@ -224,7 +225,7 @@ class Runner:
             sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
             self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
             self._loaded.reserve(self._cuts.size)
-            # where outputs are known, the others are run as far as a state begins like it
+            # if outputs are known, other batches are run later, as far as a state needs
             wanted = [index for index in range(len(self.feeds)) if known is None or index in self._cuts.first]
             done = self._pool(
                 lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
@@ -244,12 +245,12 @@ class Runner:
         self.order = representative(self.order, self._compared.tellings())
         self._cuts = self._cuts.for_order(self.order)
         for one in self._kept:
-            # what was not run that far is computed once a state begins there
+            # missing states are computed once a state starts there
             one.states = {place: {index: one.states.get(place, {}).get(index) for index in range(len(self.feeds))
                                   if place in self._cuts.of(index)} for place in self._cuts.places}  # fmt: skip
 
     def _timed(self, apart: float) -> float:
-        """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""
+        """Seconds of one float inference of all batches; ``apart``: the seconds when run stage by stage."""
         if not self.joins:
             return apart
         whole = self._plan(Config(), self._off, 0, apart=False)
@@ -261,7 +262,7 @@ class Runner:
     def compute(
         self, probe: StateRun, indices: Sequence[int], keep: bool
     ) -> Iterable[tuple[int, BatchOutcome, Tensors, dict[int, Tensors]]]:
-        """Run a state on some batches: for each its number, what differs, its outputs and its state at the cuts."""
+        """Run a state on some batches; yields for each its number, comparison, outputs, and states at the cuts."""
         alike: dict[tuple[int, bool], list[int]] = {}
         for index in indices:
             alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
@@ -272,7 +273,7 @@ class Runner:
                 return self._from(start, probe, index, plan, kept)
 
             for some in in_rounds(group, self._compared.bytes_of, self.threads):
-                # a comparison between two runs would drive the model out of the processor's caches
+                # comparing between two runs would evict the model from the processor's caches
                 done = self._pool(one, some)
                 made = [outputs for outputs, *_ in done]
                 parts = self._pool(self._compared.of, some, made)
@@ -282,7 +283,7 @@ class Runner:
                     yield index, part, self._compared.held(outputs), states
 
     def asked(self, probe: StateRun, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None:
-        """Have a batch of a state run elsewhere: from which cut on, and the pending result; None where work is here."""
+        """Send a batch of a state to a worker; returns its first cut and pending result, or None without workers."""
         if self.workers is None:
             return None
         start = self._known_until(probe, index)
@@ -291,14 +292,14 @@ class Runner:
         return start, self.workers.submit(BatchRequest(probe.config, index, start, keep, anchor))
 
     def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]:
-        """What differs in a batch that was run elsewhere, and its outputs."""
+        """The comparison of a batch that a worker ran, and its outputs."""
         part, outputs, seconds = pending.result()
         with _counting:
             self.spent += seconds
         return part, outputs
 
     def answer(self, asked: BatchRequest) -> BatchRun:
-        """Run a batch for another process."""
+        """Run a batch as a worker of another process."""
         known = {one.signatures: one for one in self._kept}
         if asked.anchor is not None and (anchor := self.signatures(asked.anchor)) not in known:
             self.anchor(StateRun(self, asked.anchor))
@@ -313,35 +314,35 @@ class Runner:
         return self._compared.of(asked.index, outputs), self._compared.held(outputs), seconds + self.spent - before
 
     def cuts_after(self, start: int, index: int) -> list[int]:
-        """The cuts at which a batch of a state run from ``start`` on is kept."""
+        """The cuts after ``start`` at which states of a batch are kept."""
         return [place for place in self._cuts.of(index) if place > start and self._keeps(index)]
 
     def _keeps(self, index: int) -> bool:
-        """Whether states of a batch are kept; stage by stage they take up to a third longer than in one piece."""
+        """Whether to keep states of a batch, and so run it stage by stage, up to a third slower than in one piece."""
         return not self.joins or self._keeps_all or index in self._cuts.first
 
     def _from(
         self, start: int, probe: StateRun, index: int, plan: Sequence[PlannedPiece], keep: bool
     ) -> tuple[Tensors, dict[int, Tensors], float]:
-        """A batch's outputs, what the state is at the cuts where it is kept, and the seconds that it took."""
+        """Run a batch from a cut on; returns its outputs, its states at the cuts to keep, and the seconds."""
         state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
         state, states, seconds = self._advance(plan, state, self._cuts.of(index) if keep else ())
         return {name: state[name] for name in self.outputs}, states, seconds
 
     def _known_until(self, probe: StateRun, index: int) -> int:
-        """The last cut at which this batch of a state that begins alike is known; 0 where none is."""
+        """The last cut at which this batch is known for a state with the same beginning; 0 if none."""
         return max((place for one in (*self._kept, probe) for place, states in one.states.items()
                     if index in states and one.signatures[:place] == probe.signatures[:place]), default=0)  # fmt: skip
 
     def _state(self, probe: StateRun, place: int, index: int) -> Tensors:
-        """The state at a cut, from one that begins alike; computed where only another process has it."""
+        """The state at a cut, from a state with the same beginning; computed here if only a worker has it."""
         if not place:
             return {}
         alike = [one for one in (*self._kept, probe) if one.signatures[:place] == probe.signatures[:place]]
         known = (one.states.get(place, {}).get(index) for one in alike)
         found = next((state for state in known if state is not None), None)
         if found is None:
-            # what lies before is found or computed first
+            # start from an earlier cut, found or computed likewise
             before = max((cut for cut, states in alike[0].states.items() if cut < place and index in states), default=0)
             state = {**self.feeds[index].inputs, **self._state(probe, before, index)}
             plan = self._plan(probe.config, probe.signatures, before, apart=True, end=place)
@@ -355,9 +356,9 @@ class Runner:
         self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None,
         often: bool = False,
     ) -> list[PlannedPiece]:  # fmt: skip
-        """The pieces that compute a state from stage ``start`` on; up to ``end``, where ``apart``.
+        """The pieces that compute a state from stage ``start`` on; with ``apart`` one per stage, up to ``end``.
 
-        ``often`` says that they are run on many batches.
+        ``often``: whether they will be run on many batches.
         """
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
@@ -374,7 +375,7 @@ class Runner:
     def _advance(
         self, plan: Sequence[PlannedPiece], state: Tensors, places: Collection[int]
     ) -> tuple[Tensors, dict[int, Tensors], float]:
-        """The last state, what it was at these cuts, and the seconds that it took."""
+        """Run the pieces; returns the last state, the states at the cuts ``places``, and the seconds."""
         kept, given, seconds = dict[int, Tensors](), set(self.feeds[0].inputs), 0.0
         for step in plan:
             made, took = step.run(state)
@@ -385,7 +386,7 @@ class Runner:
         return state, kept, seconds
 
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
-        """The results of ``work`` for each of the items, for each feed's index where there are none."""
+        """The results of ``work`` for all items, computed in parallel; without items, for every batch's index."""
         items = items or (range(len(self.feeds)),)
         if (count := min(self.threads, len(items[0]))) == 1:
             return list(map(work, *items))

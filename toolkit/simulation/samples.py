@@ -1,4 +1,4 @@
-"""Samples with what a metric needs of them."""
+"""Samples with labels for a metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def with_labels(data: CalibrationData) -> CalibrationData | None:
-    """The same samples with their labels, or None where they have none."""
+    """The same samples with their labels; None if they have none."""
     labelled = data.part(lambda index: True, data.name)
     labelled.labels = True
     try:

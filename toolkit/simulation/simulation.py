@@ -1,4 +1,4 @@
-"""A model's simulation with a switch for every quantizable layer: used by sensitivity, search and bisection."""
+"""The simulation of a model with a switch for every quantizable layer, for sensitivity, search and bisection."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a simulation is made.
+    """The settings of a simulation.
 
     Attributes:
         precision: INT8 or FP8.
-        weights: how the range of a weight channel is chosen: minmax, mse or output.
-        metric: one that ``METRICS`` lists, or ``module:Name``; None for the outputs' differences alone.
-        output: the output that the metric looks at; the first where None.
+        weights: the method to choose the range of a weight channel: minmax, mse or output.
+        metric: one that ``METRICS`` lists, or ``module:Name``; None to only compare outputs.
+        output: the output for the metric; None for the first.
         batch: samples to run at once.
         samples: use at most this many samples, evenly spread.
-        stages: stages that the graph is cut into.
-        threads: batches computed at once; one a core where None.
-        memory: bytes for what is kept of states and for the weights of sessions.
+        stages: number of stages to cut the graph into.
+        threads: batches to compute in parallel; None for one per core.
+        memory: bytes for kept states and for the weights of sessions.
         allow_code: whether ``metric`` may name code.
-        answers: reads outputs as the task says; None without a task.
-        options: what the metric must know besides the output.
-        against_float: whether the metric takes the float model's outputs as labels, which the samples lack.
+        answers: interprets outputs by the task; None without a task.
+        options: further options of the metric.
+        against_float: whether the metric uses the float model's outputs as labels, for samples without labels.
     """
 
     precision: Precision = Precision.INT8
@@ -78,23 +78,22 @@ class Settings:
 
 
 class Simulation:
-    """The model with every quantizable layer under a switch, and the samples it is run on.
+    """A model with every quantizable layer under a switch, and the samples to run it on.
 
     Example:
         >>> simulation = Simulation(model, ranges, data)                      # doctest: +SKIP
         >>> simulation.alone("/head/Gemm").sqnr_db                            # doctest: +SKIP
 
     Args:
-        model: the float model; not changed. Its opset is raised where pairs need it.
-        ranges: of the activation tensors that placement wants; readers of a tensor without one stay float.
+        model: the float model; not changed. The simulation's copy has a higher opset if pairs need it.
+        ranges: ranges of the activation tensors to quantize; readers of a tensor without a range stay in float.
         data: the samples to run.
         profiles: the recipe's profiles.
-        judge: decides what stays float in any case.
-        settings: everything else.
-        reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
-            None.
-        placer: decides where pairs go.
-        rounder: how weights are rounded; from the settings where None.
+        judge: decides which nodes stay in float in any case.
+        settings: all further settings.
+        reference: the float model to compare outputs with, if ``model`` is partly quantized; None for ``model`` itself.
+        placer: decides where to insert pairs.
+        rounder: rounds the weights; None for one by the settings.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -113,13 +112,13 @@ class Simulation:
         placer: PlacementRule = place,
         rounder: Rounder | None = None,
     ) -> None:
-        # of simulations made before, only what is still in use is to stay
+        # return memory of earlier simulations that is no longer in use
         grown_memory.give_back()
         self.settings = settings or Settings()
         self._reference = reference
         profiles = profiles if profiles is not None else Profiles()
         self.model = with_pairs_opset(model, self.settings.precision)
-        # what is found out about the graph is asked for several times
+        # results of graph analysis are used several times
         with self.model.settled():
             facts = self.model.facts(profiles)
             wanted = wanted_tensors(self.model, facts, judge, placer)
@@ -134,7 +133,7 @@ class Simulation:
                     remedy="the journal says what was declined and why",
                 )
             self.feeds = feeds_of(data, self.settings)
-            # without profiles the sizes of dynamic dimensions are known from the samples alone
+            # without profiles, only the samples give the sizes of dynamic dimensions
             self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
             # shares are counted at the same shapes as in the report
             self.work = work_of(self.model, self.facts if len(profiles) else facts)
@@ -150,33 +149,33 @@ class Simulation:
 
     @property
     def names(self) -> list[str]:
-        """Names of the groups, in the graph's order."""
+        """Names of the groups, in graph order."""
         return self.switches.names
 
     @property
     def runner(self) -> Runner:
-        """Sessions and batches; the float model and the fully quantized one are run when first asked."""
+        """The runner of states; created, with a run of the float model, at the first access."""
         if self._runner is None:
             self._runner = self.job().runner()
         return self._runner
 
     @property
     def ran(self) -> bool:
-        """Whether it is known what the float model gives for the samples."""
+        """Whether the float model's outputs for the samples are known."""
         return self._runner is not None or self._known is not None
 
     @property
     def macs(self) -> float:
-        """What a float inference of the samples costs by the graph's arithmetic, in multiply-accumulates."""
+        """The cost of a float inference of all samples by the graph's arithmetic, in multiply-accumulates."""
         elements = sum(value.size for feed in self.feeds for value in feed.inputs.values())
         return cost_of(self.cutter, range(len(self.cutter.stages)), Config(), elements, len(self.feeds))
 
     @contextmanager
     def shared_out(self, states: int | None = None) -> Iterator[Workers[Any, Any] | None]:
-        """In the block, states are run where the user wants work to run: who runs them, None where that is here.
+        """Within the ``with`` block, states are run by workers if the user configured any; yields these, else None.
 
         Args:
-            states: how many there are, where that is known: for a single one no sessions are opened.
+            states: number of states to run, if known; for one or none no workers are started.
         """
         place, runner = elsewhere(), self.runner
         if place is None or runner.workers is not None or states in (0, 1):
@@ -190,8 +189,8 @@ class Simulation:
                 runner.workers = None
 
     def rest(self) -> None:
-        """Free the memory of sessions while another form of the model is looked at; of kept states too, where the
-        weights are too many to be held for both.
+        """Free the memory of sessions while another form is used; with weights too large for copies, of kept states
+        too.
 
         Later runs load them again.
         """
@@ -201,15 +200,15 @@ class Simulation:
             self._runner.unload()
 
     def forget(self) -> None:
-        """Free the memory of sessions and kept states: hardly anything more is to be run."""
+        """Free the memory of sessions and kept states, when little or nothing remains to run."""
         if self._runner is not None:
             self._runner.forget()
             if self.cutter.shares:
-                # nodes and tensors of a graph refer to each other: what is dropped stays until garbage is collected
+                # nodes and tensors of a graph refer to each other, so only garbage collection frees them
                 gc.collect()
 
     def job(self) -> SimulationJob:
-        """All that a process needs to run states of this simulation."""
+        """Everything a process needs to run states of this simulation."""
         own = self.settings
         metric = (own.metric, own.output, own.allow_code, own.options) if own.metric is not None else None
         reference = self._reference.to_light() if self._reference is not None else None
@@ -232,19 +231,19 @@ class Simulation:
         )
 
     def on(self, settings: Settings) -> Simulation:
-        """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
+        """The same simulation with other samples, batches or metric; ``settings`` must have the same quantization."""
         twin = copy.copy(self)
         twin.settings, twin._runner, twin._known, twin._data_print = settings, None, None, ""
         twin.feeds = feeds_of(self.data, settings)
         return twin
 
     def compared_like(self, other: Simulation, begins: bool = False) -> None:
-        """Compare states with what the float model gives in another form, on the same samples: it is not run again.
+        """Compare states with the float outputs of another form on the same samples, without another float run.
 
         Args:
-            other: the simulation of that form.
-            begins: whether states are to begin where they are still the float model, which is run that far when one
-                does; else each is run from the first stage on.
+            other: the simulation of the other form.
+            begins: whether states start at the last cut up to which they equal the float model, which is run up to
+                there when needed; else every state is run from the first stage on.
         """
         self._known = other.runner.known(begins)
 
@@ -259,7 +258,7 @@ class Simulation:
         return twin
 
     def rounded_by(self, rounder: Rounder) -> Simulation:
-        """The same simulation with weights rounded in another way; the float model's outputs stay."""
+        """The same simulation with another rounder of weights; the float model's outputs stay."""
         if rounder == self.rounder:
             return self
         twin = copy.copy(self)
@@ -271,19 +270,19 @@ class Simulation:
         return twin
 
     def quantized_share(self) -> float:
-        """Share of the model's arithmetic that is quantized where no group is kept float, 0 to 1; see ``Work``."""
+        """Share of the model's arithmetic that is quantized if no group is kept in float, 0 to 1; see ``Work``."""
         return self.work.share(self.switches.placement(()).layers)
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
-        """The state in which the groups ``kept`` are float and all others quantized."""
+        """The state with the groups ``kept`` in float and all others quantized; ``amax`` replaces single ranges."""
         return self.switches.config(kept, amax)
 
     def without(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Outcome:
-        """The model with all groups but ``kept`` quantized. ``amax`` replaces the ranges of single tensors."""
+        """The outcome with all groups but ``kept`` quantized; ``amax`` replaces the ranges of single tensors."""
         return self.runner.run(self.config(kept, amax))
 
     def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Outcome:
-        """The model with one group quantized."""
+        """The outcome with only one group quantized; ``amax`` replaces the ranges of single tensors."""
         return self.runner.run(self.switches.alone(group, amax))
 
     def squashed_by(self, output: str) -> str:
@@ -291,7 +290,7 @@ class Simulation:
         return squashed_by(self.model, output)
 
     def outcome_of(self, lowered: Model) -> Outcome:
-        """What a lowered form of the model, with its roundings to float16, does to the outputs on the same samples.
+        """The outcome of a lowered form of the model, with its rounding to 16-bit floats, on the same samples.
 
         Raises:
             ModelError: onnxruntime cannot run it.
@@ -305,7 +304,7 @@ class Simulation:
         return self.runner.outcome_of(lambda inputs: run_on(loaded, inputs, named))
 
     def fingerprint(self) -> str:
-        """What the numbers depend on: model, ranges, rounded weights, samples, settings, and the code of all."""
+        """SHA-256 of everything that results depend on: model, ranges, rounded weights, samples, settings, and code."""
         if not self._data_print:
             self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "memory", "allow_code")}
@@ -318,7 +317,7 @@ class Simulation:
 
 
 def with_pairs_opset(model: Model, precision: Precision) -> Model:
-    """A copy at an opset that holds Q/DQ pairs; see ``pairs_opset``.
+    """A copy of the model at an opset with the required Q/DQ operators; see ``pairs_opset``.
 
     Raises:
         ModelError: an operator has no conversion.
@@ -345,7 +344,7 @@ def feeds_of(data: CalibrationData, settings: Settings) -> list[Batch]:
 
 
 def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
-    """The samples that are used: at most ``settings.samples``, evenly spread."""
+    """The samples to use: at most ``settings.samples``, evenly spread."""
     if settings.samples is None or settings.samples >= len(data):
         return data
     return data.split(1 - settings.samples / len(data), together=together(settings.metric))[0]

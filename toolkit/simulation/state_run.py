@@ -1,4 +1,4 @@
-"""A state of the simulation that is run on ever more of the batches, here or where the user wants work to run."""
+"""Running a state of the simulation on a growing number of batches, in this process or by workers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _HELD_BYTES = 32 << 20
 _SIDE_BY_SIDE = 2
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
-"""For one batch what differs, the outputs that the metric needs, and the seconds that it took."""
+"""For one batch: the comparison, the outputs that the metric needs, and the seconds."""
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """One batch of a state, to be run by another process.
+    """A request to a worker to run one batch of a state.
 
     Attributes:
         config: the state.
         index: the batch's number.
-        start: the cut that it is run from. A process that lacks the state there computes it stage by stage: results of
-            one session and of two in its place may differ in the last bits.
+        start: the cut to start from. A worker that lacks the state there computes it stage by stage, since one session
+            for all stages may give other last bits.
         keep: see ``StateRun``.
-        anchor: the state that others begin like; None where there is none.
+        anchor: the kept state for states with the same beginning, see ``Runner.anchor``; None if there is none.
     """
 
     config: Config
@@ -41,7 +41,7 @@ class BatchRequest:
 
 
 class RunsBatches(Protocol):
-    """What a state asks of a ``Runner``."""
+    """The part of ``Runner`` that a ``StateRun`` uses."""
 
     order: list[int]
     threads: int
@@ -69,15 +69,15 @@ class RunsBatches(Protocol):
 
 
 class StateRun:
-    """A state that is run on more and more of the batches; completed batches stay.
+    """A state that is run on a growing number of batches; results of completed batches are kept.
 
     Args:
-        runner: runs it.
+        runner: runs the state.
         config: the state.
-        keep: keep the state at the cuts of the graph, for states that begin alike.
+        keep: whether to keep the state at the cuts, for states with the same beginning.
 
     Attributes:
-        states: by cut and batch the state there; None where another process has it.
+        states: by cut and batch, the state there; None if only a worker has it.
     """
 
     def __init__(self, runner: RunsBatches, config: Config, keep: bool = False) -> None:
@@ -90,9 +90,9 @@ class StateRun:
         self._held: dict[int, Tensors] = {}
 
     def ask(self, count: int | None = None) -> None:
-        """Have the first ``count`` batches run elsewhere, without waiting; nothing where work is done here."""
+        """Send the first ``count`` batches to workers, without waiting; without workers, do nothing."""
         if self._workers is not self._runner.workers:
-            # the process asked before has given up what was under way
+            # earlier workers have dropped their pending requests
             self._asked.clear()
             self._workers = self._runner.workers
         for index in sorted(self._runner.order[:count]):
@@ -102,7 +102,7 @@ class StateRun:
                     self._asked[index] = asked
 
     def run(self, count: int | None = None) -> Outcome:
-        """The outcome on the first ``count`` batches of ``Runner.order``; on all where None."""
+        """The outcome on the first ``count`` batches of ``Runner.order``; None for all."""
         self.ask(count)
         indices = sorted(self._runner.order[:count])
         for index in [index for index in indices if index in self._asked]:
@@ -119,11 +119,11 @@ class StateRun:
 
 
 def run_each(runner: RunsBatches, configs: Sequence[Config], count: int | None) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of states, each with the state's place among ``configs``, in any order.
+    """Run states; yields each state's index in ``configs`` and its outcome, in any order.
 
-    On all batches, the states are run one after the other. On the first ``count``, several are run side by side where
-    there are fewer batches than threads, two at least: while one loads, the other computes. Neighbours take the same
-    sessions, so each thread has neighbours to itself: none waits for what another one loads.
+    On all batches, states are run one after the other. On the first ``count``, several run in parallel if there are
+    fewer batches than threads, at least two, so that one computes while the other loads. Neighbours use the same
+    sessions, so each thread gets consecutive states, and none waits for a session that another one loads.
     """
     if count is None:
         yield from enumerate(map(runner.run, configs))
@@ -146,7 +146,7 @@ def run_each(runner: RunsBatches, configs: Sequence[Config], count: int | None) 
 
 
 def in_rounds(indices: Sequence[int], size: Callable[[int], int], threads: int) -> list[list[int]]:
-    """Batches in order, as many at a time as there are threads or as have 32 MB of outputs; ``size`` is a batch's."""
+    """Batches in rounds: as many as there are threads, or more up to 32 MB of outputs; ``size``: bytes by batch."""
     rounds, held = list[list[int]](), 0
     for index in indices:
         if not rounds or (held + size(index) > _HELD_BYTES and len(rounds[-1]) >= threads):

@@ -1,4 +1,4 @@
-"""Which pairs are on under a set of layers kept float, and with which scales: exactly what placement would insert."""
+"""The active pairs and their scales for any set of layers kept in float: exactly those that placement would insert."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toolkit.placement.scales import share_amax
 
 _CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
-"""How many are kept: each takes a kilobyte per layer, and sensitivity alone asks for two per layer."""
+"""The most placements to keep: each takes a kilobyte per layer, and sensitivity alone needs two per layer."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Group:
-    """A quantizable layer with the pairs that exist for its sake.
+    """A quantizable layer with the tensors whose pairs it needs.
 
     Attributes:
         name: the layer's node name.
         op: its operator.
-        tensors: the tensors whose pairs it reads or asks for.
+        tensors: the tensors whose pairs it reads or requires.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Group:
 
 
 class Switches:
-    """The quantizable groups of a model and the pairs that any subset of them gets.
+    """The quantizable groups of a model, and the pairs of any subset of them.
 
     Args:
-        model: the float graph at an opset that holds the pairs.
-        facts: its types and shapes.
-        amax: by activation tensor; readers of a tensor without one stay float.
+        model: the float graph, at an opset with the required Q/DQ operators.
+        facts: types and shapes of the graph.
+        amax: by activation tensor; readers of a tensor without amax stay in float.
         precision: the quantized type.
-        judge: what the user and the plan keep float in any case.
-        placer: decides where pairs go.
+        judge: decides which nodes stay in float in any case, by user's settings and the plan.
+        placer: decides where to insert pairs.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Switches:
         return twin
 
     def placement(self, kept: Iterable[str]) -> Placement:
-        """Where pairs go when these groups stay float.
+        """The placement of pairs with these groups in float.
 
         Raises:
-            PassError: a name is no group of this model.
+            PassError: a name is not a group of this model.
         """
         key = frozenset(kept)
         for name in sorted(key - self._known):
@@ -123,26 +123,26 @@ class Switches:
         return self._placements[key]
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
-        """The switches and scales of all groups but ``kept``; ``amax`` replaces single ranges."""
+        """The state with all groups but ``kept`` quantized; ``amax`` replaces the ranges of single tensors."""
         placement = self.placement(kept)
         return self._config(placement, amax or {})
 
     def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Config:
-        """Only this group quantized."""
+        """The state with only this group quantized."""
         return self.only([group], amax)
 
     def only(self, groups: Collection[str], amax: Mapping[str, float] | None = None) -> Config:
-        """Only these groups quantized."""
+        """The state with only these groups quantized."""
         return self.config(self._known.difference(groups), amax)
 
     @property
     def uses(self) -> dict[str, list[int]]:
-        """Inputs that any state seen so far quantizes besides the groups' own: indices by node."""
+        """Inputs outside the groups that any state so far quantizes: indices by node."""
         return {node: list(indices) for node, indices in self._seen.items()}
 
     @cached_property
     def flips(self) -> Flips | None:
-        """The placement of any subset, from that of the last one asked for; None where the rule has no such form."""
+        """Incremental placement from that of the last subset requested; None if the rule does not support it."""
         judge = self._judge or (lambda node: None)
         return Flips.of(self._placer, self.model, self.facts, judge, self.names, self._refusal)
 
@@ -158,9 +158,9 @@ class Switches:
                 return _CANDIDATE
             return self._judge(node) if self._judge is not None else None
 
-        # of a residual Add either branch may be wanted, and given ranges need not include both
+        # either branch of a residual Add may need a pair, and given ranges need not include both
         found = place_ranged(self._placer, self.model, self.facts, judge, self._refusal)[0]
-        # hundreds of placements are kept, and their placers are not asked again
+        # hundreds of placements are kept, and their placers are not needed again
         found.placer = None
         return found
 
@@ -187,9 +187,10 @@ class Switches:
 
 
 def wanted_tensors(model: Model, facts: Facts, judge: Judge | None = None, placer: PlacementRule = place) -> list[str]:
-    """Activation tensors that some subset of the groups quantizes: their ranges must be known.
+    """Activation tensors that some subset of the groups quantizes, so their ranges are needed.
 
-    Which branch of a residual Add gets the pair depends on which convolution stays float, so both are wanted.
+    They include both branches of a residual Add: which one gets the pair depends on the convolution that stays in
+    float.
     """
     full = placer(model, facts, judge or (lambda node: None))
     nodes = {node.name: node for node in model.nodes}
@@ -201,14 +202,14 @@ def wanted_tensors(model: Model, facts: Facts, judge: Judge | None = None, place
 
 
 def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Precision, block: int = 0) -> Array:
-    """Weights after quantization and back, as QuantizeLinear and DequantizeLinear compute them.
+    """Weights quantized and dequantized, as QuantizeLinear and DequantizeLinear compute it.
 
     Args:
         values: float weights.
-        scale: float32 [1], or [channels] with ``axis``; with ``block`` of the weights' rank.
+        scale: float32 [1], or [channels] with ``axis``; with ``block`` an array of the weights' rank.
         axis: the axis of the channels or blocks.
         precision: the quantized type; see ``on_grid``.
-        block: how many values along ``axis`` share a scale; 0: one per channel.
+        block: number of values along ``axis`` per scale; 0 for one scale per channel.
     """
     if not values.ndim:
         return fake_quantized(values.reshape(1), scale, None, precision).reshape(())

@@ -1,4 +1,4 @@
-"""A compiled inner loop that takes windows out of a convolution's input, without the interpreter lock."""
+"""A compiled inner loop that extracts windows from a convolution's input, without the interpreter lock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from toolkit.calibration.kernels import compiled
 
 @compiled
 def take_windows(values: Any, samples: Any, places: Any, found: Any) -> None:
-    """Copy what each window holds of each channel.
+    """Copy the values of each channel in each window.
 
     Args:
         values: float32 [samples, channels, places].
         samples: the sample of each window, integers [windows].
-        places: where it reads, integers [windows, kernel]; below 0 in the padding.
-        found: takes the values, 0 in the padding, float32 [groups, windows, channels of a group, kernel].
+        places: positions to read, integers [windows, kernel]; below 0 in the padding.
+        found: receives the values, 0 in the padding; float32 [groups, windows, channels of a group, kernel].
     """
     groups, windows, channels, kernel = found.shape
     for group in range(groups):

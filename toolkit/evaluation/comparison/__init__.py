@@ -1,1 +1,1 @@
-"""Two models on the same samples: outputs, answers, noise, clipping, and limits on what may change."""
+"""Comparison of two models on the same samples: outputs, answers, noise, clipping, and limits on changed answers."""

@@ -1,4 +1,4 @@
-"""The answers of two models side by side, part by part: what the search, the run and the engine are judged by."""
+"""Compares the answers of two models by part of the outputs; the search, the run and the engine are judged by it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_clas
 
 
 class Answers:
-    """Reads the outputs of the float model and of another model for a task. Can be sent to another process.
+    """Interprets the outputs of the float model and of another model by task. Can be sent to another process.
 
     Args:
-        parts: the parts of the outputs that are judged.
+        parts: the parts of the outputs to judge.
 
     Attributes:
-        unscored: the outputs that hold no scores of classes, by the tasks that read them.
+        unscored: the outputs that, by their tasks, hold no scores of classes.
     """
 
     def __init__(self, parts: Sequence[OutputPart]) -> None:
@@ -35,17 +35,17 @@ class Answers:
     def batch(self, most: int) -> int:
         """How many samples to run at once, at most ``most``.
 
-        One, where an output that is read has no axis of samples: a larger batch would be a single answer.
+        It is 1 if an output has no batch axis, since a larger batch would then be a single answer.
         """
         return 1 if any(part.settings.get("batch_axis", 0) is None for part in self.parts) else most
 
     def within(self, names: Sequence[str]) -> Answers | None:
-        """What can be read where only these outputs are there; None where nothing can."""
+        """The answers that can be read from these outputs alone; None if none can."""
         parts = [part for part in self.parts if set(part.outputs) <= set(names)]
         return Answers(parts) if parts else None
 
     def counted_by(self, metric: str | None) -> Answers:
-        """The same answers counted as a metric counts them: positions by themselves where it is a share of these."""
+        """The same answers counted as the metric counts: by position, if the metric is a share of positions."""
         if not by_position(metric):
             return self
         each = {"sequence": "generation"}
@@ -54,24 +54,24 @@ class Answers:
     def rows(
         self, wanted: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array] | None = None
     ) -> list[Rows]:
-        """One batch, for each part.
+        """One batch's answers by part.
 
         Args:
             wanted: the float model's outputs by name.
-            found: the other model's.
-            inputs: the batch's inputs, which are read where one of them turns positions off.
+            found: the other model's outputs by name.
+            inputs: the batch's inputs, needed if one of them masks positions.
         """
         return [one.rows(wanted, found, inputs) for one in self._readers]
 
     def side_by_side(
         self, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """The outputs of one batch with rows that are ranked by score beside the same rows of the other model.
+        """The outputs of one batch, with rows ranked by score reordered so that equal rows of both models correspond.
 
         Args:
             wanted: the float model's outputs by name.
-            found: the other model's.
-            matched: leave out rows that the other model does not have; else they are beside zeros.
+            found: the other model's outputs by name.
+            matched: whether to leave out rows that the other model lacks; else they correspond to zeros.
         """
         made = dict(wanted), dict(found)
         for part in self.parts:
@@ -81,15 +81,15 @@ class Answers:
         return made
 
     def entries_on(self, name: str, outputs: Mapping[str, Array], inputs: Mapping[str, Array] | None) -> Array | None:
-        """Which entries of an output hold answers, where an input turns positions off or an output tells lengths.
+        """Which entries of an output hold answers, if an input masks positions or an output gives lengths.
 
         Args:
-            name: of the output.
+            name: the output's name.
             outputs: the float model's outputs for one batch.
             inputs: the batch's inputs.
 
         Returns:
-            Bool, broadcast to the output; None where all entries may hold answers.
+            Bool, broadcastable to the output; None if all entries may hold answers.
         """
         own = (part.settings for part in self.parts if name in part.outputs)
         settings = next((one for one in own if "mask" in one or "lengths" in one), None)
@@ -98,9 +98,9 @@ class Answers:
         return entries_on(settings, outputs[name], inputs or {}, outputs)
 
     def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
-        """All batches together, for each part.
+        """The answers of all batches by part.
 
-        Values that stand in for answers are left out where the samples show both answers: these say it themselves.
+        Values that substitute for answers are left out if the samples show both answers, which then suffice.
         """
         if not batches:
             return ()

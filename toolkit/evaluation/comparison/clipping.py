@@ -1,4 +1,4 @@
-"""How far the evaluation's values leave the calibrated ranges: damage that rounding would be blamed for."""
+"""Clipping of the evaluation's values by the calibrated ranges, whose damage could be mistaken for rounding."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _WORSE_DB, _RUINED_DB = 6.0, 20.0
 _LEAST_SHARE, _TIMES = 0.005, 2.0
 _HARMLESS_DB = 28.0
 _UNKNOWN_DB = 20.0
-"""What a range set by hand or read from a file is taken to promise: entropy calibration may leave as little."""
+"""The SQNR assumed for a range set by hand or read from a file; entropy calibration can have as little."""
 _SAME_RANGE = 0.97
 _UNUSED, _GROWN = 4.0, 1.5
 
 
 @dataclass
 class Clipping:
-    """What a range cuts off a tensor's values, gathered batch by batch.
+    """Statistics of a tensor's clipped values, collected batch by batch.
 
     Attributes:
-        amax: the largest magnitude that the tensor's pair keeps; None where it has no pair, and nothing is cut off.
-        largest: the largest magnitude seen.
-        values: how many were seen; NaN, infinities and masks (of -1e9 and the like) are left out.
-        clipped: how many were beyond ``amax``.
-        signal: the sum of their squares.
-        noise: the sum of squares of what lies beyond ``amax``.
+        amax: the largest magnitude that the tensor's pair keeps; None without a pair, so that nothing is clipped.
+        largest: the largest magnitude so far.
+        values: number of values so far, without NaN, infinities and masks (such as -1e9).
+        clipped: number of values beyond ``amax``.
+        signal: sum of squares of the values.
+        noise: sum of squares of the excess beyond ``amax``.
     """
 
     amax: float | None
@@ -51,11 +51,11 @@ class Clipping:
     noise: float = 0.0
 
     def add(self, values: Array) -> None:
-        """Take in one batch of the float tensor, of any shape."""
+        """Add one batch of the float tensor, of any shape."""
         flat = np.asarray(values, np.float32).reshape(-1)
         largest = largest_magnitude(flat)
         if not largest < MASK:
-            # the squares of what is as large leave the range of float32
+            # squares of such large values exceed the range of float32
             flat = valued(flat).astype(np.float64)
             largest = largest_magnitude(flat)
         self.largest = max(self.largest, largest)
@@ -68,7 +68,7 @@ class Clipping:
 
     @property
     def share(self) -> float:
-        """The share of the values that was clipped."""
+        """The share of clipped values, 0 to 1."""
         return self.clipped / self.values if self.values else 0.0
 
     @property
@@ -78,7 +78,7 @@ class Clipping:
 
 
 def kept_amax(model: Model) -> dict[str, float]:
-    """The amax that the model's pairs keep, by activation tensor; pairs that are not symmetric are left out."""
+    """The amax of the model's symmetric per-tensor pairs, by activation tensor."""
     found: dict[str, float] = {}
     for pair in pairs_of(model, subgraphs=False):
         grid = pair.grid
@@ -96,15 +96,15 @@ def kept_amax(model: Model) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ClippedTensor:
-    """A quantized tensor whose values leave its range far more on the evaluation's samples than on calibration's.
+    """A quantized tensor with far more clipping on the evaluation's samples than on calibration's.
 
     Attributes:
         tensor: its name.
-        reach: its largest magnitude over the largest that is kept.
-        share: of its values that is clipped.
-        calibrated: the share of calibration's values that was; None where the range is not calibration's.
-        level_db: its SQNR if clipping were the only noise.
-        promised_db: its SQNR on calibration's samples, rounding and clipping together; None where it is not known.
+        reach: its largest magnitude divided by the largest that is kept.
+        share: share of its values that are clipped, 0 to 1.
+        calibrated: the same share on calibration's samples; None if the range is not from calibration.
+        level_db: its SQNR in dB if clipping were the only noise.
+        promised_db: its SQNR in dB on calibration's samples, with rounding and clipping; None if not known.
     """
 
     tensor: str
@@ -116,35 +116,35 @@ class ClippedTensor:
 
     @property
     def excess_db(self) -> float:
-        """How much worse clipping alone makes the tensor than calibration promised."""
+        """By how many dB clipping alone is worse than the SQNR in calibration."""
         return (_UNKNOWN_DB if self.promised_db is None else self.promised_db) - self.level_db
 
     @property
     def remedy(self) -> Finding:
-        """What helps."""
+        """The finding with the remedy."""
         return (
             EvaluationCode.CALIBRATE_ALIKE() if self.calibrated is not None else EvaluationCode.CALIBRATE_THIS_RANGE()
         )
 
     @property
     def finding(self) -> Finding:
-        """What leaves the range, and how far."""
+        """The finding with the tensor and its figures."""
         return EvaluationCode.LEAVES_RANGE(**asdict(self))
 
 
 def clipped_tensor(tensor: str, seen: Clipping, known: Range | None) -> ClippedTensor | None:
-    """Whether values leave a range as they did not on the calibration's samples; None where they do not.
+    """A tensor's clipping, if it is far beyond that on calibration's samples; else None.
 
     Methods clip a little by design, and new samples a little more. Clipping counts only if it leaves less than 28 dB,
-    and if one of these holds: it alone is four times the noise that calibration promised, with at least 0.5% of the
-    values clipped and twice as many as in calibration; or it is a hundred times that noise, however few values are
-    clipped. The trained models of models/, calibrated by any method on 8 or more samples of their evaluation data,
-    never met this; random attention models came to 30 dB with as few samples.
+    and if its noise is four times that in calibration, with at least 0.5% of the values clipped and twice as many as in
+    calibration; or a hundred times, however few values are clipped. The trained models of models/, calibrated by any
+    method on 8 or more samples of their evaluation data, never met these conditions; random attention models had 30 dB
+    with as few samples.
     """
     if known is None or seen.amax is None or not seen.clipped:
         return None
     if seen.amax < _SAME_RANGE * _kept(known):
-        # the pair was there before, with its own range
+        # the pair is not from calibration: it has a range of its own
         return None
     share, promised = known.diagnosis.get("clipped"), known.diagnosis.get("sqnr_db")
     found = ClippedTensor(tensor, seen.largest / seen.amax, seen.share, share, seen.level_db, promised)
@@ -155,7 +155,7 @@ def clipped_tensor(tensor: str, seen: Clipping, known: Range | None) -> ClippedT
 
 
 def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list[ClippedTensor]:
-    """The tensors whose values leave their ranges on the evaluation's samples, the worst first."""
+    """The tensors whose values exceed their ranges on the evaluation's samples, the worst first."""
     known = ranges.tensors if ranges is not None else {}
     found = [one for name, seen in clipping.items() if (one := clipped_tensor(name, seen, known.get(name))) is not None]
     return sorted(found, key=lambda one: -one.excess_db)
@@ -167,13 +167,13 @@ def unlike_warnings(
     inputs: Collection[str] = (),
     tallies: Sequence[AnswerTally] = (),
 ) -> list[Finding]:
-    """What the reader must know where the evaluation's values are unlike those that calibration saw.
+    """Warnings that the evaluation's values differ from those in calibration.
 
     Args:
-        clipping: what the evaluation saw, by tensor.
+        clipping: the evaluation's statistics by tensor.
         ranges: the calibrated ranges.
-        inputs: the tensors that are the model's own inputs.
-        tallies: how many answers stay on these samples: the worst says what it comes to.
+        inputs: the tensors that are inputs of the model.
+        tallies: unchanged answers on these samples; the warnings quote the worst part.
     """
     told = []
     worst = min((one for one in tallies if one.share < 1), key=lambda one: one.share, default=None)
@@ -198,7 +198,7 @@ def unlike_warnings(
 
 
 def _changed(tally: AnswerTally) -> Finding:
-    """How many answers change, in the task's words."""
+    """The finding with the share of changed answers of a part."""
     part = tally.part
     return EvaluationCode.ANSWERS_CHANGED(
         task=part.task,
@@ -210,7 +210,7 @@ def _changed(tally: AnswerTally) -> Finding:
 
 
 def _growth(seen: Clipping | None, tensor: str, ranges: Ranges | None) -> float:
-    """The largest magnitude of an input over the largest that calibration saw; 0 where that is not known."""
+    """The largest magnitude of an input divided by the largest in calibration; 0 if not known."""
     low, high = ranges.observed.get(tensor, (0.0, 0.0)) if ranges is not None else (0.0, 0.0)
     before = max(-low, high)
     return seen.largest / before if seen is not None and before else 0.0

@@ -1,4 +1,4 @@
-"""The counterparts of the float model's outputs in another model, and running that on the float model's samples."""
+"""Finds the counterparts of the float model's outputs in another model, and runs it on the same samples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from toolkit.graph.sessions.runnable import not_run
 from toolkit.graph.sessions.session import Session
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
-"""Returns a model's outputs by name for inputs."""
+"""A function that returns a model's outputs by name for its inputs."""
 
 
 def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> dict[str, str]:
-    """By output of ``reference`` the tensor of ``subject`` that corresponds to it.
+    """By output of ``reference``, the corresponding tensor of ``subject``.
 
-    A tensor before a plugin has no name that must be kept: where the name is gone, it is what the same plugin
-    reads at the same place.
+    A tensor that a plugin reads may have been renamed: its counterpart is then the same input of the same plugin.
     """
     made = {t.name for n in subject.nodes for t in n.outputs} | {t.name for t in subject.graph.inputs}
     found = {name: name for name in outputs}
@@ -34,9 +33,9 @@ def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> di
 
 
 def run_on(loaded: Session, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None) -> dict[str, Array]:
-    """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast.
+    """Run a model on the float model's samples; inputs are cast if the recipe gives them another float type.
 
-    ``named`` maps the names that values are wanted under to the model's tensors, see ``counterparts``.
+    ``named`` maps the names for the result to the model's tensors, see ``counterparts``.
     """
     feed = {}
     for name, value in inputs.items():

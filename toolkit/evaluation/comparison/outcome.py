@@ -1,4 +1,4 @@
-"""What quantizing does to a model's outputs: noise, agreement, divergence and the changes of argmax to expect."""
+"""The effect of quantization on a model's outputs: noise, agreement, divergence and expected argmax changes."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
 from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
 _AT_ONCE = 1 << 16
-"""Scores that are looked at at a time: what is made of them stays in a core's cache."""
+"""The most scores to process at a time, so that intermediate results stay in a core's cache."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outputs of a quantized model against those of the float model, over all samples.
+    """The outputs of a quantized model compared with the float model's, over all samples.
 
     Attributes:
-        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Where no
-            output holds floats, the share of elements that differ.
+        noise: noise power over signal power of the worst output; infinite if NaN or infinity occurred. If no output
+            holds floats, the share of elements that differ.
         cosine: cosine similarity of the worst output, or None.
-        kl: mean Kullback-Leibler divergence KL(float || quantized) of the outputs where they are probabilities, else
-            of their softmax, in nats; None where no output has classes.
+        kl: mean Kullback-Leibler divergence KL(float || quantized) in nats, of the outputs if they are probabilities,
+            else of their softmax; None if no output has classes.
         agreement: top-1 agreement with the float model of the worst output, or its share of equal elements if it holds
-            no floats; None where no output has either.
+            no floats; None if no output has either.
         flips: expected share of positions whose argmax changes, see ``expected_flips``; None without classes.
         metric: the user's metric, or None.
-        positions: the number of positions from which ``agreement`` and ``kl`` come.
+        positions: number of positions behind ``agreement``.
         parts: noise over signal of each batch, in order.
-        agreement_error: standard error of ``agreement``, from the samples' own shares; None without ``agreement``.
+        agreement_error: standard error of ``agreement`` over samples; None if not known.
         variation_db: power of the variation between samples over the noise, in dB, of the worst output among those
-            whose entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
-        tallies: the unchanged answers, by part of the outputs as the task reads them; empty without a task.
-        metric_answers: the number of answers of which ``metric`` is a share; 0 where it is none, or that is not known.
+            compared entry by entry (see ``by_entry``); None if nothing varies or there are too few samples.
+        tallies: the unchanged answers by part of the outputs, as the task reads them; empty without a task.
+        metric_answers: number of answers that ``metric`` is a share of; 0 if it is not a share, or not known.
         noises: ``noise`` of each output, by name.
-        metric_left_out: ``metric`` without each of several groups of the samples, see ``resampling``.
-        metric_samples: the number of samples with a label, see ``MetricScore.samples``.
-        metric_spread: what ``metric`` would be for the best constant, see ``MetricScore.spread``.
-        output: the output that has ``noise``; empty where that is not known.
+        metric_left_out: values of ``metric`` with one of several groups of samples left out each, see ``resampling``.
+        metric_samples: number of samples with a label, see ``MetricScore.samples``.
+        metric_spread: the value of ``metric`` for the best constant, see ``MetricScore.spread``.
+        output: the worst output, which ``noise`` is of; empty if not known.
     """
 
     noise: float
@@ -70,7 +70,7 @@ class Outcome:
     noises: tuple[tuple[str, float], ...] = ()
 
     def at(self, output: str) -> float:
-        """``noise`` of one output; of the worst output where it is not known."""
+        """``noise`` of one output; if not known, of the worst output."""
         return next((noise for name, noise in self.noises if name == output), self.noise)
 
     @property
@@ -80,28 +80,28 @@ class Outcome:
 
     @property
     def by_entry(self) -> bool:
-        """Whether the noise of the worst output, entry by entry, is meaningful for its answers."""
+        """Whether the worst output can be compared entry by entry: it is not a set of detections."""
         sets = {name for tally in self.tallies if tally.part.task in SET_TASKS for name in tally.part.outputs}
         return self.output not in sets
 
     @property
     def kept(self) -> float | None:
-        """The share of answers that stay, of the worst part; None without a task."""
+        """The share of unchanged answers in the worst part, 0 to 1; None without a task."""
         return min((tally.share for tally in self.tallies), default=None)
 
     @property
     def expected(self) -> float | None:
-        """The largest expected share of changed answers of any part, 0 to 1; None where they can only be counted."""
+        """The largest expected share of changed answers of any part, 0 to 1; None if there is no expectation."""
         shares = [one.expected / one.answers for one in self.tallies if one.expected is not None and one.answers]
         return max(shares, default=None)
 
     @property
     def sqnr_db(self) -> float:
-        """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
+        """10 log10(signal / noise) of the worst output in dB; infinite if nothing differs."""
         return decibels(1.0, self.noise)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dictionary; infinities are written as text."""
+        """A dictionary for JSON, with infinities as strings."""
         content = {k: _plain(v) for k, v in asdict(self).items()}
         return {**content, "tallies": [tally.to_json() for tally in self.tallies]}
 
@@ -135,18 +135,18 @@ def _number(value: Any) -> float | None:
 
 @dataclass
 class BatchOutcome:
-    """One batch: differences by output, the divergence summed over positions, and what expected flips need.
+    """The comparison of one batch.
 
     Attributes:
-        differences: by output.
-        discrete: the outputs that hold integers and the like, not floats.
-        kl: summed over positions.
-        positions: how many there are.
-        gaps: by output with classes, the float model's best score less its second, float32 [positions].
+        differences: by output, signal and noise sums.
+        discrete: the outputs that hold integers or the like, not floats.
+        kl: Kullback-Leibler divergence in nats, summed over positions.
+        positions: number of these positions.
+        gaps: by output with classes, the float model's best score minus its second best, float32 [positions].
         errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
         shares: by output with classes or integers, the share of each sample's positions that keep their argmax or
             value, float64 [batch].
-        answers: what the task's readers found, part by part.
+        answers: the answers by part, from the task's readers.
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
@@ -166,16 +166,16 @@ def compare(
     answers: Answers | None = None,
     inputs: Mapping[str, Array] | None = None,
 ) -> BatchOutcome:
-    """One batch of outputs against the float model's.
+    """Compare one batch of outputs with the float model's.
 
-    An output whose shape differs, as the number of detections may, counts as lost as a whole; rows that are ranked by
-    score are compared as a set.
+    An output with another shape, such as another number of detections, counts as lost entirely; rows ranked by score
+    are compared as a set.
 
     Args:
         reference: the float model's outputs.
         values: the quantized model's outputs.
         classes: outputs whose last axis holds scores of classes.
-        answers: reads both as the task says; None without a task.
+        answers: interprets both by the task; None without a task.
         inputs: the batch's inputs, see ``Answers.rows``.
     """
     part = BatchOutcome(answers=answers.rows(reference, values, inputs) if answers is not None else [])
@@ -239,12 +239,12 @@ def varying_shares(
     answers: Answers | None = None,
     inputs: Sequence[Mapping[str, Array]] = (),
 ) -> dict[str, float]:
-    """For each float output the share of its power that varies between samples, where enough samples were seen.
+    """By float output, the share of its power that varies between samples, if there are enough samples.
 
     Args:
         references: the float model's outputs, batch by batch.
-        answers: as in ``compare``.
-        inputs: likewise, of every batch.
+        answers: as for ``compare``.
+        inputs: the inputs, batch by batch.
     """
     found: dict[str, Difference] = {}
     for number, outputs in enumerate(references):
@@ -269,9 +269,9 @@ def summed(
 
     Args:
         parts: the batches.
-        score: the user's metric.
-        varying: what ``varying_shares`` returns for the float model.
-        answers: the reader of the batches' answers.
+        score: the score of the user's metric.
+        varying: the result of ``varying_shares`` for the float model.
+        answers: as for ``compare``.
     """
     score = score or MetricScore()
     total: dict[str, Difference] = {}
@@ -306,7 +306,7 @@ def summed(
 
 
 def _agreement_error(parts: Sequence[BatchOutcome]) -> float | None:
-    """Standard error of the worst output's agreement: positions of one sample go wrong together, so samples count."""
+    """Standard error of the worst output's agreement over samples, since errors within a sample are correlated."""
     names = sorted({name for part in parts for name in part.shares})
     shares = [np.concatenate([part.shares[name] for part in parts if name in part.shares]) for name in names]
     if not shares:
@@ -322,9 +322,10 @@ def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float])
 
 
 def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float | None, int]:
-    """The worst output's agreement and the positions it is from.
+    """The worst output's agreement, and its number of positions.
 
-    Among equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
+    Of equal shares, the one with the fewest scored positions is chosen, before those of integers, which may only be a
+    shape.
     """
     found = [(d.agreement, name in discrete, -d.positions if name in discrete else d.positions)
              for name, d in total.items() if d.agreement is not None]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The outputs of two models on the same samples: the metric of both, and how far the outputs are apart."""
+"""Compares the outputs of two models on the same samples: the metric of both, and the differences of outputs."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ OrNaN = Annotated[
     BeforeValidator(lambda value: math.nan if value is None else value),
     PlainSerializer(lambda value: None if math.isnan(value) else value),
 ]
-"""A float that may be NaN, which JSON does not have: null stands for it there."""
+"""A float that may be NaN, stored as null since JSON has no NaN."""
 
 
 @dataclass
 class EvaluationResult:
-    """What was measured of two models' outputs.
+    """The comparison of two models' outputs.
 
     Attributes:
         metric: the metric's name, or None.
         float_value: the metric of the float model.
         value: the metric of the other model.
-        drop: how much worse ``value`` is, in the metric's units; negative where it is better.
-        metric_answers: the number of answers of which the metric is a share; 0 where it is none, or that is not known.
-        left_out: the metric of both models without each of several groups of the samples, see ``resampling``; NaN
-            without a group that has all labels.
-        metric_samples: the number of samples with a label, see ``MetricScore.samples``.
-        metric_spread: what the metric would be for the best constant, see ``MetricScore.spread``.
-        rising: whether a larger value of the metric is better.
-        tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
-        samples: the number of samples that the metric saw.
+        drop: how much worse ``value`` is, in the metric's units; negative if it is better.
+        metric_answers: number of answers that the metric is a share of; 0 if it is not a share, or not known.
+        left_out: the metric of both models with one of several groups of samples left out each, see ``resampling``;
+            NaN if the group left out has all labels.
+        metric_samples: number of samples with a label, see ``MetricScore.samples``.
+        metric_spread: the value of the metric for the best constant, see ``MetricScore.spread``.
+        rising: whether a higher value of the metric is better.
+        tallies: the unchanged answers by part of the outputs, as the task reads them.
+        samples: number of samples.
         outputs: figures of the outputs that could be compared, by name. Without floats, agreement is the share of equal
             elements.
         unlike: by output, the number of samples that could not be compared because the models' shapes differ.
-        discrete: the outputs that hold no floats, but integers and the like.
-        beside: of outputs with rows ranked by score the figures of the rows that both models have, see ``row_sets``; in
-            ``outputs`` rows that one model lacks are held against zeros.
-        form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
+        discrete: the outputs that hold integers or the like, not floats.
+        beside: by output with rows ranked by score, figures of the rows that both models have, see ``row_sets``; in
+            ``outputs`` rows that one model lacks are compared with zeros.
+        form: the form of the other model that ran: lowered, or float32 if onnxruntime cannot run the lowered one.
         nodes: the error of each node of the other model.
-        layer_samples: the number of samples on which the nodes' errors were measured.
-        clipping: how far values leave the ranges, by quantized activation and by float input of the model.
-        notes: what the reader should know.
+        layer_samples: number of samples on which the nodes' errors were measured.
+        clipping: clipping of values, by quantized activation and by float input of the model.
+        notes: findings for the report.
         not_compared: the model's outputs that onnxruntime cannot compute.
-        in_place: the tensors among ``outputs`` that nodes which onnxruntime cannot run read, compared in their place.
-        unrounded: what changes without the rounding of 16-bit floats; None where there is none, or it was not measured.
+        in_place: the tensors among ``outputs`` that were compared instead: inputs of nodes that onnxruntime cannot run.
+        unrounded: the result without rounding to 16-bit floats; None if there is none, or not measured.
     """
 
     metric: str | None = None
@@ -92,17 +92,17 @@ class EvaluationResult:
     left_out: tuple[tuple[OrNaN, OrNaN], ...] = ()
 
     def judged(self) -> frozenset[str]:
-        """The outputs that are judged by their answers; empty where there are none, as with limits on noise alone."""
+        """The outputs that are judged by their answers; empty without any, as with limits on noise only."""
         return frozenset(name for tally in self.tallies for name in tally.part.outputs)
 
     @property
     def drop_error(self) -> float | None:
-        """Standard error of the drop, from how samples differ; None where the metric does not tell it."""
+        """Standard error of the drop over samples; None if the metric does not allow to compute it."""
         return drop_error(*self._left_out())
 
     @property
     def refused(self) -> bool:
-        """Whether onnxruntime cannot run the other model as it is written, or not all of it."""
+        """Whether onnxruntime cannot run all of the other model as it is written."""
         codes = {note.code for note in self.notes}
         return self.form != "lowered" or bool(self.not_compared) or EvaluationCode.UNROUNDED_NOT_RUN in codes
 
@@ -117,13 +117,13 @@ class EvaluationResult:
 
 @dataclass
 class Unrounded:
-    """The other model as onnxruntime itself computes it: without the rounding of 16-bit floats between its kernels.
+    """The other model as onnxruntime itself computes it, without rounding to 16-bit floats between its kernels.
 
     Attributes:
-        found: its figures on some of the samples or on all.
-        rounded: the figures with the rounding, on the same samples; None where these are all.
-        moved: how large the share of answers that the rounding decides may be, 0 to 1: the upper end of Wilson's 95 %
-            interval, of the part of the outputs where it is largest; None without a task.
+        found: its figures on some or all samples.
+        rounded: the figures with the rounding on the same samples; None if these are all samples.
+        moved: the largest plausible share of answers that the rounding changes, 0 to 1: the upper end of Wilson's 95 %
+            interval, in the part of the outputs where it is largest; None without a task.
     """
 
     found: EvaluationResult
@@ -132,18 +132,18 @@ class Unrounded:
 
 
 class OutputComparison:
-    """Takes in the outputs of the float model and of another for the same samples, batch by batch.
+    """Compares the outputs of the float model and of another model for the same samples, batch by batch.
 
     Args:
         reference: the float model, whose outputs are compared.
-        metric: one that ``METRICS`` lists, or ``module:Name``; None for none. There is none where an output that it may
-            look at is not compared.
-        output: the output that the metric looks at.
+        metric: one that ``METRICS`` lists, or ``module:Name``; None for none. It is not computed if an output that it
+            may need is not compared.
+        output: the output for the metric.
         allow_code: whether ``metric`` may be code.
-        names: what is compared; the outputs of the model where None.
-        answers: reads outputs as the task says; None without a task.
-        options: what the metric must know besides the output.
-        parts: in how many parts the samples come; ``so_far`` may be asked between two of them.
+        names: the tensors to compare; None for the model's outputs.
+        answers: interprets outputs by the task; None without a task.
+        options: further options of the metric.
+        parts: number of parts that the samples come in; ``so_far`` may be called after each but the last.
 
     Raises:
         RecipeError: there is no such metric.
@@ -168,7 +168,7 @@ class OutputComparison:
         if not metric_computable(output, self._not_compared):
             metric = None
         self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
-        # a metric's value is asked once, when it has taken in all that it is of
+        # each metric object computes its value only once, at the end of its samples
         self._scores: list[MetricPair] = [
             (_maybe_metric(metric, output, allow_code, options), _maybe_metric(metric, output, allow_code, options))
             for _ in range(parts)
@@ -193,14 +193,14 @@ class OutputComparison:
         count: int,
         inputs: Mapping[str, Array] | None = None,
     ) -> None:
-        """Take in one batch of ``count`` samples.
+        """Add one batch of ``count`` samples.
 
         Args:
             wanted: the float model's outputs by name.
-            found: the other model's; where the types differ, floats are compared in float32.
+            found: the other model's outputs by name; floats of different types are compared in float32.
             labels: the samples' labels, for the metric.
-            count: how many samples the batch holds.
-            inputs: its inputs, see ``Answers.rows``.
+            count: number of samples in the batch.
+            inputs: the batch's inputs, see ``Answers.rows``.
         """
         first, second = wanted, found
         if self._answers is not None:
@@ -232,7 +232,7 @@ class OutputComparison:
         return self._answers.entries_on(name, wanted, inputs) if self._answers is not None else None
 
     def _match(self, answers: Answers, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
-        """Take in how far ranked rows that both models have are apart: which are lost the answers say."""
+        """Add the differences of ranked rows that both models have; lost rows show in the answers."""
         first, second = answers.side_by_side(wanted, found, matched=True)
         for name in self._names:
             if first[name] is wanted[name]:
@@ -241,18 +241,18 @@ class OutputComparison:
                 self._matched.setdefault(name, Difference()).add(first[name], second[name])
 
     def so_far(self) -> EvaluationResult:
-        """What the batches up to now showed, as ``result`` would; for all parts but the last, once each."""
+        """The result of the batches so far; to be called once for each part but the last."""
         return self._result(self._scores.pop())
 
     def result(self) -> EvaluationResult:
-        """What all batches showed; ``nodes`` is left empty."""
+        """The result of all batches; ``nodes`` is empty."""
         return self._result(self._scores[0])
 
     def _result(self, metrics: MetricPair) -> EvaluationResult:
         found = EvaluationResult(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
         found.outputs = {name: one.figures() for name, one in self._outputs.items() if self._known(name, one)}
         found.discrete = sorted(self._discrete)
-        # of rows that have nothing in common nothing is known
+        # without any common rows there are no figures
         found.beside = {
             name: matched.figures() for name, matched in sorted(self._matched.items())
             if name not in self._apart and matched.seen
@@ -280,7 +280,7 @@ class OutputComparison:
         return found
 
     def _known(self, name: str, difference: Difference) -> bool:
-        """Whether an output has figures: one that differs in shape has none that are perfect, on whatever samples."""
+        """Whether an output has figures; perfect ones do not count if shapes differ on some samples."""
         unlike = self._unlike.get(name, 0)
         return not unlike or (unlike < self.samples and bool(difference.broken or difference.max_abs))
 
@@ -304,7 +304,7 @@ class OutputComparison:
 
 
 def _with_nan(value: Array, count: int) -> int:
-    """How many of ``count`` samples have NaN in a batch of an output."""
+    """The number of samples with NaN in one batch of an output."""
     unknown = np.isnan(np.asarray(value, np.float32))
     if not unknown.any():
         return 0
@@ -312,7 +312,7 @@ def _with_nan(value: Array, count: int) -> int:
 
 
 def metric_computable(output: str | None, lacking: Sequence[str]) -> bool:
-    """Whether a metric that looks at ``output`` (any that suits it where None) can be computed without some outputs."""
+    """Whether a metric on ``output`` (None: on any suitable one) can be computed if some outputs are missing."""
     return not lacking if output is None else output not in lacking
 
 
@@ -321,7 +321,7 @@ def _finite(value: float) -> float | None:
 
 
 def widened(value: Array) -> Array:
-    """An output as metrics take it: floats in float32."""
+    """An output in the form for metrics: floats as float32."""
     return np.asarray(value, np.float32) if is_float(value.dtype) else value
 
 

@@ -1,4 +1,4 @@
-"""Rows that are ranked by score, put side by side as a set: what changed its rank is beside itself again."""
+"""Matches rows ranked by score as a set, so that rows are compared with themselves even if their rank changed."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from toolkit.evaluation.numerics.boxes import OVERLAP, iou, row_boxes
 from toolkit.evaluation.tasks import OutputPart, reader
 
 _MOST = 1024
-"""More rows than this take too long to be held against each other."""
+"""The most rows to match, since the time grows with their square."""
 
 
 def side_by_side(
     part: OutputPart, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The outputs of a detector with ranked rows, of both models, so that row by row they are the same detections.
+    """Both models' outputs of a detector with ranked rows, reordered so that corresponding rows are the same detection.
 
-    A row of the one is beside that of the other which has its class and overlaps it most, by IoU 0.5 or more; a row
-    that has none is beside zeros.
+    A row corresponds to the other model's row of the same class with the largest IoU, at least 0.5; without one, to
+    zeros.
 
     Args:
-        part: one whose rows are ranked in all of its outputs.
+        part: a part with ranked rows in all of its outputs.
         wanted: the float model's outputs of one batch, by name.
-        found: the other model's.
-        matched: leave out rows that have no other.
+        found: the other model's outputs, by name.
+        matched: whether to leave out rows without a counterpart.
 
     Returns:
-        The part's outputs alone, [batch, rows, ...], of one shape in both; none where there are more than 1024 rows.
+        The part's outputs only, [batch, rows, ...], with the same shape for both; empty with more than 1024 rows.
     """
     task = reader(part)
     both = [[np.asarray(rows) for rows in task.samples(one)] for one in (wanted, found)]
@@ -65,7 +65,7 @@ def _listed(values: Sequence[Array], settings: Mapping[str, object]) -> list[Arr
 
 
 def _pairs(wanted: tuple[Array, Array], found: tuple[Array, Array]) -> list[tuple[int, int]]:
-    """The rows of one sample that are beside each other, -1 for none."""
+    """The corresponding rows of one sample as pairs of indices, -1 for none."""
     (first, classes), (second, others) = wanted, found
     fits = iou(first, second)
     fits[(first[:, None] == second[None]).all(axis=-1)] = 1.0

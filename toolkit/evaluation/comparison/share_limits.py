@@ -1,4 +1,4 @@
-"""A limit on a share of answers as it stands on the samples, and the one finding that these are too few."""
+"""Judges limits on shares of answers on the samples, and finds the limit that needs more samples."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from toolkit.evaluation.numerics.intervals import ONE_SIDED, LimitStanding, arou
 from toolkit.evaluation.tasks import AnswerTally
 
 ROUNDING = 1e-12
-"""By how much a drop may exceed its limit, as a share of the metric: the rounding of a difference of two values."""
+"""The most by which a drop may exceed its limit, as a share of the metric: rounding of the difference of two values."""
 UNREAD = 0.05
-"""The share of its answers that an output may lose which the metric does not read, and no other limit covers."""
+"""The share of changed answers allowed for an output that neither the metric nor another limit covers."""
 
 
 @dataclass(frozen=True)
 class ShareLimit:
-    """One limit on a share of answers.
+    """One limit on a share of answers, or on the drop of a metric.
 
     Attributes:
         name: the budget's name for it.
-        lost: the share that is lost, 0 to 1; below 0 where more were won against labels.
-        answers: out of how many answers.
-        limit: the largest share that may be lost.
-        independent: how many answers count as independent; all where None.
+        lost: the lost share, 0 to 1, or drop; negative if by the labels more answers were gained than lost.
+        answers: number of answers; 0 if the metric is not a share of answers.
+        limit: the largest share or drop allowed.
+        independent: number of independent answers; None for all.
         samples: whether every sample has one answer.
-        expected: the share expected to be lost on samples like these; None where only a count is known.
-        error: standard error of ``lost``, from how samples differ, for a metric that is no share of right samples;
-            None where that is not known.
-        measured: how many samples it comes from, for a metric that can be computed on some of them.
-        alone: whether one sample, or one group, has all labels: then how far others would differ is not known.
-        rounding: by how much ``lost`` may exceed the limit, in its unit.
+        expected: the expected lost share on samples like these; None if only a count is known.
+        error: standard error of ``lost`` over samples, for a metric that is not a share of right samples; None if not
+            known.
+        measured: number of samples behind the metric.
+        alone: whether a single sample, or group, has all labels, so that the variation between samples is not known.
+        rounding: the most by which ``lost`` may exceed the limit, in the same unit.
     """
 
     name: str
@@ -50,10 +50,10 @@ class ShareLimit:
 
     @property
     def standing(self) -> LimitStanding:
-        """Whether it is met; see ``intervals.standing``.
+        """Whether the limit is met, missed or unproven; see ``intervals.standing``.
 
-        A metric that is no share of answers is judged by its value, and not proven where samples differ so much that
-        a loss of zero could not be told from one at the limit, or where there is a single sample.
+        A metric that is not a share of answers is judged by its value; it is unproven if samples differ so much that a
+        loss of zero cannot be distinguished from one at the limit, or if there is only one sample.
         """
         found = LimitStanding.MET if self.lost <= self.limit + self.rounding else LimitStanding.MISSED
         if self.answers > 0:
@@ -63,14 +63,14 @@ class ShareLimit:
 
     @property
     def imprecise(self) -> bool:
-        """Whether samples differ too much for the limit: with 95 percent confidence no drop may be one beyond it."""
+        """Whether samples differ too much: a drop beyond the limit could be measured as none (95% confidence)."""
         return self.error is not None and 0 < self.limit < ONE_SIDED * self.error
 
     @property
     def by_chance(self) -> bool:
-        """Whether a drop of a metric that is no share of answers may be within the limit on other samples.
+        """Whether a metric that is not a share of answers may be within the limit on other samples.
 
-        It is where its one-sided 95 % interval reaches the limit, or where there is a single sample.
+        It may if the one-sided 95 % interval of the drop includes the limit, or if there is only one sample.
         """
         if self.answers > 0:
             return False
@@ -78,35 +78,35 @@ class ShareLimit:
 
     @property
     def likely(self) -> float:
-        """The share expected to be lost elsewhere: what was lost here, or nearly was, whichever is larger."""
+        """The lost share to expect on other samples: the larger of the measured and the expected one."""
         return max(self.lost, self.expected or 0.0)
 
     @property
     def few(self) -> bool:
-        """Whether there are fewer answers than it takes to judge the limit, by their count."""
+        """Whether there are fewer answers than needed to judge the limit, by their number."""
         return 0 < self.answers < enough(self.limit)
 
     @property
     def lacking(self) -> float:
-        """How many times as many answers, or samples, it takes to judge the limit."""
+        """The factor by which the number of answers or samples must grow to judge the limit."""
         by_count = enough(self.limit) / self.answers if self.answers > 0 else 0.0
         return max(by_count, self._lacking_by_error)
 
     @property
     def _lacking_by_error(self) -> float:
-        # the standard error falls as the square root of the samples' number rises
+        # the standard error falls with the square root of the number of samples
         return (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2 if self.limit > 0 else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of what is lost: by its standard error where that is known, else Wilson's for a share."""
+        """The 95 % interval of ``lost``: by its standard error if known, else Wilson's interval of a share."""
         if self.error is not None:
             return around(self.lost, self.error)
         count = min(self.independent if self.independent is not None else self.answers, self.answers)
         return wilson(max(self.lost, 0.0) * count, count)
 
     def finding(self) -> Finding:
-        """The finding that it is within the limit on these answers, and how many it takes to say more."""
+        """The finding that the limit is not proven on these answers, and how many are needed."""
         if self.alone and not self.few:
             return EvaluationCode.WITHIN_ON_ONE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
@@ -126,12 +126,12 @@ class ShareLimit:
 
 
 def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = False) -> ShareLimit:
-    """The limit on the answers of a part that stay.
+    """The limit on the changed answers of a part.
 
     Args:
         tally: the answers.
-        least: the smallest share that must stay, in place of the task's default.
-        weighed: whether a change counts as much as it is likely to cost, where that is known.
+        least: the least share of unchanged answers, in place of the task's default.
+        weighed: whether to weigh changes by their likely cost, if known.
     """
     limit = 1.0 - (tally.least if least is None else least)
     single = tally.part.task != "generation"
@@ -154,14 +154,14 @@ def of_drop(
     """The limits on the drop of a metric, each in the metric's own unit.
 
     Args:
-        limits: the budget's; ``max_drop`` and ``max_relative_drop`` are looked at.
+        limits: the budget, of which ``max_drop`` and ``max_relative_drop`` are used.
         drop: how much worse the metric became.
-        before: the float model's metric, of which ``max_relative_drop`` is a share.
-        answers: how many answers the metric is a share of; 0 where it is none.
-        single: whether every sample has one of them.
+        before: the float model's metric, which ``max_relative_drop`` is relative to.
+        answers: number of answers that the metric is a share of; 0 if it is not a share.
+        single: whether every sample has one answer.
         error: the standard error of the drop, see ``resampling.drop_error``.
-        samples: how many samples the drop comes from.
-        alone: whether one sample, or one group, has all labels.
+        samples: number of samples behind the drop.
+        alone: whether a single sample, or group, has all labels.
     """  # fmt: skip
     units = {"max_drop": 1.0, "max_relative_drop": abs(before)}
     return [
@@ -175,9 +175,9 @@ def of_drop(
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:
-    """The finding of a limit that is not proven; None where all are met or missed.
+    """The finding of a limit that is not proven; None if all are met or missed.
 
-    Among several, one whose limit is exceeded comes before one that needs more answers.
+    Of several, a limit that is exceeded comes first, then the one that needs most answers.
     """
     found = [one for one in limits if one.standing is LimitStanding.UNPROVEN]
     worst = max(found, key=lambda one: (one.lost > one.limit, one.lacking, one.lost), default=None)

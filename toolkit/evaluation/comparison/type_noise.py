@@ -1,4 +1,4 @@
-"""What the types that a model runs in add to the noise of its quantized layers, which a simulation leaves out."""
+"""The noise of 16-bit float types, which a simulation in float32 leaves out, added to that of quantized layers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True)
 class TypeNoise:
-    """What computing in float16 or bfloat16 adds to a plan that was simulated in float32.
+    """The noise that float16 or bfloat16 adds to a plan that was simulated in float32.
 
-    Its errors are independent of those of quantizing, so that noise powers add, and with them the squares of what grows
-    with the size of an error: the shares of answers to expect to change, which near ties make (see ``expected_flips``).
+    Its errors are independent of those of quantization, so noise powers add, as do the squares of figures proportional
+    to the size of errors: the expected shares of changed answers, which are due to near ties (see ``expected_flips``).
 
     Attributes:
         noise: noise power over signal power of the worst output.
-        flips: the share of positions whose argmax is to be expected to change for it alone.
-        expected: the share of answers expected to change because of it alone, in the part where that is largest.
+        flips: the expected share of positions whose argmax changes by this noise alone.
+        expected: the expected share of answers that change by this noise alone, in the part where it is largest.
     """
 
     noise: float
@@ -34,11 +34,11 @@ class TypeNoise:
 
     @classmethod
     def between(cls, real: Outcome, simulated: Outcome) -> TypeNoise:
-        """The type noise of a plan, from its outcome in its own types and that of its simulation.
+        """The type noise of a plan, from its outcome in its actual types and that of its simulation.
 
         Args:
-            real: in its types.
-            simulated: in float32, on the same samples.
+            real: the outcome in the plan's types.
+            simulated: the outcome in float32, on the same samples.
         """
         return cls(
             max(real.noise - simulated.noise, 0.0),
@@ -47,13 +47,13 @@ class TypeNoise:
         )
 
     def largest(self, other: TypeNoise | None) -> TypeNoise:
-        """The larger of both, figure by figure."""
+        """The maximum of both, figure by figure."""
         if other is None:
             return self
         return TypeNoise(max(self.noise, other.noise), max(self.flips, other.flips), max(self.expected, other.expected))
 
     def added_to(self, simulated: Outcome) -> Outcome:
-        """A simulated outcome with this noise added; one without any noise is the float model's, and stays as it is."""
+        """A simulated outcome with this noise added; that of the float model, without noise, is unchanged."""
         if simulated.noise == 0:
             return simulated
         tallies = tuple(
@@ -68,7 +68,7 @@ class TypeNoise:
         return replace(simulated, noise=noise, flips=flips, tallies=tallies, variation_db=variation)
 
     def left(self, expected: float) -> float:
-        """How much of an expected share of answers is left to a plan's own noise; above 0 where the share is."""
+        """The part of an expected share of answers left for the plan's own noise; positive if the share is."""
         return max(_apart(expected, self.expected), _LEAST * expected)
 
 

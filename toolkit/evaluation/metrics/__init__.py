@@ -1,1 +1,1 @@
-"""The built-in metrics: by name, by kind of output, their options, and what they reach without a model."""
+"""The built-in metrics: by name, by kind of output, their options, and their baselines without a model."""

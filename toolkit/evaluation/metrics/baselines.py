@@ -1,4 +1,4 @@
-"""What a metric reaches without a model, by the kind of metric: chance, a constant, nothing at all."""
+"""Baselines of metrics: the value reached without a model, such as by chance or by a constant."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from toolkit.evaluation.metrics.classes import CHANCE
 
 _HOPELESS = 0.02
 _NOISE_AS_LOUD_DB = 6.0
-"""A peak signal-to-noise ratio below which the noise is half of the peak."""
+"""The PSNR in dB at which the noise is half of the peak."""
 
 
 class Baseline:
-    """The baseline of a share of which more is better, such as of right answers: 0 is worthless, and all is perfect.
+    """The baseline of a share, such as of right answers: 0 is worthless, and 1 is perfect.
 
     Attributes:
-        told: whether the labels are known to be informative; if not, a metric that is NaN shows it.
-        silent: what labels lack where the metric is NaN.
+        told: whether the labels are known to be informative; if not, NaN as the metric shows that they are not.
+        silent: what the labels lack if the metric is NaN.
     """
 
     def __init__(self, silent: str = "none of them has a label at any position") -> None:
@@ -30,28 +30,28 @@ class Baseline:
 
     @property
     def spread(self) -> float:
-        """What the metric would be for the best constant, in its unit; 0 where it is no distance."""
+        """The value of the metric for the best constant, in its unit; 0 if the metric is not a distance."""
         return 0.0
 
     @property
     def least(self) -> float:
-        """The value that a model must exceed to be measurably better than what needs none."""
+        """The value that a model must exceed to be measurably better than the baseline."""
         return _HOPELESS
 
     def take(self, scores: Array, label: Array) -> None:
-        """Take in a batch: scores or values, and labels of any shape."""
+        """Add a batch: scores or values, and labels of any shape."""
 
     def skill(self, value: float) -> float:
-        """How far a value gets towards perfection, 1; below 0 where it is worse than what needs no model."""
+        """The skill of a value: 1 if perfect, 0 at the baseline, negative if worse."""
         return value
 
     def useless(self, value: float, samples: int) -> float | None:
-        """The value reached without a model, where this value on so many samples is no better; None where it is."""
+        """The baseline's value, if ``value`` on this number of samples is no better; else None."""
         return 0.0 if value <= self.least else None
 
 
 class _Values(Baseline):
-    """The baseline of values that labels hold throughout: the metric is no number only where outputs are none."""
+    """The baseline of metrics with a label for every value: the metric is NaN only if outputs are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class _Values(Baseline):
 
 
 class _Distance(_Values):
-    """The baseline of a mean error: a constant is worth nothing.
+    """The baseline of a mean error: the best constant.
 
-    For labels of unlike shapes it is one constant for all elements, else one each: what elements of unlike scale or
-    offset differ by needs no model.
+    It has one constant per element, since different scales and offsets of elements need no model; for labels of
+    different shapes, one constant for all elements.
     """
 
     def __init__(self, of_labels: Callable[[Array], float]) -> None:
@@ -104,7 +104,7 @@ class _RankCorrelation(_Values):
 
 
 class _Edits(Baseline):
-    """The baseline of edits per character or word: an empty reading takes one each."""
+    """The baseline of edits per character or word: an empty reading needs one edit for each."""
 
     def __init__(self) -> None:
         super().__init__("all their labels are empty")
@@ -117,7 +117,7 @@ class _Edits(Baseline):
 
 
 class _Area(Baseline):
-    """The baseline of areas under the ROC curve: scores in any order."""
+    """The baseline of areas under the ROC curve: scores in random order."""
 
     def __init__(self) -> None:
         super().__init__("no class has both samples with it and samples without it")
@@ -125,8 +125,9 @@ class _Area(Baseline):
 
     @property
     def least(self) -> float:
-        """Two standard errors above chance, by Mann and Whitney's variance for n1 samples with a class and n0 without:
-        (n1 + n0 + 1) / (12 n1 n0).
+        """Two standard errors above chance.
+
+        The variance for n1 samples with a class and n0 without is (n1 + n0 + 1) / (12 n1 n0), by Mann and Whitney.
         """
         if not self._labels:
             return 1.0
@@ -144,12 +145,12 @@ class _Area(Baseline):
         return (value - CHANCE) / (1 - CHANCE)
 
     def useless(self, value: float, samples: int) -> float | None:
-        # with so few answers the best model would seem no better
+        # with very few answers even the best model would seem no better
         return CHANCE if value <= (self.least if self.least < 1 else CHANCE) else None
 
 
 class _Neighbours(Baseline):
-    """The baseline of recall among the k nearest: k others drawn at random have the label by its frequency."""
+    """The baseline of recall among the k nearest: k other samples drawn at random, by the labels' frequencies."""
 
     def __init__(self, k: int) -> None:
         super().__init__("no two of them have the same label")
@@ -166,7 +167,7 @@ class _Neighbours(Baseline):
 
 
 class _Likelihood(Baseline):
-    """The baseline of token likelihoods: uniform ones are worth nothing. No number where the outputs are none, too."""
+    """The baseline of token likelihoods: uniform ones. The metric is also NaN if outputs are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,9 +208,9 @@ _BY_METRIC: dict[str, Callable[[], Baseline]] = {
     "spearman": _RankCorrelation,
     "perplexity": _Likelihood,
 }
-"""By the name of a built-in metric; others are shares of right answers."""
+"""By name of a built-in metric; all others are shares of right answers."""
 
 
 def baseline(metric: str) -> Baseline:
-    """A fresh baseline for a built-in metric."""
+    """A new baseline for a built-in metric."""
     return _BY_METRIC.get(metric, Baseline)()

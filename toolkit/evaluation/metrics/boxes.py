@@ -1,4 +1,4 @@
-"""Mean average precision as COCO counts it, by pycocotools."""
+"""Mean average precision by COCO's rules, with pycocotools."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LEAST = 0.001
 
 
 class MeanAveragePrecision:
-    """Mean average precision over classes, and over IoU from 0.50 to 0.95 or at 0.5 alone.
+    """Mean average precision over classes, at IoU 0.50 to 0.95, or only at 0.5.
 
-    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the unit of the model's boxes, whether
-    pixels or shares of the picture; rows of -1 pad.
-    Without the axis of objects each sample has one, and a sample by itself needs no axis of samples.
+    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the unit of the model's boxes, pixels or
+    shares of the image; padded with rows of -1. Labels without the axis of objects have one object per sample; for a
+    single sample the batch axis may be missing.
 
     Raises:
         RecipeError: pycocotools is not installed, or no output holds detections.
@@ -46,7 +46,7 @@ class MeanAveragePrecision:
         self._evaluated: tuple[int, Any] | None = None
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             RecipeError: no output holds detections.
@@ -59,7 +59,7 @@ class MeanAveragePrecision:
             raise DataError("the metric needs labels, but the data has none", remedy="store them under the key 'label'")
         label, each = label_of(labels), detections(reader(self.part).samples(outputs), self.part.settings, _LEAST)
         if label.ndim == 2:
-            # for a sample by itself these are its objects, for several samples one object each
+            # rows are the objects of a single sample, or one object of each of several samples
             label = label[None] if len(each) == 1 else label[:, None]
         if label.ndim != 3 or label.shape[-1] != 5 or len(label) != len(each):
             raise DataError(f"labels of boxes of {len(each)} samples have shape {list(label.shape)}",
@@ -78,13 +78,13 @@ class MeanAveragePrecision:
         return {"image_id": self.images, "category_id": int(kind), "bbox": corner, "area": width * height}
 
     def value(self) -> float:
-        """0 to 1; NaN where no sample has an object."""
+        """The value over all samples, 0 to 1; NaN if no sample has an object."""
         return self.value_among(np.ones(self.images, bool))
 
     def reach(self) -> tuple[float, float] | None:
-        """How far boxes reach, in the median: the model's with at least half of its best score, and the labels'.
+        """Median extent of the model's boxes with at least half of the best score, and of the labels' boxes.
 
-        The larger of right and bottom. None where there are none of either.
+        The extent of a box is the larger of its right and bottom. None if there are no boxes of either.
         """
         if not self.found or not self.wanted:
             return None
@@ -94,17 +94,17 @@ class MeanAveragePrecision:
         return float(np.median(_far(found))), float(np.median(_far(wanted)))
 
     def units(self) -> Array:
-        """Each image by itself."""
+        """Each image is a unit of its own."""
         return np.arange(self.images)
 
     def value_among(self, kept: Array) -> float:
-        """The value over the images that are kept, bool [images]; NaN where none of them has an object."""
+        """The value over the images that are ``kept``, bool [images]; NaN if none of them has an object."""
         if not any(kept[one["image_id"] - 1] for one in self.wanted):
             return float("nan")
         if not self.found:
             return 0.0
         judged = self._judged()
-        # the detections in each image are matched with its objects once
+        # detections are matched with objects only once per image
         every = judged.evalImgs
         judged.evalImgs = [one if one is None or kept[one["image_id"] - 1] else None for one in every]
         with contextlib.redirect_stdout(io.StringIO()):
@@ -116,7 +116,7 @@ class MeanAveragePrecision:
         return float(precision.mean()) if precision.size else 0.0
 
     def _judged(self) -> Any:
-        """Each image's detections matched with its objects, for everything taken in so far."""
+        """The evaluated ``COCOeval`` of all images so far, with detections matched to objects."""
         if self._evaluated is not None and self._evaluated[0] == self.images:
             return self._evaluated[1]
         from pycocotools.coco import COCO
@@ -135,7 +135,7 @@ class MeanAveragePrecision:
             judged = COCOeval(truth, truth.loadRes([dict(one) for one in self.found]), "bbox")
             if self.overlap is not None:
                 judged.params.iouThrs = np.asarray([self.overlap])
-            # all areas, at most a hundred a sample: COCO's other figures are not asked for
+            # only all areas with at most 100 detections per image: COCO's other figures are not needed
             judged.params.areaRng, judged.params.areaRngLbl = judged.params.areaRng[:1], judged.params.areaRngLbl[:1]
             judged.params.maxDets = judged.params.maxDets[-1:]
             judged.evaluate()
@@ -144,7 +144,7 @@ class MeanAveragePrecision:
 
 
 def _far(boxes: Array) -> Array:
-    """The larger of right and bottom, float64 [n], of x, y, width and height, [n, 4]."""
+    """The larger of right and bottom, float64 [n], of boxes as x, y, width and height, [n, 4]."""
     return np.asarray((boxes[:, :2] + boxes[:, 2:]).max(axis=1))
 
 

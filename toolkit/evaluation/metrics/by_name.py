@@ -1,4 +1,4 @@
-"""Accuracy metrics: what the recipe's ``metric`` names, fed batch by batch."""
+"""Accuracy metrics by the name in the recipe's ``metric``, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from toolkit.evaluation.metrics.table import METRICS
 class TopK:
     """Share of positions whose label is among the k largest values of the last axis.
 
-    The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]. An output of
-    integers, of the label's shape, holds the choices themselves; one score per sample is that of class 1 of two, which
-    is chosen above the threshold. A position with a NaN score is never right; one whose label is -100 is left out.
+    The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]. An integer
+    output of the label's shape holds the chosen classes themselves; a single score per sample is that of class 1 of
+    two, chosen if above the threshold. A position with a NaN score is never right; one whose label is -100 is left out.
 
     Attributes:
-        classes: how many classes the output has; 0 before the first batch.
+        classes: number of classes of the output; 0 before the first batch.
     """
 
     higher_is_better = True
@@ -42,7 +42,7 @@ class TopK:
         self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: the label's shape does not match the output's.
@@ -61,23 +61,23 @@ class TopK:
 
     @property
     def answers(self) -> int:
-        """How many positions with a label were looked at."""
+        """Number of positions with a label."""
         return self.count
 
     def value(self) -> float:
-        """Share of right positions, 0 to 1; NaN where none has a label."""
+        """Share of right positions, 0 to 1; NaN if none has a label."""
         return self.right / self.count if self.count else math.nan
 
 
 def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
-    """How many classes there are, 0 where the output is the choice itself; and where the choice is the label, bool.
+    """The number of classes, 0 if the output holds chosen classes, and whether each choice is the label, bool.
 
     Raises:
         DataError: the labels do not fit the output.
     """
     if scores.dtype.kind not in "iub":
         classes = classes_of(scores, label)
-        # argmax takes NaN for the largest score
+        # argmax treats NaN as the largest score
         same = (scores.argmax(axis=-1) == label) & ~np.isnan(scores).any(axis=-1)
         return classes, np.asarray(same)
     if scores.shape != label.shape and len(scores) == scores.size == label.size:
@@ -88,7 +88,7 @@ def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
 
 
 class Exact:
-    """Share of samples all of whose positions are right; output, label and ``classes`` as for ``TopK``.
+    """Share of samples with all positions right; output, label and ``classes`` as for ``TopK``.
 
     A sample without any label is left out.
     """
@@ -100,7 +100,7 @@ class Exact:
         self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: the labels do not fit the output.
@@ -114,11 +114,11 @@ class Exact:
 
     @property
     def answers(self) -> int:
-        """How many samples with a label were looked at."""
+        """Number of samples with a label."""
         return self.count
 
     def value(self) -> float:
-        """Share of samples, 0 to 1; NaN where none has a label."""
+        """Share of right samples, 0 to 1; NaN if none has a label."""
         return self.right / self.count if self.count else math.nan
 
 
@@ -135,7 +135,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 def make_metric(
     name: str, output: str | None = None, allow_code: bool = False, options: MetricOptions | None = None
 ) -> Metric:
-    """A fresh metric by name: one that ``METRICS`` lists, or ``module:Name`` where code is allowed.
+    """A new metric by name: one that ``METRICS`` lists, or ``module:Name`` if code is allowed.
 
     Raises:
         RecipeError: there is no such metric, or it is code that lacks a part of ``Metric``.
@@ -146,7 +146,7 @@ def make_metric(
 
         found: Any = load_object(name, allow_code, "metric")
         made = inspect.isclass(found) or inspect.isroutine(found)
-        # a metric that the caller made is a model for fresh ones
+        # an instance serves as template for new ones
         metric: Metric = found() if made else copy.deepcopy(found)
         lacking = [part for part in ("higher_is_better", "update", "value") if not hasattr(metric, part)]
         if lacking:

@@ -1,4 +1,4 @@
-"""Metrics in which frequent classes do not hide rare ones: balanced accuracy, F1, and areas under curves."""
+"""Metrics that weigh all classes equally: balanced accuracy, F1, average precision, and area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from toolkit.evaluation.metric import (
 from toolkit.evaluation.numerics.ranks import ranks
 
 CHANCE = 0.5
-"""The area under the ROC curve of scores that tell nothing."""
+"""The area under the ROC curve of uninformative scores."""
 
 
 class _ByClass:
-    """Gathers scores and labels; labels are classes' numbers [batch], or 0 and 1 for each class [batch, classes].
+    """Collects scores and labels; labels are class numbers [batch], or 0 and 1 for each class [batch, classes].
 
-    One score per sample, with labels 0 and 1, is a set of one class: that of label 1. A score that is NaN counts as
-    the wrong one.
+    A single score per sample, with labels 0 and 1, is a set of one class, that of label 1. NaN scores count as wrong.
 
     Attributes:
-        classes: how many classes the output has where labels are their numbers; 0 where they are sets.
+        classes: number of classes of the output if labels are class numbers; 0 if they are sets.
     """
 
     higher_is_better = True
@@ -43,7 +42,7 @@ class _ByClass:
         self.labels: list[Array] = []
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: the labels do not fit the output.
@@ -63,7 +62,7 @@ class _ByClass:
 
     @property
     def answers(self) -> int:
-        """How many samples were looked at."""
+        """Number of samples."""
         return sum(len(part) for part in self.scores)
 
     def value(self) -> float:
@@ -71,11 +70,11 @@ class _ByClass:
         return self.value_among(np.ones(self.answers, bool))
 
     def units(self) -> Array:
-        """Each sample by itself."""
+        """Each sample is a unit of its own."""
         return np.arange(self.answers)
 
     def value_among(self, kept: Array) -> float:
-        """The value over the samples that are kept, bool [samples]."""
+        """The value over the samples that are ``kept``, bool [samples]."""
         return self.of(np.concatenate(self.scores)[kept], np.concatenate(self.labels)[kept])
 
     def of(self, scores: Array, labels: Array) -> float:
@@ -83,7 +82,7 @@ class _ByClass:
         raise NotImplementedError
 
     def _chosen(self, scores: Array) -> Array:
-        """The classes that the model answers, bool [samples, classes]: the best one, or all above the threshold."""
+        """The predicted classes, bool [samples, classes]: the best one, or for sets all above the threshold."""
         if self.classes:
             return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
         return np.asarray(scores > threshold_of(scores, self.options))
@@ -92,14 +91,14 @@ class _ByClass:
 class BalancedAccuracy(_ByClass):
     """Mean of the recalls of the classes that have labels.
 
-    For sets each class is two, the samples that have it and those that have not: by recalls of the first
-    alone a model that answers every class would be perfect. Classes without samples are left out.
+    For sets, each class counts as two, samples with it and without it: with only the first, a model that predicts every
+    class would be perfect. Classes without samples are left out.
     """
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1; NaN where no class has a label."""
+        """The value, 0 to 1; NaN if no class has a label."""
         chosen = self._chosen(scores)
-        # one score per sample says whether it has the label
+        # with one score per sample, label 0 is a class of its own
         asked = labels.any(axis=0) | (labels.shape[1] == 1)
         if not len(labels) or not asked.any():
             return math.nan
@@ -110,10 +109,10 @@ class BalancedAccuracy(_ByClass):
 
 
 class F1(_ByClass):
-    """Mean over classes of 2 TP / (2 TP + FP + FN), of classes that are in labels or answers."""
+    """Mean over classes of 2 TP / (2 TP + FP + FN), for classes in labels or predictions."""
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1; NaN where no class is in either."""
+        """The value, 0 to 1; NaN if no class is in either."""
         chosen = self._chosen(scores)
         hits = (chosen & labels).sum(axis=0)
         total = chosen.sum(axis=0) + labels.sum(axis=0)
@@ -121,35 +120,35 @@ class F1(_ByClass):
 
 
 class AveragePrecision(_ByClass):
-    """Mean over classes with labels of the precision at each of their samples, in the order of the scores.
+    """Mean over classes with labels of the mean precision at each of their samples, in order of scores.
 
-    Samples of one score have no order: for each of them the precision is that of all down to this score, as
-    in scikit-learn's ``average_precision_score``.
+    For samples with equal scores the precision is that of all samples down to this score, as in scikit-learn's
+    ``average_precision_score``.
     """
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1; NaN where no class has a label."""
+        """The value, 0 to 1; NaN if no class has a label."""
         found = [_average(scores[:, one], labels[:, one]) for one in range(labels.shape[1]) if labels[:, one].any()]
         return float(np.mean(found)) if found else math.nan
 
 
 class AreaUnderCurve(_ByClass):
-    """Mean over classes of the area under the ROC curve, of classes that some samples have and others have not.
+    """Mean area under the ROC curve over classes with positive and negative samples.
 
-    It is the share of pairs of such samples whose scores are in the labels' order, ties counted half (Mann and
-    Whitney): with the ranks R of the n1 samples that have the label, and n0 that have not,
+    It is the share of pairs of such samples whose scores are in the labels' order, with ties counted half (Mann and
+    Whitney): with the ranks R of the n1 samples with the label, and n0 samples without,
     (sum(R) - n1 (n1 + 1) / 2) / (n1 n0).
     """
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1; NaN where no class has samples of both kinds, as the first few may not have."""
+        """The value, 0 to 1; NaN if no class has samples of both kinds, as among the first few samples."""
         found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
         known = [area for area in found if area is not None]
         return float(np.mean(known)) if known else math.nan
 
 
 def _recalls(chosen: Array, labels: Array) -> Array:
-    """The share of each class's samples that are answered by it, float64 [classes]; NaN for a class that has none."""
+    """The recall of each class, float64 [classes]; NaN for a class without samples."""
     counts = labels.sum(axis=0)
     return np.where(counts > 0, (chosen & labels).sum(axis=0) / np.maximum(counts, 1), np.nan)
 

@@ -28,7 +28,7 @@ _STEP, _LEAST_NOISE = 1 / 255, 1e-12
 
 
 class _Alike(Summed):
-    """Takes an output and a label of the same shape; axes of length 1 may be missing in either."""
+    """A metric of an output and a label of the same shape; axes of length 1 may be missing in either."""
 
     higher_is_better = True
 
@@ -37,7 +37,7 @@ class _Alike(Summed):
         self.options = options
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: the label's shape is not the output's, or it holds NaN or infinities.
@@ -50,10 +50,10 @@ class _Alike(Summed):
         self.add(np.asarray(values, np.float64), wanted)
 
     def add(self, values: Array, label: Array) -> None:
-        """Take in both, float64 [batch, ...]."""
+        """Add values and labels of one batch, float64 [batch, ...]."""
 
     def take_elements(self, errors: Array) -> None:
-        """Take in an error for each element, float64 [batch, ...]."""
+        """Add an error per element, float64 [batch, ...]."""
         rows = errors.reshape(len(errors), math.prod(errors.shape[1:]))
         self.take(rows.sum(axis=1), np.full(len(rows), rows.shape[1]))
 
@@ -68,12 +68,12 @@ class MeanSquaredError(_Alike):
         self._labels = _Variance()
 
     def add(self, values: Array, label: Array) -> None:
-        """Take in both."""
+        """Add values and labels of one batch."""
         self._labels.take(label)
         self.take_errors(values - label)
 
     def take_errors(self, errors: Array) -> None:
-        """Take in what outputs and labels differ by, float64 [batch, ...]."""
+        """Add the differences of outputs and labels, float64 [batch, ...]."""
         self.take_elements(np.square(errors))
 
     @property
@@ -86,17 +86,17 @@ class MeanAbsoluteError(MeanSquaredError):
     """Mean absolute difference, in the output's unit."""
 
     def take_errors(self, errors: Array) -> None:
-        """Take in what outputs and labels differ by, float64 [batch, ...]."""
+        """Add the differences of outputs and labels, float64 [batch, ...]."""
         self.take_elements(np.abs(errors))
 
     @property
     def label_spread(self) -> float:
-        """What labels of that variance differ from their mean by, if they are normal."""
+        """The mean absolute deviation of the labels, from their variance, if they are normally distributed."""
         return math.sqrt(self._labels.value * 2 / math.pi)
 
 
 class _Variance:
-    """The variance of labels over samples, each element about its own mean; of unlike shapes about one for all."""
+    """The variance of labels over samples, each element about its own mean, or a common one if shapes differ."""
 
     def __init__(self) -> None:
         self._totals: Array | None = None
@@ -104,7 +104,7 @@ class _Variance:
         self._sum = self._squares = 0.0
 
     def take(self, labels: Array) -> None:
-        """Take in a batch, float64 [batch, ...]."""
+        """Add a batch, float64 [batch, ...]."""
         totals = labels.sum(axis=0)
         if not self._count:
             self._totals = totals
@@ -125,10 +125,10 @@ class _Variance:
 
 
 class Psnr(_Alike):
-    """Mean over samples of 10 log10(peak^2 / mse), dB; for the peak see ``peak_of``."""
+    """Mean over samples of 10 log10(peak^2 / mse), in dB; for the peak see ``peak_of``."""
 
     def add(self, values: Array, label: Array) -> None:
-        """Take in both."""
+        """Add values and labels of one batch."""
         peak = peak_of(label)
         noise = np.square((values - label) / peak).reshape(len(values), -1).mean(axis=1)
         self.take(-10 * np.log10(np.maximum(noise, _LEAST_NOISE)), np.ones(len(values)))
@@ -137,14 +137,14 @@ class Psnr(_Alike):
 class Ssim(_Alike):
     """Mean structural similarity over windows of 7: Z. Wang et al., IEEE Trans. Image Processing 13(4), 2004.
 
-    Images are [batch, channels, height, width]; windows count evenly, not by a Gaussian.
+    Images are [batch, channels, height, width]; windows are uniform, not Gaussian.
     """
 
     def add(self, values: Array, label: Array) -> None:
-        """Take in both.
+        """Add values and labels of one batch.
 
         Raises:
-            DataError: they are no images of at least 7 by 7.
+            DataError: they are not images of at least 7 by 7 pixels.
         """
         if values.ndim < 3 or min(values.shape[-2:]) < _WINDOW:
             raise DataError(f"ssim needs images, and the output has shape {list(values.shape)}", remedy="use psnr")
@@ -159,9 +159,9 @@ class Ssim(_Alike):
 
 
 def peak_of(label: Array) -> float:
-    """The range of pixels that labels are in: 0 to 255, 0 to 1, or -1 to 1.
+    """The size of the labels' pixel range: 0 to 255, 0 to 1, or -1 to 1.
 
-    Labels that are all smaller than one step of 8 bits, and not all 0, are quantities in a small unit: their own range.
+    Labels that are all smaller than 1/255, and not all 0, are not pixels: the size of their own range.
     """
     low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 1.0)
     if 0 < max(high, -low) < _STEP:
@@ -183,8 +183,8 @@ def _means(values: Array) -> Array:
 class MeanIoU:
     """Mean over classes of intersection over union, counted over all pixels; 255 among the labels is left out.
 
-    Outputs are scores [batch, classes, height, width], or with the classes along the axis of the options, one map of
-    scores, or classes' numbers [batch, height, width]; labels are integers [batch, height, width].
+    Outputs are scores [batch, classes, height, width], or with classes along the options' ``axis``, a single map of
+    scores, or class numbers [batch, height, width]; labels are integers [batch, height, width].
     """
 
     higher_is_better = True
@@ -193,11 +193,11 @@ class MeanIoU:
         self.options = options
         self.told: list[Array] = [np.zeros(0, bool)]
         self.samples = 0
-        # by class the samples that have it, and the number of their pixels that both name and that either names
+        # by class: sample, pixels of the class in both output and label, and in either
         self.counts: dict[int, list[Array]] = {}
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: labels are not a class for every pixel.
@@ -221,15 +221,15 @@ class MeanIoU:
         self.samples += len(label)
 
     def value(self) -> float:
-        """0 to 1; NaN where no pixel has a class."""
+        """The value over all samples, 0 to 1; NaN if no pixel has a class."""
         return self.value_among(np.ones(self.samples, bool))
 
     def units(self) -> Array:
-        """Each sample by itself, of those with a pixel that has a class."""
+        """Each sample with a labelled pixel is a unit of its own."""
         return np.where(np.concatenate(self.told), np.arange(self.samples), NO_UNIT)
 
     def value_among(self, kept: Array) -> float:
-        """The value over the samples that are kept, bool [samples]."""
+        """The value over the samples that are ``kept``, bool [samples]."""
         totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in self.counts.values()]
         shares = [int(common) / int(union) for _, common, union in totals if union]
         return math.fsum(shares) / len(shares) if shares else math.nan

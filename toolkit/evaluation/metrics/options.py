@@ -1,4 +1,4 @@
-"""What a metric must know about its output, from how that is read for its task."""
+"""The options of a metric, from the way its output is read for the task."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def options_for(
     """The options of a metric.
 
     Args:
-        metric: its name.
-        output: the output that it looks at; the first where None.
-        parts: how the outputs are read.
-        blank: CTC's blank class; that of the part where None.
-        space: the class that parts words.
-        threshold: the score above which a label holds or a place is in the mask; for labels the part's where None.
+        metric: the metric's name.
+        output: the output for the metric; None for the first.
+        parts: the parts of the outputs, with their tasks.
+        blank: CTC's blank class; None for that of the part.
+        space: the class that separates words.
+        threshold: the score above which a label is set or a pixel is in the mask; None for the part's, for labels.
     """
     task = task_of(metric)
-    # metrics over positions belong to classification too
+    # metrics of classification also apply to positions
     alike = (task, "sequence") if task == "classification" else (task,)
     own = [part for part in parts if output is None or output in part.outputs]
     chosen = next((part for part in own if part.task in alike), None)
@@ -38,7 +38,7 @@ def options_for(
     known = blank if blank is not None else int(settings.get("blank", 0))
     layout = json.dumps(boxes.to_json()) if boxes is not None else None
     name = output if output is not None or chosen is None else chosen.outputs[0]
-    # the threshold of a mask may have been chosen for comparing two models
+    # a mask's threshold may have been chosen to compare two models
     limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
     axis, lengths = settings.get("axis"), settings.get("lengths")
     return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths)

@@ -17,7 +17,7 @@ _BLOCK = 512
 
 
 class _Vectors:
-    """Gathers one vector per sample, the mean over positions if there are any, and one label per sample."""
+    """Collects one vector per sample, averaged over positions if there are any, and one label per sample."""
 
     higher_is_better = True
 
@@ -28,7 +28,7 @@ class _Vectors:
         self.places: list[int] = []
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: there is not one label per sample.
@@ -47,7 +47,7 @@ class _Vectors:
 
 
 class RecallAtK(_Vectors):
-    """Share of samples with their label among the k nearest others by cosine, of samples whose label another has."""
+    """Share of samples with their label among the k nearest others by cosine, if another sample has their label."""
 
     def __init__(self, k: int, options: MetricOptions) -> None:
         super().__init__(options)
@@ -55,16 +55,16 @@ class RecallAtK(_Vectors):
 
     @property
     def answers(self) -> int:
-        """How many samples have a label that another has."""
+        """Number of samples whose label another sample has."""
         if not self.labels:
             return 0
         _, counts = np.unique(np.concatenate(self.labels), return_counts=True)
         return int(counts[counts > 1].sum())
 
     def value(self) -> float:
-        """0 to 1; NaN where no two samples have one label."""
+        """The value, 0 to 1; NaN if no two samples have the same label."""
         if not self.answers:
-            # asked after each sample until the value is a number: no distances for that
+            # called after each sample until the value is a number, so skip the distances
             return math.nan
         vectors, labels = self._all()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -87,20 +87,20 @@ class RecallAtK(_Vectors):
 class Spearman(_Vectors):
     """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1.
 
-    Batches may join samples of unlike pairs, by their shapes: the samples' places in the data tell which are a pair.
+    Batches may mix samples of different pairs, by their shapes; the samples' indices in the data identify pairs.
     """
 
     def value(self) -> float:
-        """-1 to 1; NaN where nothing varies."""
+        """The value, -1 to 1; NaN if nothing varies."""
         return self.value_among(np.ones(sum(map(len, self.vectors)), bool))
 
     def units(self) -> Array:
-        """The pair of each sample; with one value per sample each by itself."""
+        """The pair of each sample; with one value per sample, each is a unit of its own."""
         vectors, _ = self._all()
         return np.arange(len(vectors)) if vectors.shape[1] == 1 else self._places(len(vectors)) // 2
 
     def value_among(self, kept: Array) -> float:
-        """The value over the samples that are kept, bool [samples]."""
+        """The value over the samples that are ``kept``, bool [samples]."""
         vectors, labels = self._all()
         if vectors.shape[1] == 1:
             found, labels = vectors[kept, 0], labels[kept]
@@ -119,7 +119,7 @@ class Spearman(_Vectors):
         return np.asarray(self.places if len(self.places) == count else range(count))
 
     def _pairs(self, count: int) -> tuple[Array, Array]:
-        """Where the first and second sample of each pair are among those taken in; unpaired samples are left out."""
+        """The rows of the first and of the second sample of each pair; unpaired samples are left out."""
         places = self._places(count)
         at = {int(place): row for row, place in enumerate(places)}
         found = [(row, at[place + 1]) for place, row in sorted(at.items()) if place % 2 == 0 and place + 1 in at]

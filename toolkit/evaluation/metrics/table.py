@@ -1,4 +1,4 @@
-"""The built-in metrics by name: what each measures, the label layout that it wants, and the usual budget."""
+"""The built-in metrics by name: what each measures, its label layout, and its default budget."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import math
 from dataclasses import dataclass
 
 _OF_ERRORS, _EDITS_BY_CHANCE = 0.05, 2
-"""How much a rate of errors may grow, as a share of the float model's own, and how many more edits are chance."""
+"""The default limit on the growth of an error rate, as a share of the float model's, and the edits due to chance."""
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
-"""How much an error may grow where the float model has none, as a share of a constant's: noise 30 dB below what
-varies."""
+"""The default limit on an error if the float model has none, as a share of a constant's error: noise 30 dB below the
+variation of labels.
+"""
 _NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
-"""An error below this share of a constant's is none: what is left where labels are the float model's own answers,
-computed elsewhere or stored in float16. Above it what may be added falls as the square, until the part of the float
-model's own error is the larger."""
+"""An error below this share of a constant's counts as none: it remains if labels are the float model's own answers,
+computed elsewhere or stored in float16. Above, that limit falls with the square of the float model's error, until the
+limit relative to this error is larger.
+"""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What one must know to use a metric.
+    """The properties of a metric.
 
     Attributes:
         task: the task that it belongs to.
-        measures: what its value is, in which unit.
-        labels: the array that it wants under ``label``, for each sample.
-        drop: the largest drop that is within budget where the recipe gives none, in the metric's unit.
+        measures: what it measures, with the unit.
+        labels: the array required under ``label``, per sample.
+        drop: the default limit on its drop, in the metric's unit.
         relative: whether ``drop`` is a share of the float model's value.
         share: whether the value is a share, 0 to 1.
-        higher_is_better: which way it goes.
-        extra: the optional dependency that it needs; empty where none.
-        together: how many consecutive samples share an answer.
-        counted: whether it moves in steps of one answer, so that a limit finer than these cannot be told from none.
-        by_position: whether it is the share of right positions, where an output has scores of classes for several.
+        higher_is_better: whether a higher value is better.
+        extra: the optional dependency that it needs; empty if none.
+        together: number of consecutive samples that share an answer.
+        counted: whether it changes in steps of one answer, so that a finer limit allows none to be lost.
+        by_position: whether it is a share of right positions, if an output has several per sample.
     """
 
     task: str
@@ -100,7 +102,7 @@ METRICS: dict[str, MetricInfo] = {
 
 
 def usual_limits(metric: str | None) -> dict[str, float]:
-    """The limit on a metric's drop where the recipe gives none; empty for a metric that is not built in."""
+    """The default limit on a metric's drop; empty for a metric that is not built in."""
     info = METRICS.get(metric or "")
     if info is None:
         return {}
@@ -108,13 +110,13 @@ def usual_limits(metric: str | None) -> dict[str, float]:
 
 
 def is_rate_of_errors(metric: str | None) -> bool:
-    """Whether a metric is a built-in one that counts errors among answers of the labels, as edits among characters."""
+    """Whether a metric is a built-in error rate, such as edits per character of the labels."""
     info = METRICS.get(metric or "")
     return info is not None and info.share and not info.higher_is_better
 
 
 def follows_float(metric: str | None) -> bool:
-    """Whether the default limit on a metric's drop depends on more than a share of the float model's value."""
+    """Whether the default limit on a metric's drop depends on more than the float model's value."""
     return is_rate_of_errors(metric) or metric in _SPREAD
 
 
@@ -123,17 +125,17 @@ def usual_drop(
 ) -> float:
     """The default limit on a built-in metric's drop, in its unit.
 
-    Of a rate of errors a part of the float model's own, or an edit in each of as many readings as may change where
-    these are counted; of few readings two edits, which are chance. Never more than the metric's ``drop``. Of an error
-    a part of the float model's own; where that is none, so much as hardly shows beside what varies in the labels.
+    For an error rate, a share of the float model's own, or one edit in each of the readings that may change by the
+    metric's ``drop``; for few readings two edits, which are chance; never more than ``drop``. For an error, a share of
+    the float model's own; if that is none, an error far below the variation of the labels.
 
     Args:
-        metric: its name.
+        metric: the metric's name.
         own: the float model's value.
-        samples: of a rate of errors, how many samples it is from.
-        answers: likewise how many characters or words these have; 0 where that is not known.
-        judged: how many samples the limit is for; ``samples`` where None.
-        spread: of an error what it would be for the best constant; 0 where that is not known.
+        samples: for an error rate, the number of samples behind it.
+        answers: for an error rate, the number of characters or words in their labels; 0 if not known.
+        judged: number of samples that the limit is for; None for ``samples``.
+        spread: for an error, its value for the best constant; 0 if not known.
     """
     info = METRICS[metric]
     if is_rate_of_errors(metric):
@@ -158,19 +160,19 @@ def has_error(metric: str, own: float, spread: float) -> bool:
 
 
 def is_share(metric: str | None) -> bool:
-    """Whether a metric is a built-in one whose value is a share of which more is better."""
+    """Whether a metric is a built-in share of which higher values are better."""
     info = METRICS.get(metric or "")
     return info is not None and info.share and info.higher_is_better
 
 
 def by_position(metric: str | None) -> bool:
-    """Whether a metric counts every position of a sequence, not the whole."""
+    """Whether a metric counts every position of a sequence rather than whole sequences."""
     info = METRICS.get(metric or "")
     return info is not None and info.by_position
 
 
 def by_order(metric: str | None) -> bool:
-    """Whether a metric of classes reads how all scores are ordered, whichever of them are above a threshold."""
+    """Whether a metric of classes depends on the order of all scores, not on those above a threshold."""
     info = METRICS.get(metric or "")
     return info is not None and info.task == "classification" and not info.counted
 
@@ -182,11 +184,11 @@ def task_of(metric: str | None) -> str:
 
 
 def tasks_judged(metric_task: str) -> frozenset[str]:
-    """The tasks that metrics of a task judge: those of classification read the classes of positions too."""
+    """The tasks that metrics of a task apply to: those of classification also apply to sequences."""
     return frozenset({"classification", "sequence"} if metric_task == "classification" else {metric_task})
 
 
 def together(metric: str | None) -> int:
-    """How many consecutive samples share an answer: splits of the samples must not separate them."""
+    """Number of consecutive samples that share an answer, which splits of the samples must not separate."""
     info = METRICS.get(metric or "")
     return info.together if info is not None else 1

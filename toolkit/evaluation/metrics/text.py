@@ -1,4 +1,4 @@
-"""Metrics of readings and texts: exact readings, edits per character and per word, perplexity."""
+"""Metrics of recognized and generated text: exact readings, edits per character and per word, perplexity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Readings:
         self.right = self.count = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
             DataError: labels are not integers, one row per sample, or the output has no scores of classes.
@@ -40,7 +40,7 @@ class _Readings:
             self._add(found, tuple(int(one) for one in row[row >= 0]))
 
     def _read(self, scores: Array, outputs: Mapping[str, Array]) -> Sequence[Sequence[int]]:
-        """The readings of a batch, each of as many positions as the model says that the sample has."""
+        """The readings of a batch, each from as many positions as the model's lengths output says."""
         blank, lengths = self.options.blank, outputs.get(self.options.lengths or "")
         if lengths is None or lengths.size != len(scores):
             return readings(scores, -1, blank)
@@ -53,16 +53,16 @@ class _Readings:
 
     @property
     def answers(self) -> int:
-        """How many readings, characters or words the value is a share of."""
+        """Number of readings that the value is a share of."""
         return self.count
 
     def value(self) -> float:
-        """Share of readings that are right, 0 to 1; NaN where there are none."""
+        """Share of right readings, 0 to 1; NaN if there are none."""
         return self.right / self.count if self.count else math.nan
 
 
 class CharacterErrorRate(_Readings, Summed):
-    """Edits (insertions, deletions, substitutions) over the labels' characters; below is better."""
+    """Edits (insertions, deletions, substitutions) per character of the labels; lower is better."""
 
     higher_is_better = False
 
@@ -75,24 +75,24 @@ class CharacterErrorRate(_Readings, Summed):
         self.take(np.array([edit_distance(own, label)]), np.array([len(label)]))
 
     def parts(self, reading: Sequence[int]) -> Sequence[object]:
-        """What edits are counted in: the characters."""
+        """The units of edits: characters."""
         return reading
 
     @property
     def answers(self) -> int:
-        """How many characters or words the labels have."""
+        """Number of characters or words in the labels."""
         return int(self.sums()[1])
 
     def value(self) -> float:
-        """Edits per character, 0 and more; NaN where no label has any."""
+        """Edits per character or word, at least 0; NaN if no label has any."""
         return self.of(self.sums())
 
 
 class WordErrorRate(CharacterErrorRate):
-    """Edits over the labels' words, which ``space`` parts; without it every class is a word."""
+    """Edits per word of the labels; ``space`` separates words, without it every class is a word."""
 
     def parts(self, reading: Sequence[int]) -> Sequence[object]:
-        """The words."""
+        """The units of edits: words."""
         space = self.options.space
         if space is None:
             return reading
@@ -109,7 +109,7 @@ class Perplexity(Summed):
         self.options = options
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch; negative labels are left out.
+        """Add one batch; negative labels are left out.
 
         Raises:
             DataError: the labels' shape is not that of the positions.
@@ -129,12 +129,12 @@ class Perplexity(Summed):
         self.take(np.bincount(rows, -likelihood, len(label)), np.bincount(rows, minlength=len(label)))
 
     def of(self, sums: Array) -> float:
-        """At least 1; NaN where no position has a label."""
+        """The value, at least 1; NaN if no position has a label."""
         mean = super().of(sums)
         return mean if math.isnan(mean) else math.exp(min(mean, 700.0))
 
     def units(self) -> Array:
-        """Each sample by itself, of those with a label."""
+        """Each sample with a label is a unit of its own."""
         told = np.concatenate(self.rows)[:, 1] > 0
         return np.where(told, np.arange(len(told)), NO_UNIT)
 

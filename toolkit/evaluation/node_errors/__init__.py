@@ -1,1 +1,1 @@
-"""The error of every node against the float model: what it is compared with, measured, and kept if killed."""
+"""Node errors relative to the float model: the reference, the measurement, and its checkpoint."""

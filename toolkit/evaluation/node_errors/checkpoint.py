@@ -1,7 +1,7 @@
-"""What a killed evaluation had computed, so that the next one resumes from there: judged outputs, and layers' sums.
+"""Checkpoints of an evaluation, to resume it after an interruption: outputs, and sums of layer errors.
 
-Outputs are kept and not what a metric made of them, which may be an object of the user's; all models' outputs are
-compared again, in the same order, so that the result is that of an uninterrupted run.
+Outputs are kept rather than the state of a metric, which may be an object of the user's; all outputs are compared
+again, in the same order, so that the result equals that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _SEEN = tuple(one.name for one in fields(Clipping) if one.name != "amax")
 
 
 class KeptBatch(FileSchema):
-    """The outputs of one batch: name, ONNX type and shape of each, the float model's and then the others'."""
+    """The outputs of one batch by model, the float model first: name, ONNX type and shape of each."""
 
     inputs: str
     outputs: list[list[tuple[str, Natural, list[Natural]]]]
 
 
 class KeptOutputs(FileSchema):
-    """Successive batches, and the byte order of their values, ``sys.byteorder``."""
+    """Consecutive batches, and the byte order of their values as in ``sys.byteorder``."""
 
     batches: list[KeptBatch]
     byte_order: str
 
 
 class KeptSums(FileSchema):
-    """How far the layers' errors came.
+    """The progress of the layer errors.
 
     Attributes:
-        groups: groups of tensors that are done.
-        batches: batches of the next group that are done.
-        samples: the samples of these.
-        counted: how many samples a whole group has; 0 before the first is done.
-        compared: the nodes that were compared.
-        way: a digest of the groups and of the samples, which depend on the memory allowed.
+        groups: number of groups of tensors that are done.
+        batches: number of batches of the next group that are done.
+        samples: number of samples in these batches.
+        counted: number of samples in a whole group; 0 before the first is done.
+        compared: the nodes compared so far.
+        way: a digest of the groups and samples, which depend on the memory limit.
     """
 
     groups: Natural = 0
@@ -69,12 +69,12 @@ class KeptSums(FileSchema):
     way: str = ""
 
     def took(self, samples: int, compared: Iterable[str]) -> None:
-        """A batch of so many samples is done, on which these nodes could be compared."""
+        """Record that a batch of ``samples`` is done, on which the nodes ``compared`` were compared."""
         self.batches, self.samples = self.batches + 1, self.samples + samples
         self.compared = list(dict.fromkeys([*self.compared, *compared]))
 
     def next_group(self) -> None:
-        """All samples are done for a group."""
+        """Record that all samples are done for a group."""
         self.counted, self.groups, self.batches, self.samples = self.samples, self.groups + 1, 0, 0
 
 
@@ -89,16 +89,16 @@ class _JudgedBatch:
 
 
 class EvaluationCheckpoint:
-    """Keeps what an evaluation computed in files of a folder.
+    """Saves intermediate results of an evaluation to files in a folder.
 
     Args:
-        folder: the folder; with None nothing is kept.
-        key: a digest of all that the result depends on.
-        clears: whether files of evaluations with another key are removed.
+        folder: the folder; None saves nothing.
+        key: a digest of everything the result depends on.
+        clears: whether to remove files of evaluations with another key.
 
     Attributes:
-        refused: why nothing is kept from here on, as on a disk that is full: the result takes far less room, and is
-            worth going on for; None where nothing was refused.
+        refused: the error since which nothing is saved, such as a full disk; the evaluation goes on, since its result
+            needs far less space. None without an error.
     """
 
     refused: WriteError | None = None
@@ -116,7 +116,7 @@ class EvaluationCheckpoint:
     def outputs(
         self, inputs: Outputs, compute: Callable[[Outputs], Sequence[Outputs]], models: int = 2
     ) -> Sequence[Outputs]:
-        """All models' outputs for the next batch: those kept for exactly the same inputs, or else from ``compute``."""
+        """All models' outputs for the next batch: those saved for exactly the same inputs, else from ``compute``."""
         if self._folder is None:
             return compute(inputs)
         digest = arrays_digest(inputs)
@@ -129,16 +129,16 @@ class EvaluationCheckpoint:
         return made.outputs
 
     def precomputed(self) -> EvaluationCheckpoint:
-        """A checkpoint for the outputs of a model that is run on all samples before the others are; see ``outputs``."""
+        """A checkpoint for the outputs of a model that is run on all samples before the others; see ``outputs``."""
         return EvaluationCheckpoint(self._folder, f"{self._key}.ahead", clears=False)
 
     def close(self) -> None:
-        """Write what is held: nothing more comes."""
+        """Write the batches still in memory; to be called at the end."""
         if self._new:
             self._write()
 
     def go_on(self, found: Mapping[str, Difference], watched: Mapping[str, Clipping], way: str) -> KeptSums:
-        """How far the layers' errors had come, taken the same way; fills in the sums as they were then."""
+        """The progress of the layer errors in an earlier run with the same ``way``; restores the sums."""
         state = KeptSums(way=way)
         if self._folder is not None and (path := self._sums_path).is_file():
             with suppress(QtoolError):
@@ -154,13 +154,13 @@ class EvaluationCheckpoint:
         return state
 
     def summed(self, state: KeptSums, found: Mapping[str, Difference], watched: Mapping[str, Clipping]) -> None:
-        """Note that the sums include the batches up to ``state``."""
+        """Save the sums if due; they include the batches up to ``state``."""
         if self._folder is not None and self._due() and self.refused is None:
             arrays = {"sums": _rows(found.values(), _SUMS), "seen": _rows(watched.values(), _SEEN)}
             self._save(self._sums_path, state, arrays)
 
     def remove(self) -> None:
-        """Remove the files: the evaluation is over."""
+        """Remove the files, when the evaluation is complete."""
         for path in self._files():
             path.unlink(missing_ok=True)
 
@@ -182,7 +182,7 @@ class EvaluationCheckpoint:
         return time.monotonic() - self._saved > _SAVE_EVERY
 
     def _keep(self, batch: _JudgedBatch) -> None:
-        """Hold a batch until its file is written; after one that does not fit or holds no numbers, none is kept."""
+        """Hold a batch until its file is written; after one that does not fit or holds no numbers, none is saved."""
         numbers = all(value.dtype.kind != "O" for outputs in batch.outputs for value in outputs.values())
         self._room = self._room - batch.bytes if numbers and self.refused is None else -1
         if self._room < 0:
@@ -200,7 +200,7 @@ class EvaluationCheckpoint:
         self._new, self._held = [], 0
 
     def _save(self, path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
-        """Write a file; after the first that cannot be written, none is."""
+        """Write a file; sets ``refused`` if it cannot be written."""
         try:
             _save(path, head, arrays)
         except WriteError as error:
@@ -208,7 +208,7 @@ class EvaluationCheckpoint:
         self._saved = time.monotonic()
 
     def _read(self) -> Iterator[_JudgedBatch]:
-        """The batches that were kept, in order, up to the first file that is missing or damaged."""
+        """The saved batches in order, up to the first file that is missing or damaged."""
         while self._folder is not None and (path := self._part(self._number)).is_file():
             try:
                 head, arrays = _load(path, KeptOutputs)
@@ -231,7 +231,7 @@ def _described(batch: _JudgedBatch) -> KeptBatch:
 
 
 def _raw(batches: Sequence[_JudgedBatch]) -> Iterator[Array]:
-    """The outputs' bytes: types that numpy itself does not know would come back as others."""
+    """The outputs as uint8, since numpy files do not preserve types that numpy itself does not have."""
     for batch in batches:
         for outputs in batch.outputs:
             for value in outputs.values():

@@ -1,9 +1,8 @@
-"""The float model that node errors are measured against.
+"""Chooses the float model that node errors are measured against.
 
-A pass such as smooth, equalize or shift computes the same function with rescaled or shifted inner tensors: compared
-with the source model's tensors of those names, such a tensor looks wrong while it is exact. The float form of the
-prepared model, its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the
-same function.
+A pass such as smooth, equalize or shift computes the same function with rescaled or shifted inner tensors, which would
+look wrong compared with the source model's tensors of the same names. The float form of the prepared model, with its
+pairs bypassed, has the same scales; it is used if its outputs equal the source model's.
 """
 
 from __future__ import annotations
@@ -27,30 +26,31 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
 
 SAME_DB = 60.0
-"""From here on two float models compute the same, rounding aside."""
+"""From this SQNR on, two float models count as the same function, apart from rounding."""
 _FIT_DB = 12.0
-"""How much nearer a line for each channel must bring a tensor to the source's for it to count as rescaled: fourfold."""
+"""A tensor counts as rescaled if a linear fit per channel reduces its error from the source's by this much: to a
+quarter.
+"""
 _FEW, _LEAST = 8, 6
-"""Samples to look for rescaled tensors on, of which all tensors are held at once; the fewest values a line says much
-about."""
+"""Number of samples for finding rescaled tensors, and the least values per channel for a meaningful fit."""
 
 
 def node_reference(
     source: Model, plain: Model, loaded: Session, data: CalibrationData, samples: int
 ) -> tuple[Model, set[str], list[Finding]]:
-    """What the nodes of a quantized model are to be compared with.
+    """The model to compare the nodes of a quantized model with.
 
     Args:
         source: the float model that the recipe started from.
         plain: the float form of the model after the passes.
         loaded: the source's session.
         data: the samples.
-        samples: how many of them, spread over all, to compare the outputs on.
+        samples: number of samples, spread over all, to compare the outputs on.
 
     Returns:
-        The model to compare with, the names of its inner tensors that say nothing since a pass rescaled or shifted
-        them, and notes.
-        The model is ``plain`` where its outputs equal the source's and the graph differs, else ``source``.
+        The model to compare with, the names of its inner tensors to leave out since a pass rescaled or shifted them,
+        and notes. The model is ``plain`` if its graph differs from the source's but its outputs are equal, else
+        ``source``.
     """
     if plain.fingerprint() == source.fingerprint():
         return source, set(), []
@@ -68,7 +68,7 @@ def node_reference(
 
 
 def _level(loaded: Session, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:
-    """SQNR in dB of the worst float output; infinite where they are equal, minus infinity where NaN was met."""
+    """SQNR in dB of the worst float output; infinite if all are equal, minus infinity if NaN occurred."""
     other = session(plain, outputs=outputs)
     found = {name: Difference() for name in outputs}
     for part in batches:
@@ -85,7 +85,7 @@ def _level(loaded: Session, plain: Model, outputs: list[str], batches: Iterable[
 
 
 def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]:
-    """The inner tensors that both have and that equal the source's much better after a line for each channel."""
+    """The common inner tensors that are much closer to the source's after a linear fit per channel."""
     known = {tensor.name for node in plain.nodes for tensor in node.outputs} - not_run(source).tensors.keys()
     known -= {tensor.name for tensor in source.graph.outputs}
     facts = source.facts()
@@ -102,11 +102,11 @@ def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]
 
 
 class _Fit:
-    """Least squares of a line for each channel between two tensors, batch by batch.
+    """A linear least-squares fit per channel between two tensors, collected batch by batch.
 
     Attributes:
-        count: values of a channel.
-        sums: of each channel the sums of x, y, x * x, x * y and y * y, x being the source's; None before the first.
+        count: number of values per channel.
+        sums: sums of x, y, x * x, x * y and y * y, with x the source's values, float64 [5, channels]; None at first.
     """
 
     def __init__(self) -> None:
@@ -114,12 +114,12 @@ class _Fit:
         self.sums: Array | None = None
 
     def add(self, wanted: Array, given: Array, axis: int) -> None:
-        """Take in a batch of both tensors, whose channels lie along ``axis``."""
+        """Add a batch of both tensors, with channels along ``axis``."""
         if not wanted.size:
             return
         x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
                 for values in (wanted, given))  # fmt: skip
-        # masks of -inf tell nothing about a line
+        # masks of -inf are of no use for the fit
         x, y = (np.where(np.isfinite(x) & np.isfinite(y), values, 0.0) for values in (x, y))
         new = np.stack([x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1), (y * y).sum(1)])
         if self.sums is None or self.sums.shape == new.shape:
@@ -128,13 +128,13 @@ class _Fit:
 
     @property
     def rescaled(self) -> bool:
-        """Whether the lines explain most of a difference that is more than rounding."""
+        """Whether the fits explain most of a difference that exceeds rounding."""
         if self.sums is None or self.count < _LEAST:
             return False
         x, y, xx, xy, yy = self.sums
         signal, noise = xx.sum(), max((xx - 2 * xy + yy).sum(), 0.0)
         own, both, other = xx - x * x / self.count, xy - x * y / self.count, yy - y * y / self.count
         slope = np.divide(both, own, out=np.zeros_like(own), where=own > 1e-12 * xx)
-        # two numbers are fitted to each channel, which takes away as much of noise that is no line
+        # unbiased: fitting two numbers per channel also reduces noise that is not linear
         left = np.maximum(other - slope * both, 0.0).sum() * self.count / (self.count - 2)
         return bool(noise > signal * 10 ** (-SAME_DB / 10) and left < noise * 10 ** (-_FIT_DB / 10))

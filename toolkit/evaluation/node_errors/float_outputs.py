@@ -1,4 +1,4 @@
-"""The float model's outputs for the samples: computed when asked for, or ahead, so that its session can go."""
+"""The float model's outputs for the samples, computed on demand, or in advance to release the session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FloatOutputs:
     """The outputs of the float model.
 
     Attributes:
-        outputs: their names.
+        outputs: names of the outputs.
     """
 
     def __init__(self, model: Model) -> None:
@@ -26,7 +26,7 @@ class FloatOutputs:
         self.outputs = self._loaded.outputs
 
     def session(self) -> Session:
-        """The model's session, loaded again where it was released."""
+        """The model's session, loaded again if it was released."""
         if self._loaded is None:
             self._loaded = own_session(self._model)
         return self._loaded
@@ -37,13 +37,13 @@ class FloatOutputs:
         return dict(known) if known is not None else self.session().run(inputs)
 
     def precompute(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
-        """Compute the outputs for all of these inputs, on disk where they are much, and release the session.
+        """Compute the outputs for all of these inputs, on disk if they are large, and release the session.
 
-        With very many nodes a session takes 8 kB a node, and so does that of the measured model.
+        A session takes 8 kB per node, which matters for graphs with very many nodes, with two sessions at a time.
 
         Args:
             samples: the inputs, one after the other.
-            kept: what an evaluation that was stopped had computed of them, and where this one keeps it.
+            kept: checkpoint with outputs of an interrupted evaluation, which receives those of this one.
         """
         kept = kept or EvaluationCheckpoint()
         for inputs in samples:

@@ -1,4 +1,4 @@
-"""Which values of an inner tensor belong to padding: those at the positions that hold no answers in the outputs."""
+"""Finds the values of an inner tensor that belong to padding: those at positions without answers in the outputs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 
 _LENGTH, _ROWS = 1, 2
-"""The first axis of a mask that may be one of positions, and the rank of tensors whose rows are all positions."""
+"""The first axis of a mask that may be that of positions, and the rank of tensors with one row per position."""
 
 
 @dataclass(frozen=True)
 class LayerPositions:
-    """The mask that all outputs of a model share, for the tensors of its layers.
+    """The mask shared by all outputs of a model, applied to the tensors of its layers.
 
     Attributes:
-        mask: the input that turns positions off, see ``positions_on``.
-        off: its value where a position does not count, see ``PositionMask``.
+        mask: the input that masks positions, see ``positions_on``.
+        off: the input's value for a masked position, see ``PositionMask``.
         dynamic: whether the number of positions differs between samples.
-        facts: the model's types and shapes, which tell dynamic dimensions from others of the same size.
+        facts: the model's types and shapes, to distinguish dynamic dimensions from others of the same size.
     """
 
     mask: str
@@ -35,30 +35,30 @@ class LayerPositions:
 
     @classmethod
     def of(cls, parts: Sequence[OutputPart], model: Model) -> LayerPositions | None:
-        """The mask of these outputs; None where they have none, or not all the same: padding counts in one of them."""
+        """The mask of these outputs; None without one, or if they differ, since padding counts in one of them then."""
         masks = {(part.settings.get("mask"), part.settings.get("mask_off")) for part in parts}
         mask, off = masks.pop() if len(masks) == 1 else (None, None)
         dims = model.input_shapes().get(mask or "")
         if mask is None or off is None or dims is None:
             return None
-        # the axis of positions is the last, or the last but one beside an axis of length 1
+        # the axis of positions is the last one, or the last but one before an axis of length 1
         dynamic = any(not isinstance(one, int) for one in dims[_LENGTH:])
         return cls(mask, float(off), dynamic, model.facts())
 
     def on(self, tensor: str, value: Array, inputs: Mapping[str, Array]) -> Array | None:
-        """Which entries of a tensor belong to positions that count; None where all do, or positions are not known.
+        """Which entries of a tensor belong to positions that count; None if all do, or positions are not known.
 
-        Positions lie along each axis that is as long as they are, as both of attention scores, and along the rows of
-        a matrix that has one for each of all samples. A dimension that is fixed has none where their number
-        differs; where it is fixed itself, one axis alone must be as long.
+        Axes of positions are those with as many entries as there are positions, such as both axes of attention scores,
+        and the rows of a matrix with one row per position of all samples. If the number of positions is dynamic, fixed
+        dimensions are excluded; if it is fixed, exactly one axis must have this length.
 
         Args:
-            tensor: its name.
-            value: what it is for one batch.
+            tensor: the tensor's name.
+            value: the tensor's value for one batch.
             inputs: the batch's inputs.
 
         Returns:
-            Bool, broadcast to ``value``.
+            Bool, broadcastable to ``value``.
         """
         mask = inputs.get(self.mask)
         counts = positions_on(mask, self.off) if mask is not None else None
@@ -78,6 +78,6 @@ class LayerPositions:
         return on
 
     def _varies(self, tensor: str, axis: int) -> bool:
-        """Whether an axis may be one of positions: it is not fixed, or they are as well."""
+        """Whether an axis may be one of positions: it is dynamic, or the number of positions is fixed."""
         shapes = self.facts.shapes.get(tensor, [])
         return not self.dynamic or not shapes or shapes[0][axis] < 0

@@ -1,4 +1,4 @@
-"""The error of every node of a model against the float one, on as many samples as the evaluation can afford."""
+"""Measures the error of every node relative to the float model, on as many samples as time allows."""
 
 from __future__ import annotations
 
@@ -42,30 +42,33 @@ if TYPE_CHECKING:
 Pairs = list[tuple[str, str, str]]
 
 _MOST_SAMPLES = 64
-"""More samples say no more about a layer."""
+"""The most samples: more hardly change a layer's error."""
 _TAP_BYTES = 768_000_000
 _BATCH, _BATCH_BYTES = 16, 128_000_000
 _SHARE, _LEAST_MACS = 0.5, 1e10
-"""What the errors may cost, in plain inferences of all samples; small models may take about a third of a second."""
+"""The most cost of the errors, in plain inferences of all samples; small models may take about a third of a second."""
 _TAPPED, _QUANTIZED = 1.6, 1.8
-"""A run of the float model and one of the paired model in plain inferences, all tensors kept; as on ResNet-50."""
+"""The cost of a run of the float model and of the paired model with all tensors kept, in plain inferences
+(ResNet-50).
+"""
 _MADE, _COMPARED = 10, 400
-"""What making an element and comparing it with another costs, in multiply-accumulates."""
+"""The cost of computing an element and of comparing it with another, in multiply-accumulates."""
 _REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 @dataclass(frozen=True)
 class MeasuredForm:
-    """A model that is measured.
+    """The form in which a model is measured.
 
     Attributes:
-        model: its graph as it is reported on.
-        rounded: the model with the rounding of its 16-bit floats written out, whose tensors have the names that they
-            have there: it is run instead. None where the model itself is run.
-        name: lowered, or float32 where onnxruntime cannot run the lowered one.
-        extra: the tensors that all sessions give beside those that they are asked for; see ``extra_tensors``.
-        optimise: whether onnxruntime rewrites it. Where not, values are the same but for last bits of float32 layers,
-            since all results of ``rounded`` are rounded by nodes of their own; making a session saves thirty runs.
+        model: the graph that the report is about.
+        rounded: the model to run in its place, with explicit rounding to 16-bit floats and the same tensor names; None
+            to run the model itself.
+        name: lowered, or float32 if onnxruntime cannot run the lowered one.
+        extra: the tensors that all sessions return besides those requested; see ``extra_tensors``.
+        optimise: whether onnxruntime optimizes the graph. Without, values differ only in the last bits of float32
+            layers, since all results of ``rounded`` are rounded by separate nodes; creating a session then takes thirty
+            runs less.
     """
 
     model: Model
@@ -76,13 +79,13 @@ class MeasuredForm:
     _opened: list[Session] = field(default_factory=list)
 
     def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None, often: bool = False) -> Session:
-        """A session that returns these tensors, and maybe others; for ``often`` see ``session``."""
+        """A session that returns these tensors, and possibly others; for ``often`` see ``session``."""
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
         wanted = [*outputs, *sorted(self.extra)]
         source = self.model if self.rounded is None else self.rounded.light()
-        # what sessions hand on to each other is from one graph, whose order depends on what is wanted
+        # sessions of partitions must share one graph, and its order depends on the requested tensors
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
         if isinstance(source, LightModel) and not self.extra and apart:
             fused_more(source, wanted)
@@ -94,13 +97,13 @@ class MeasuredForm:
 
 @dataclass(frozen=True)
 class Taps:
-    """The tensors of the float model that are looked at, and what one sample of them costs.
+    """The tensors of the float model to measure, and on how many samples.
 
     Attributes:
-        groups: their names; those of a group are held at once.
+        groups: names of the tensors; those of a group are in memory at once.
         batch: samples to run at once.
-        samples: how many samples can be afforded.
-        whole: the session that returns all of them, where they are one group.
+        samples: number of samples that time allows.
+        whole: the session that returns all tensors, if there is only one group.
     """
 
     groups: list[list[str]]
@@ -115,10 +118,10 @@ class _GroupRun:
 
     Attributes:
         group: the tensors of the float model.
-        pairs: what is compared of them.
+        pairs: the tensors to compare, see ``comparable``.
         reference: the float model's session.
-        subject: the other model's; None where nothing is compared.
-        positions: which values belong to padding, and do not count; None where none do.
+        subject: the other model's session; None if nothing is compared.
+        positions: finds values that belong to padding, which do not count; None if there is no padding.
     """
 
     group: list[str]
@@ -134,10 +137,10 @@ class _GroupRun:
         found: Mapping[str, Difference],
         watched: Mapping[str, Clipping],
     ) -> list[str]:
-        """Run both models on a batch, and add what differs to ``found`` and the float values to ``watched``.
+        """Run both models on a batch; adds the differences to ``found`` and the float values to ``watched``.
 
         Returns:
-            The nodes compared: those whose tensors have equal shapes in both models.
+            The compared nodes: those with equal shapes in both models.
         """
         own = sorted({sub for _, _, sub in self.pairs})
         a = self.reference.run(inputs)
@@ -161,25 +164,25 @@ def node_errors(
     kept: EvaluationCheckpoint | None = None,
     positions: LayerPositions | None = None,
 ) -> tuple[dict[str, TensorError], int]:
-    """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
+    """SQNR in dB and largest difference of every node's first output, if both models have it, by node of ``subject``.
 
-    At most about 768 MB of tensors are held at once, so models whose tensors are larger run several times. What a node
-    only reorders has its input's error and is not looked at.
+    At most about 768 MB of tensors are in memory at once, so models with larger tensors run several times. A node that
+    only reorders its input has its input's error and is not measured.
 
     Args:
         reference: the float model.
         subject: the other model.
         data: the samples.
-        samples: how many of them to use, spread over the data; where None 64, or as many as cost half a plain
-            inference of all.
-        progress: called with what is being done, how much is done, and of how much.
-        pairs: what to compare, see ``comparable``.
-        watched: by tensor of ``reference`` the object that takes in its values.
-        kept: what an evaluation that was killed had summed, and where this one keeps it.
-        positions: which values belong to padding, and do not count; None where none do.
+        samples: number of samples to use, spread over the data; None for 64, or as many as cost half a plain inference
+            of all.
+        progress: called with the current task, the amount done, and the total.
+        pairs: the tensors to compare, see ``comparable``; None for all comparable ones.
+        watched: by tensor of ``reference``, the statistics to add its values to.
+        kept: checkpoint with sums of an interrupted evaluation, which receives those of this one.
+        positions: finds values that belong to padding, which do not count; None if there is no padding.
 
     Returns:
-        Errors by node name, and how many samples they are from.
+        Errors by node name, and the number of samples behind them.
     """
     pairs = comparable(reference, subject.model) if pairs is None else pairs
     watched = watched or {}
@@ -212,10 +215,10 @@ def node_errors(
 def extra_tensors(
     reference: Model, subject: Model, rounded: LightModel, data: CalibrationData, batch: int
 ) -> frozenset[str]:
-    """The tensors ``node_errors`` may look at in a model with so many nodes that making its session twice dominates.
+    """The tensors for ``node_errors`` in a model with so many nodes that creating a second session would dominate.
 
-    Nothing where a batch of these tensors may be large: then outputs are computed by a session without them. All
-    results of ``rounded`` are rounded by separate nodes, so that onnxruntime fuses just as little where it keeps them.
+    Empty if a batch of these tensors may be large: then outputs are computed by a session without them. All results of
+    ``rounded`` are rounded by separate nodes, so returning these tensors prevents no further fusions.
     """
     if len(rounded.proto.graph.node) <= MOST_NODES:
         return frozenset()
@@ -227,16 +230,16 @@ def extra_tensors(
 
 
 def comparable(reference: Model, subject: Model) -> Pairs:
-    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same.
+    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for corresponding tensors.
 
-    What is computed from constants alone, such as a transposed weight, is a weight and no result of a layer.
+    A tensor computed only from constants, such as a transposed weight, does not count as the result of a layer.
     """
     facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
     pairs, constant = [], set[int]()
     for node in subject.nodes:
         fixed = all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs)
-        # what a body reads is no input of its node
+        # tensors that a body reads are not inputs of its node
         if fixed and not bodies(node):
             constant.update(id(tensor) for tensor in node.outputs)
             continue
@@ -248,7 +251,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
         if name in made:
             pairs.append((node.name, name, name))
             continue
-        # lowering gives an output's own name to the Cast after the node that computes it
+        # lowering gives an output's name to the Cast after the node that computes it
         for reader in node.outputs[0].outputs:
             if reader.op == "Cast" and reader.outputs[0].name in made:
                 pairs.append((node.name, reader.outputs[0].name, name))
@@ -257,7 +260,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
 
 
 def _reordered(reference: Model, subject: Model, pairs: Pairs) -> dict[str, str]:
-    """The nodes that only reorder the result of another node of ``pairs``, in both models, each with that node."""
+    """The nodes that in both models only reorder the result of another node of ``pairs``, with that node."""
     makers = {tensor.name: node for node in reference.nodes for tensor in node.outputs}
     nodes = {node.name: node for node in subject.nodes}
     by_tensors = {(ref, sub): node for node, ref, sub in pairs}
@@ -274,7 +277,7 @@ def _reordered(reference: Model, subject: Model, pairs: Pairs) -> dict[str, str]
 
 
 def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
-    """How to look at these tensors, from what they and the model's arithmetic are on one sample."""
+    """How to measure these tensors, by their sizes and the model's arithmetic on one sample."""
     if not names:
         return Taps([], 1, 1)
     probe = session(model, outputs=names)
@@ -285,7 +288,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
         parts = [list(_groups(part, sizes)) for part in by_partition(model, names)]
         groups = [group for part in parts for group in part]
         plain = _macs(model, part.inputs) + _MADE * elements
-        # each part is run for its own groups alone
+        # each partition is run only for its own groups
         cost = (_TAPPED + _QUANTIZED) * plain * max(map(len, parts)) + _COMPARED * elements
         affordable = max(_SHARE * plain * len(data), _LEAST_MACS) / max(cost, 1)
         batch = max(1, min(_BATCH, _BATCH_BYTES // max(2 * sum(sizes.values()), 1)))
@@ -295,7 +298,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
 
 
 def _macs(model: Model, inputs: Mapping[str, Array]) -> int:
-    """Multiply-accumulates of a run on these inputs, as far as they are known."""
+    """Multiply-accumulates of a run on these inputs, as far as known."""
     return sum(count for count in node_macs(model, _facts_for(model, inputs)).values() if count is not None)
 
 
@@ -305,7 +308,7 @@ def _facts_for(model: Model, inputs: Mapping[str, Array]) -> Facts:
 
 
 def _groups(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The tensors in groups that take, for one sample and in both models, about the bytes that may be held."""
+    """The tensors in groups whose size, for one sample in both models, fits the memory limit."""
     group: list[str] = []
     held = 0
     for name in names:

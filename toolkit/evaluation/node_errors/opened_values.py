@@ -1,8 +1,8 @@
-"""What an engine's own inner values tell: were they computed with the rounding of the model's Q/DQ pairs, or in float?
+"""Judges by an engine's inner values whether they were computed with the rounding of the model's Q/DQ pairs.
 
-The error at a tensor holds the errors of all before it, so it says little of one node. Here each tensor is computed
-twice in onnxruntime, with the pairs and without, from the values that the engine itself has at the tensors before it;
-what the engine has there is nearer to one or to the other.
+The error at a tensor includes all upstream errors, so it says little about a single node. Here each tensor is computed
+twice in onnxruntime, with and without the pairs, from the engine's own values of the tensors before it; the engine's
+value is then closer to one or the other.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ from toolkit.placement.qdq import without_pairs
 
 AS_QUANTIZED, AS_FLOAT, UNTOLD = "as quantized", "as float", "cannot be told apart"
 CLEARLY_DB = 6.0
-"""How much nearer the engine's values must be to one form than to the other: twice as near."""
+"""The least difference in SQNR to decide for a form: the error is half of the other's."""
 
 _MOST_DB, _SAME_DB = 150.0, 100.0
 
 
 class OpenedAccumulator:
-    """Takes in an engine's inner values, run by run.
+    """Compares an engine's inner values with both forms, run by run.
 
     Args:
         source: the float model that the recipe started from.
         simulation: the float32 model with its pairs.
-        tensors: names of the tensors that the engine hands out; those that ``simulation`` does not compute are left
-            out.
+        tensors: names of the tensors that the engine returns; those that ``simulation`` does not compute are left out.
 
     Attributes:
-        tensors: the names of the tensors that are compared.
-        lacking: the names of the tensors that are not.
+        tensors: names of the compared tensors.
+        lacking: names of the tensors that are left out.
 
     Raises:
         ModelError: onnxruntime refuses one of the models.
@@ -57,23 +56,23 @@ class OpenedAccumulator:
         self._types = {
             name: helper.tensor_dtype_to_np_dtype(types.get(name) or TensorProto.FLOAT) for name in self.tensors
         }
-        # four sessions take turns: threads of one that wait busily would hold up the others
+        # four sessions take turns, so spinning threads of one would slow down the others
         if self.tensors:
             self._quantized = session(_fed(simulation, self.tensors), self.tensors)
             self._float = session(_fed(without_pairs(simulation), self.tensors), self.tensors)
         if self._known:
             self._source = session(source, self._known)
             self._simulation = session(simulation, self._known)
-        # by tensor: engine and simulation against the float model, engine against either form, and the forms
+        # by tensor: engine and simulation compared with the float model, engine with either form, form with form
         self._found = {name: [Difference() for _ in range(5)] for name in self.tensors}
         self._compared: set[str] = set()
 
     def add(self, inputs: Mapping[str, Array], values: Mapping[str, Array]) -> None:
-        """Take in one run.
+        """Add one run.
 
         Args:
-            inputs: what the engine was fed.
-            values: what it had at every tensor of ``tensors``, in whatever float type.
+            inputs: the engine's inputs.
+            values: the engine's values of all ``tensors``, in any float type.
         """
         given = {_given(name): np.asarray(values[name]).astype(self._types[name]) for name in self.tensors}
         quantized = self._quantized.run({**inputs, **given})
@@ -97,10 +96,10 @@ class OpenedAccumulator:
         """The verdict by tensor, for tensors whose shapes agreed.
 
         Returns:
-            ``verdict`` (as quantized, as float, cannot be told apart), ``why`` it cannot be told, ``engine`` and
-            ``simulated`` (sqnr_db and max_abs of the engine's values and of the simulation's against the float model;
-            None where that has no such tensor), ``to_quantized_db`` and ``to_float_db`` (SQNR of the engine's values
-            against either form, 150 at most; None where NaN or infinity was met).
+            ``verdict`` (as quantized, as float, cannot be told apart), ``why`` they cannot be told apart, ``engine``
+            and ``simulated`` (sqnr_db and max_abs of the engine's and of the simulation's values compared with the
+            float model; None if that has no such tensor), ``to_quantized_db`` and ``to_float_db`` (SQNR in dB of the
+            engine's values relative to either form, 150 at most; None if NaN or infinity occurred).
         """
         return {name: self._result(name) for name in self.tensors if name in self._compared}
 
@@ -136,7 +135,7 @@ def _given(name: str) -> str:
 
 
 def _fed(model: Model, tensors: Sequence[str]) -> LightModel:
-    """The model whose readers of ``tensors`` read inputs instead, so that each is computed from those before it."""
+    """The model with ``tensors`` replaced by inputs for their readers, so that each is computed from given values."""
     prepared, types = model.to_light(), model.facts().types
     graph, names = prepared.proto.graph, set(tensors)
     for node in graph.node:
@@ -150,7 +149,7 @@ def _fed(model: Model, tensors: Sequence[str]) -> LightModel:
 
 
 def _level(difference: Difference) -> float | None:
-    """SQNR in dB, 150 where nothing differs; None where the tensors are not comparable."""
+    """SQNR in dB, 150 if nothing differs; None if the tensors are not comparable."""
     if difference.broken:
         return None
     return _MOST_DB if difference.noise == 0 else difference.sqnr_db

@@ -1,1 +1,1 @@
-"""Numbers about arrays: errors of tensors, ranks, masked values, boxes, confidence intervals and resampling."""
+"""Numerics on arrays: errors of tensors, ranks, masked values, boxes, confidence intervals and resampling."""

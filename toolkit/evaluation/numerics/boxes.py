@@ -17,7 +17,7 @@ _MOST = 300
 
 @dataclass(frozen=True)
 class Detections:
-    """What is found in one sample, the best score first.
+    """The detections in one sample, the best score first.
 
     Attributes:
         boxes: x1, y1, x2, y2, float64 [n, 4].
@@ -30,29 +30,29 @@ class Detections:
     classes: Array
 
     def over(self, least: float) -> Detections:
-        """The detections with at least this score."""
+        """The detections with a score of at least ``least``."""
         keep = self.scores >= least
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
 
 
 def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:
-    """Each sample's detections with at least this score.
+    """Each sample's detections with a score of at least ``least``.
 
     Args:
         values: the part's outputs, each [batch, ...].
-        settings: ``layout``: ``joint`` (one output whose ``axis`` holds 4 box values, the objectness where
-            ``objectness`` is set, then class scores), ``apart`` (boxes, scores, and the classes' numbers where the
-            scores have no axis of classes), ``rows`` (one output of suppressed rows: box, score, class) or ``chosen``
-            (suppressed boxes without scores, which all count as 1, and what ``chosen`` says of the other output:
-            ``classes``, ``places`` among all boxes, NonMaxSuppression's ``rows`` that name boxes, or ``rows beside``
-            those) or ``indices`` (places of boxes that the model does not give, each a box by itself: ``columns`` says
-            where class and place are, or the place alone).
+        settings: ``layout``: ``joint`` (one output whose ``axis`` holds 4 box values, the objectness if ``objectness``
+            is set, then class scores), ``apart`` (boxes, scores, and class numbers if the scores have no axis of
+            classes), ``rows`` (one output of rows after suppression: box, score, class), ``chosen`` (boxes after
+            suppression without scores, which all count as 1, and another output, given by ``chosen``: ``classes``,
+            ``places`` among all boxes, NonMaxSuppression's ``rows`` that index boxes, or ``rows beside`` the boxes) or
+            ``indices`` (indices of boxes that the model does not return, each treated as a distinct box; ``columns``
+            are those of class and index, or of the index only).
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
-            ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class of no object.
-            ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
-            the class and the box, of the whole batch. ``ranked``: whether a row's place is its rank by score, or the
-            outputs of which it is.
-        least: the smallest score.
+            ``activation``: ``sigmoid`` or ``softmax`` if scores are logits. ``background``: the class of no object.
+            ``selected``: whether the last output is NonMaxSuppression's for boxes and scores: rows of sample, class and
+            box index for the whole batch. ``ranked``: whether rows are ranked by score, or the outputs for which they
+            are.
+        least: the least score.
     """
     if settings["layout"] == "rows":
         return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
@@ -131,10 +131,10 @@ def iou(first: Array, second: Array) -> Array:
 
 
 def matched(found: Detections, among: Detections) -> int:
-    """How many of ``found`` have one of ``among`` to themselves, of the same class and with an IoU of at least 0.5.
+    """The number of ``found`` matched one-to-one with ``among``, by class and an IoU of at least 0.5.
 
-    A box whose corners are swapped counts as the box between them, and one without an area matches only its equal:
-    a detection is always its own match.
+    A box with swapped corners counts as the box between them, and one without area matches only an equal box, so a
+    detection always matches itself.
     """
     if not len(found.scores) or not len(among.scores):
         return 0
@@ -164,11 +164,11 @@ def corners(boxes: Array, settings: Mapping[str, Any]) -> Array:
 
 
 def grid(size: Sequence[int], strides: Sequence[int]) -> tuple[Array, Array]:
-    """The cells of a detector without anchors (YOLOX): x and y [anchors, 2], and strides [anchors, 1].
+    """The grid cells of an anchor-free detector (YOLOX): x and y [anchors, 2], and strides [anchors, 1].
 
     Args:
         size: height and width of the input in pixels.
-        strides: pixels a cell, the finest first.
+        strides: pixels per cell, the finest first.
     """
     cells, steps = [], []
     for stride in strides:
@@ -179,7 +179,7 @@ def grid(size: Sequence[int], strides: Sequence[int]) -> tuple[Array, Array]:
 
 
 def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array, Array, Array | None]:
-    """Boxes [batch, anchors, 4], scores [batch, anchors, classes], and the classes' numbers where those are given."""
+    """Boxes [batch, anchors, 4], scores [batch, anchors, classes], and class numbers if the model returns them."""
     first = np.asarray(values[0], np.float64)
     if settings["layout"] == "joint":
         rows = np.moveaxis(first, int(settings["axis"]), -1)
@@ -197,7 +197,7 @@ def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array,
     if scores.ndim == 2:
         scores = scores[..., None]
     scores = np.moveaxis(scores, int(settings.get("axis", -1)), -1)
-    # without boxes numpy cannot tell how many scores each has
+    # without boxes numpy cannot infer the number of scores per box
     each = -1 if scores.size else scores.shape[-1]
     return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], each), settings), None
 
@@ -223,7 +223,7 @@ def _without_background(scores: Array, settings: Mapping[str, Any]) -> Array:
 def _suppressed(
     boxes: Array, scores: Array, named: Array | None, settings: Mapping[str, Any], least: float
 ) -> Detections:
-    """One sample's detections: each class's boxes, without those that overlap a better box of the same class."""
+    """One sample's detections after non-maximum suppression per class."""
     scores = _without_background(scores, settings)
     scores = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), np.nan_to_num(scores, nan=-np.inf), -np.inf)
     anchors, classes = np.nonzero(scores >= least)
@@ -248,14 +248,14 @@ def _suppressed(
 
 
 def _rows(value: Array, settings: Mapping[str, Any]) -> Array:
-    """Suppressed rows as box, score and class, float64 [batch, rows, 6]; ``columns`` says where those six are."""
+    """Rows after suppression as box, score and class, float64 [batch, rows, 6]; ``columns``: where these six are."""
     rows = np.asarray(value, np.float64)
     rows = rows.reshape(len(rows), -1, rows.shape[-1])
     return rows[..., list(settings["columns"])] if "columns" in settings else rows
 
 
 def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detections:
-    """One sample's detections, as chosen by the model itself."""
+    """One sample's detections, as selected by the model's NonMaxSuppression."""
     values = np.nan_to_num(scores[rows[:, 2], rows[:, 1]], nan=-np.inf)
     order = np.argsort(-values, kind="stable")
     rows = rows[order[values[order] >= least]]
@@ -263,20 +263,20 @@ def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detecti
 
 
 def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detections]:
-    """Each sample's boxes that the model itself has chosen, without scores."""
+    """Each sample's boxes as selected by the model, without scores."""
     boxes = _boxes_of(values, settings)
     numbers, how = np.asarray(values[1]).astype(np.int64), settings["chosen"]
     found = []
     for place, own in enumerate(boxes):
         if how.startswith("rows"):
             rows = numbers.reshape(-1, 3)
-            # of a batch all are in one list, unless it holds a sample alone
+            # one list has the rows of the whole batch, unless it is a single sample
             rows = rows[rows[:, 0] == place] if how == "rows" and len(boxes) > 1 else rows
             own, classes = own[rows[:, 2]] if how == "rows" else own, rows[:, 1]
         else:
             named = numbers.reshape(boxes.shape[:2])[place]
             classes = named if how == "classes" else np.zeros(len(own), np.int64)
-        # what fills a list up is no class and no box
+        # padding has no valid class or box
         kept = (classes >= 0) & np.isfinite(own).all(axis=1) & (own != 0).any(axis=1)
         found.append(Detections(own[kept], np.ones(int(kept.sum())), classes[kept]))
     return found
@@ -289,15 +289,15 @@ def _boxes_of(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
 
 
 def _numbers_of(value: Array, columns: Sequence[int]) -> list[Array]:
-    """Class and place of each chosen box of each sample, int64 [boxes, 2]."""
+    """Class and index of each chosen box by sample, each int64 [boxes, 2]."""
     width = 1 if len(columns) == 1 else 3
     found = [np.asarray(one).reshape(-1, width)[:, list(columns)].astype(np.int64) for one in value]
     return [one if width > 1 else np.concatenate([np.zeros_like(one), one], axis=1) for one in found]
 
 
 def _named_boxes(rows: Array) -> Detections:
-    """Boxes that are known by their place among all: those of two places have nothing in common."""
-    # what fills a list up is no place
+    """Distinct boxes in place of indices: boxes of two indices do not overlap."""
+    # padding has no valid index
     rows = rows[(rows >= 0).all(axis=1)]
     left = 2.0 * rows[:, 1]
     return Detections(np.stack([left, 0 * left, left + 1, 0 * left + 1], axis=1), np.ones(len(rows)), rows[:, 0])

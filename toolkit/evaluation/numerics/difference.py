@@ -1,4 +1,4 @@
-"""How far a tensor is from its float counterpart, accumulated batch by batch."""
+"""The difference of a tensor from its float counterpart, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FEW_SAMPLES = 8
 
 @dataclass(frozen=True)
 class TensorError:
-    """A tensor against its float original.
+    """The error of a tensor relative to its float counterpart.
 
     Attributes:
-        sqnr_db: SQNR in dB; None where the tensors are identical or not comparable.
-        max_abs: the largest difference; None where NaN or infinity appeared.
+        sqnr_db: SQNR in dB; None if the tensors are identical or not comparable.
+        max_abs: the largest absolute difference; None if NaN or infinity occurred.
     """
 
     sqnr_db: float | None
@@ -31,7 +31,7 @@ class TensorError:
 
 @dataclass(frozen=True)
 class OutputFigures(TensorError):
-    """A model's output against the float model's; see ``Difference`` for each figure."""
+    """The figures of an output relative to the float model's; see ``Difference`` for each."""
 
     cosine: float | None = None
     agreement: float | None = None
@@ -42,14 +42,15 @@ class OutputFigures(TensorError):
 
 @dataclass
 class Difference:
-    """How far a tensor is from its float original, gathered over batches; sums are float64.
+    """The difference of a tensor from its float counterpart, accumulated over batches in float64.
 
-    SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB. A masked value has no signal. Where the other
+    SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB. A masked value has no signal. If the other
     tensor has an ordinary value in its place, the difference counts as twice the largest unmasked magnitude of its row.
-    In place of -inf that is none which lies below the unmasked values of its row by more than they spread.
+    In place of -inf, a value that is below the unmasked values of its row by more than their range still counts as
+    masked.
 
     Attributes:
-        masks_lost: how many values are masked in the float tensor alone.
+        masks_lost: number of values that are masked only in the float tensor.
     """
 
     signal: float = 0.0
@@ -64,13 +65,13 @@ class Difference:
     sums: dict[tuple[int, ...], tuple[Array, Array]] = field(default_factory=dict)
 
     def add(self, reference: Array, value: Array, classes: bool = False, on: Array | None = None) -> None:
-        """Take in one batch of both tensors, of equal shape.
+        """Add one batch of both tensors, of equal shape.
 
         Args:
             reference: the float tensor.
             value: the other tensor.
-            classes: whether the last axis holds scores of classes, whose argmax is compared.
-            on: which entries count, bool, broadcast to the tensors; all where None.
+            classes: whether the last axis holds scores of classes, to compare their argmax.
+            on: which entries count, bool, broadcastable to the tensors; None for all.
         """
         a = np.asarray(reference, np.float32)
         b = np.asarray(value, np.float32)
@@ -78,7 +79,7 @@ class Difference:
             self.add_argmax(a, b, on)
         if on is not None:
             a, b = (np.where(on, one, np.float32(0)) for one in (a, b))
-        # what is finite and smaller than every mask need not be looked at value by value
+        # values that are finite and smaller than any mask need no checks one by one
         if not (all_plain(a) and math.isfinite(largest_magnitude(b))):
             a, b = self._usable(a, b)
         with np.errstate(over="ignore"):
@@ -95,14 +96,14 @@ class Difference:
         self.max_abs = max(self.max_abs, largest)
 
     def add_argmax(self, reference: Array, value: Array, on: Array | None = None) -> Array:
-        """Count the positions whose argmax is the float model's; where they are, bool [...].
+        """Count the positions whose argmax is the float model's; returns which these are, bool [...].
 
         Args:
             reference: the float model's scores, float32 [..., classes].
-            value: the other model's.
+            value: the other model's scores.
             on: see ``add``.
         """
-        # NaN never wins
+        # NaN is never the argmax
         plain = (one if all_finite(one) else np.where(np.isnan(one), -np.inf, one) for one in (reference, value))
         same = same_argmax(*plain)
         counted = same if on is None else same[positions_on(on, reference)]
@@ -111,12 +112,12 @@ class Difference:
         return same
 
     def _usable(self, a: Array, b: Array) -> tuple[Array, Array]:
-        """Both with zeros where the float tensor has NaN, an infinity or a mask, or the other one is no number."""
+        """Both tensors with zeros where the float one is not finite or a mask, or the other one is not finite."""
         usable = np.isfinite(a)
         broken = usable & ~np.isfinite(b)
         self.broken += int(broken.sum())
         keep = usable & ~broken
-        # the difference of masks would drown everything else
+        # the difference of masks would dominate everything else
         masked = masks(a)
         hidden = np.isneginf(a) if masked is None else masked | np.isneginf(a)
         if masked is not None:
@@ -131,7 +132,7 @@ class Difference:
                 pick(a, axis=row, keepdims=True, where=keep, initial=end)
                 for pick, end in ((np.min, np.inf), (np.max, -np.inf))
             )
-            # the logarithm of a probability that rounding raised above 0 is no score, and far below all of them
+            # the logarithm of a probability that rounding raised above 0 is far below all scores, so still a mask
             bared &= ~np.isneginf(a) | ~keep.any(axis=row, keepdims=True) | ~(b < 2 * low - high)
             self.masks_lost += int(bared.sum())
             reach = 2 * np.abs(kept).max(axis=row, keepdims=True)
@@ -139,7 +140,7 @@ class Difference:
         return kept, others
 
     def merge(self, other: Difference) -> None:
-        """Take in what another part of the samples showed."""
+        """Add the sums of another part of the samples."""
         for name in ("signal", "noise", "cross", "power", "broken", "masks_lost", "same", "positions"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)
@@ -148,11 +149,11 @@ class Difference:
             self.sums[shape] = mine + count, held + total
 
     def add_equal(self, reference: Array, value: Array, on: Array | None = None) -> None:
-        """Take in one batch of integers and the like: how many elements are equal, and how far the others are apart.
+        """Add one batch of integers or the like: the number of equal elements, and the largest difference.
 
         Args:
-            reference: the float model's.
-            value: the other model's, of the same shape.
+            reference: the float model's tensor.
+            value: the other model's tensor, of the same shape.
             on: see ``add``.
         """
         if on is not None:
@@ -167,19 +168,19 @@ class Difference:
             self.max_abs = 1.0
 
     def lose(self, reference: Array, value: Array, positions: int = 0) -> None:
-        """Take in one batch of tensors of different shapes: all of the reference is lost, all of the value is noise.
+        """Add one batch of tensors of different shapes: all of the reference is lost, and all of the value is noise.
 
         Args:
             reference: the float model's tensor.
-            value: the other model's, of another shape.
-            positions: how many positions count as having another argmax.
+            value: the other model's tensor, of another shape.
+            positions: number of positions that count as having another argmax.
         """
         self.add(reference, np.zeros_like(reference))
         self.add(np.zeros_like(value), value)
         self.positions += positions
 
     def follow(self, reference: Array, on: Array | None = None) -> None:
-        """Remember the mean of a batched output by shape, for ``variation_db``; ``on`` as in ``add``."""
+        """Accumulate the mean of a batched output by shape, for ``variation_db``; ``on`` as in ``add``."""
         if reference.ndim == 0 or not reference.size or np.isnan(reference).any():
             return
         rows, masked = np.asarray(reference, np.float64), masks(np.asarray(reference, np.float32))
@@ -192,12 +193,12 @@ class Difference:
 
     @property
     def seen(self) -> bool:
-        """Whether any value was compared that is not zero in both tensors."""
+        """Whether any value was compared, other than zeros in both tensors."""
         return bool(self.signal or self.noise or self.broken or self.positions)
 
     @property
     def sqnr_db(self) -> float | None:
-        """SQNR in dB, at most 150 (float32 has no more); None where the tensors are identical or not comparable."""
+        """SQNR in dB, at most 150 (more than float32 resolves); None if the tensors are identical or not comparable."""
         if self.noise == 0 or self.signal == 0 or self.broken:
             return None
         return min(10 * math.log10(self.signal / self.noise), 150.0)
@@ -207,7 +208,7 @@ class Difference:
         """Whether the float output is the same for every sample."""
         count = sum(int(n.max()) for n, _ in self.sums.values())
         power = self._steady_power
-        # a shape that a single sample has cannot vary
+        # a shape of a single sample cannot vary
         least = 2 if len(self.sums) == 1 else _FEW_SAMPLES * max(len(self.sums), 1)
         return count >= least and self.signal <= power * (1 + 1e-7)
 
@@ -218,7 +219,7 @@ class Difference:
 
     @property
     def varying(self) -> float | None:
-        """Share of the float output's power that varies between samples; None where too few were seen."""
+        """Share of the float output's power that varies between samples; None with too few samples."""
         steady = self._steady_power
         samples = sum(int(count.max()) for count, _ in self.sums.values())
         if samples < _FEW_SAMPLES * len(self.sums) or not self.sums or self.signal <= 0:
@@ -228,9 +229,9 @@ class Difference:
 
     @property
     def variation_db(self) -> float | None:
-        """Power of the variation between samples over the noise, in dB; None where too few samples were seen.
+        """Power of the variation between samples over the noise, in dB; None with too few samples.
 
-        A model that returns the same answer for every input can have a fine SQNR; here it has 0 dB or less.
+        A model that returns the same answer for every input can have a high SQNR; this figure is then 0 dB or less.
         """
         share = self.varying
         if share is None or self.noise == 0 or self.broken:
@@ -239,13 +240,13 @@ class Difference:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine similarity of both tensors; None where one is zero throughout."""
+        """Cosine similarity of both tensors; None if one is all zeros."""
         norm = math.sqrt(self.signal) * math.sqrt(self.power)
         return self.cross / norm if norm > 0 else None
 
     @property
     def agreement(self) -> float | None:
-        """Top-1 agreement, the share of positions with the same argmax; None where nothing was compared.
+        """Top-1 agreement, the share of positions with the same argmax; None if none was compared.
 
         For integers and the like it is the share of equal elements.
         """
@@ -257,7 +258,7 @@ class Difference:
         return TensorError(self.sqnr_db, None if self.broken else self.max_abs)
 
     def figures(self) -> OutputFigures:
-        """All that is known of a model's output."""
+        """All figures of a model's output."""
         error = self.error
         known = self.cosine, self.agreement, self.variation_db, self.positions, self.masks_lost
         return OutputFigures(error.sqnr_db, error.max_abs, *known)
@@ -269,9 +270,9 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def positions_on(on: Array, scores: Array) -> Array:
-    """Which positions count of scores [..., classes], bool [...]; ``on`` as in ``Difference.add``.
+    """Which positions of scores [..., classes] count, bool [...]; ``on`` as in ``Difference.add``.
 
-    Entries that count along the classes alone tell nothing of positions: then all do.
+    All count if ``on`` varies along the classes, since it then does not select positions.
     """
     if on.shape[-1] != 1:
         return np.ones(scores.shape[:-1], bool)
@@ -279,15 +280,15 @@ def positions_on(on: Array, scores: Array) -> Array:
 
 
 def same_argmax(reference: Array, value: Array) -> Array:
-    """Where the argmax over the last axis is the float model's, bool [...]; ties of the float scores count as the same.
+    """Whether the argmax over the last axis is the float model's, bool [...]; any of tied float scores counts as equal.
 
     Args:
         reference: the float model's scores, float32 [..., classes].
-        value: the other model's, of the same shape.
+        value: the other model's scores, of the same shape.
     """
     chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     best = largest(reference)
-    # infinity is not greater than infinity, and their difference is no number
+    # the difference of infinities is NaN
     level = np.where(np.isfinite(best), best, 0)
     slack = 1e-6 * np.maximum(np.abs(level), 1e-30)
     return np.asarray(np.where(np.isfinite(best), chosen >= level - slack, chosen == best))

@@ -1,4 +1,4 @@
-"""How far two sets of scores of classes are apart, as distributions."""
+"""The Kullback-Leibler divergence of two sets of class scores."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from toolkit.base.types import Array
 from toolkit.evaluation.numerics.softmax import softmax
 
 _MOST_EXPONENT = 60.0
-"""The largest exponent whose power of e, and sums of such, fit into float32."""
+"""The largest exponent x for which sums of exp(x) fit into float32."""
 _LEAST_SHARE = 1e-12
-"""Smaller probabilities count as this one: the divergence is of what a float32 softmax tells apart."""
+"""Smaller probabilities count as this one, as a float32 softmax does not resolve them."""
 
 
 def divergence(wanted: Array, found: Array, shares: bool = False) -> float:
-    """Kullback and Leibler's KL(wanted || found) over the classes, in nats; summed over the positions.
+    """The Kullback-Leibler divergence KL(wanted || found) over classes in nats, summed over positions.
 
-    With weights w, the softmax of the float model's scores, d their differences and m the mean of these by w, it is
-    log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
-    digits enough.
+    With w the softmax of the float model's scores, d the differences of scores and m their mean weighted by w, it is
+    log(sum of w exp(m - d)). Computed as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are never negative,
+    it is accurate in float32.
 
     Args:
-        wanted: the float model's scores, whose softmax counts, float32 [positions, classes].
-        found: the quantized model's.
-        shares: whether both are probabilities already.
+        wanted: the float model's scores (logits), float32 [positions, classes].
+        found: the quantized model's scores, of the same shape.
+        shares: whether both are probabilities rather than logits.
     """
     if shares:
         wanted, found = _logs(wanted), _logs(found)
-    # what leaves float32's range here is left to the float64 version
+    # overflows of float32 are left to the float64 version
     with np.errstate(over="ignore", invalid="ignore"):
         weights = softmax(wanted)
         apart = wanted - found
@@ -40,7 +40,7 @@ def divergence(wanted: Array, found: Array, shares: bool = False) -> float:
 
 
 def _wide_divergence(wanted: Array, found: Array) -> float:
-    """``divergence`` in float64, for scores however far apart."""
+    """``divergence`` in float64, for scores with any differences."""
     a, b = _below_most(wanted), _below_most(found)
     apart = a - b
     weights, others = np.exp(a, out=a), np.exp(b, out=b)
@@ -55,5 +55,5 @@ def _below_most(scores: Array) -> Array:
 
 
 def _logs(shares: Array) -> Array:
-    """The scores of which these are the softmax."""
+    """Scores with these probabilities as softmax."""
     return np.asarray(np.log(np.maximum(shares, _LEAST_SHARE)))

@@ -1,4 +1,4 @@
-"""How certain a share of answers is, and the one rule by which a limit on it is met, missed or not proven."""
+"""Confidence intervals of shares of answers, and the rule by which a limit on a share is met, missed or unproven."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from enum import Enum
 
 ONE_SIDED, TWO_SIDED = 1.645, 1.96
-"""How many standard errors exclude all but 5 percent above, and all but 2.5 percent to either side."""
+"""Numbers of standard errors for a one-sided and a two-sided 95 % interval."""
 _UNLIKELY = 0.025
 _ROUNDING = 1e-9
 _FINEST = 1e-9
-"""Nobody has as many answers as a finer limit needs: such a limit allows none to be lost."""
+"""A finer limit allows no lost answer, since it would need more answers than anybody has."""
 
 
 class LimitStanding(str, Enum):
-    """How a limit stands on the available samples, the best first."""
+    """Whether a limit is met on the available samples, the best first."""
 
     MET = "met"
     UNPROVEN = "unproven"
@@ -25,17 +25,17 @@ class LimitStanding(str, Enum):
 
 
 def around(value: float, error: float) -> tuple[float, float]:
-    """The 95 % interval of a value whose standard error is known."""
+    """The 95 % interval of a value with this standard error."""
     return value - TWO_SIDED * error, value + TWO_SIDED * error
 
 
 def wilson(successes: float, count: float, z: float = TWO_SIDED) -> tuple[float, float]:
-    """The interval of a share, 0 to 1, of 95 % by default: E. B. Wilson, "Probable inference", JASA 22 (1927).
+    """The confidence interval of a share, 0 to 1, by default 95 %: E. B. Wilson, "Probable inference", JASA 22 (1927).
 
     Args:
-        successes: how many of ``count``; need not be whole.
-        count: answers; where those of one sample go wrong together, as many as are independent.
-        z: how many standard errors it reaches to either side.
+        successes: number of successes of ``count``; need not be whole.
+        count: number of answers; of independent ones, if errors within a sample are correlated.
+        z: number of standard errors to either side.
     """
     if count <= 0:
         return 0.0, 1.0
@@ -43,14 +43,14 @@ def wilson(successes: float, count: float, z: float = TWO_SIDED) -> tuple[float,
     middle = share + spread / 2
     reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
     high = (middle + reach) / (1 + spread)
-    # the product of both ends is known; the difference of centre and half-width would cancel
+    # by the product of both ends, since the difference of centre and half-width would lose digits
     return share * share / (1 + spread) / high if share else 0.0, min(high, 1.0)
 
 
 def enough(limit: float) -> int:
-    """How many answers it takes to judge a share that may be lost; 0 where none may.
+    """The number of answers needed to judge a limit on the lost share; 0 if none may be lost.
 
-    The rule of three: where none of n is lost, as many as 3 / n may be elsewhere, with 95 percent confidence.
+    By the rule of three: if none of n is lost, the true share is at most 3 / n with 95 percent confidence.
     """
     return math.ceil(3 / limit - 1e-6) if limit >= _FINEST else 0
 
@@ -58,15 +58,15 @@ def enough(limit: float) -> int:
 def standing(lost: float, answers: float, limit: float, independent: float | None = None) -> LimitStanding:
     """Whether at most a share ``limit`` of answers is lost.
 
-    Met: no more is lost, on enough answers to say so. Not proven: fewer answers, and no more is lost, or one answer
-    where the limit is finer than one, unless that is too unlikely to be chance. Missed: anything else. A limit of 0
-    is judged on the available answers alone.
+    Met: no more is lost, on enough answers. Unproven: with fewer answers, no more is lost, or one answer if the limit
+        is finer than one, unless that is too unlikely to be chance. Missed: anything else. A limit of 0 is judged only
+        on the available answers.
 
     Args:
-        lost: answers lost less those won, where answers are compared with labels; need not be whole.
-        answers: out of how many.
+        lost: number of lost answers, minus gained ones if compared with labels; need not be whole.
+        answers: number of answers.
         limit: the largest share that may be lost, 0 to 1.
-        independent: how many answers count as independent, for the interval; all where None.
+        independent: number of independent answers, for the probability; None for all.
     """
     if answers <= 0 or not math.isfinite(lost):
         return LimitStanding.MISSED
@@ -88,6 +88,6 @@ def _at_least(lost: float, count: float, share: float) -> float:
 
 
 def worst(*found: LimitStanding) -> LimitStanding:
-    """The worst of several; met where there are none."""
+    """The worst of several; met if there are none."""
     order = list(LimitStanding)
     return max(found, key=order.index, default=LimitStanding.MET)

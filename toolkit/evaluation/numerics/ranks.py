@@ -1,4 +1,4 @@
-"""Ranks of values, as rank correlation and the area under the ROC curve count them; and the two largest of many."""
+"""Ranks of values for rank correlation and the area under the ROC curve, and the two largest scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def ranks(values: Array) -> Array:
 
 @kept_where_fixed
 def two_best(scores: Array) -> tuple[Array, Array]:
-    """The classes of the second largest and the largest score of each position, int64 [...], of scores [..., classes].
+    """The classes of the second largest and the largest score by position, int64 [...], of scores [..., classes].
 
-    Where all other scores are -inf any class may stand for the second, the best one too.
+    If all other scores are -inf, the second may be any class, even the best one.
     """
     best, others = without_best(scores)
     return others.argmax(axis=-1), best
@@ -27,9 +27,9 @@ def two_best(scores: Array) -> tuple[Array, Array]:
 
 @kept_where_fixed
 def two_largest(scores: Array) -> tuple[Array, Array]:
-    """The second largest and the largest of the scores of each position, [...], of two classes or more, [..., classes].
+    """The second largest and the largest score by position, [...], of scores [..., classes] of two classes or more.
 
-    A sixth of the time that a partition of thousands of classes takes.
+    With thousands of classes it takes a sixth of the time of a partition.
     """
     best, others = without_best(scores)
     return others.max(axis=-1), np.take_along_axis(scores, best[..., None], axis=-1)[..., 0]
@@ -37,12 +37,12 @@ def two_largest(scores: Array) -> tuple[Array, Array]:
 
 @kept_where_fixed
 def largest(scores: Array) -> Array:
-    """The largest of the scores of each position, [...], of scores [..., classes]."""
+    """The largest score by position, [...], of scores [..., classes]."""
     return np.asarray(scores.max(axis=-1))
 
 
 def without_best(scores: Array) -> tuple[Array, Array]:
-    """The class of the largest score of each position, and the scores with -inf in its place."""
+    """The class of the largest score by position, and the scores with -inf in its place."""
     best = scores.argmax(axis=-1)
     others = scores.copy()
     np.put_along_axis(others, best[..., None], -np.inf, axis=-1)

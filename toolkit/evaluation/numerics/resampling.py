@@ -1,9 +1,9 @@
-"""How far a metric would differ on other samples: the delete-a-group jackknife.
+"""Standard errors of metrics over samples, by the delete-a-group jackknife.
 
-The metric is computed on all samples but those of one group, for each of G groups. Its spread shows how it varies from
-one draw of samples to another, for any metric: mean IoU and F1 are not shares of right samples, and an error has no
-answers to count. J. W. Tukey, "Bias and confidence in not-quite large samples", Ann. Math. Stat. 29 (1958); for groups
-J. Shao and D. Tu, The Jackknife and Bootstrap, Springer (1995), 2.3.
+The metric is computed on all samples but those of one group, for each of G groups. The spread of these values shows how
+the metric varies between sets of samples, also for metrics that are not shares of right answers, such as mean IoU, F1
+and errors. J. W. Tukey, "Bias and confidence in not-quite large samples", Ann. Math. Stat. 29 (1958); for groups J.
+Shao and D. Tu, The Jackknife and Bootstrap, Springer (1995), 2.3.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric import Metric, answers_of, metric_code, value_of
 
 NO_UNIT = -1
-"""Stands for the unit of a row that has no label: it is in no group, since the metric without it is the same."""
+"""The unit of a row without a label, which is in no group, since leaving it out changes nothing."""
 _GROUPS = 16
-"""A standard error by so many values is itself known to a fifth of it; one value of some metrics takes a second."""
+"""With this number of groups a standard error is accurate to a fifth; more take time, since some metrics need a
+second.
+"""
 
 
 @dataclass(frozen=True)
 class MetricScore:
-    """A metric of some samples.
+    """The value of a metric on samples, with figures of its variation.
 
     Attributes:
-        value: in the metric's units; None without a metric.
-        answers: how many answers the value is a share of; 0 where it is no share, or that is not known.
-        left_out: what it would be without each of some groups of the samples, see above; empty where the
-            metric does not tell, NaN without a group that has all labels.
-        samples: how many samples have a label, for a metric that can be computed on some of them; those of a pair
-            both. They are joined to groups where there are two or more.
-        spread: of an error what it would be for the best constant, by the labels; 0 where that is not known.
-        untold: why it is not known how far the value would differ on other samples; None where something does, or the
-            samples are too few for it.
+        value: the value in the metric's units; None without a metric.
+        answers: number of answers that the value is a share of; 0 if it is not a share, or not known.
+        left_out: values with one of several groups of samples left out each, see above; empty if the metric does not
+            support it, NaN if the group left out has all labels.
+        samples: number of samples with a label, for a metric that can be computed on some of the samples; both of a
+            pair count.
+        spread: for an error, its value for the best constant, by the labels; 0 if not known.
+        untold: why the variation over samples is not known; None if it is, or if there are too few samples for it.
     """
 
     value: float | None = None
@@ -52,39 +53,39 @@ class MetricScore:
 
 @runtime_checkable
 class Resampled(Protocol):
-    """A metric that can tell its value on some of its samples."""
+    """A metric that can be computed on some of its samples."""
 
     def units(self) -> Array:
-        """Which unit each row belongs to, int [rows]: rows of one unit are never parted, as a pair of samples.
+        """The unit of each row, int [rows]; rows of a unit, such as a pair of samples, are never separated.
 
-        ``NO_UNIT`` where a row has no label. It depends on labels alone, so that groups are the same for two models.
+        ``NO_UNIT`` for a row without a label. Units depend only on labels, so that groups are equal for two models.
         """
 
     def value_among(self, kept: Array) -> float:
-        """The value over the rows that are kept, bool [rows]; NaN where these say nothing."""
+        """The value over the rows that are ``kept``, bool [rows]; NaN if these have no value."""
 
 
 class Summed:
     """A metric that is a function of sums over its samples.
 
     Attributes:
-        rows: by batch what each sample adds, float64 [batch, sums].
+        rows: by batch, the terms of each sample, float64 [batch, sums].
     """
 
     def __init__(self, sums: int) -> None:
         self.rows: list[Array] = [np.zeros((0, sums))]
 
     def take(self, *columns: Array) -> None:
-        """Take in what the samples of a batch add to each sum, [batch] each."""
+        """Add the terms of a batch's samples, one array [batch] per sum."""
         self.rows.append(np.stack([np.asarray(one, np.float64) for one in columns], axis=1))
 
     def sums(self, kept: Array | None = None) -> Array:
-        """What all samples, or those that are kept, add up to, float64 [sums]."""
+        """The sums over all samples, or over those that are ``kept``, float64 [sums]."""
         rows = np.concatenate(self.rows)
         return np.asarray((rows if kept is None else rows[kept]).sum(axis=0))
 
     def of(self, sums: Array) -> float:
-        """The value from what ``sums`` returns: the first over the second; NaN where that is 0."""
+        """The value for ``sums``: the first over the second; NaN if that is 0."""
         return float(sums[0]) / float(sums[1]) if sums[1] else math.nan
 
     def value(self) -> float:
@@ -97,19 +98,19 @@ class Summed:
         return 0.0
 
     def units(self) -> Array:
-        """Each sample by itself."""
+        """Each sample is a unit of its own."""
         return np.arange(sum(map(len, self.rows)))
 
     def value_among(self, kept: Array) -> float:
-        """The value over the samples that are kept, bool [samples]."""
+        """The value over the samples that are ``kept``, bool [samples]."""
         return self.of(self.sums(kept))
 
 
 def score_of(metric: Metric, name: str | None) -> MetricScore:
-    """A metric's value, and how far it would differ on other samples.
+    """A metric's value, with figures of its variation over samples.
 
-    That is unknown where the metric's value over all samples is not its ``value``: a user's metric derived from
-    a built-in one may define its own ``value``, in another unit.
+    The variation is not known if ``value_among`` all samples differs from ``value``: a user's metric derived from a
+    built-in one may define its own ``value``, in another unit.
 
     Raises:
         DataError: it failed, or returned something other than a number.
@@ -145,34 +146,34 @@ def _score_of(metric: Metric, name: str | None) -> MetricScore:
 def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
     """The standard error of the difference of a metric between two models on the same samples.
 
-    None where it is not known: where no group makes a difference, nothing shows by how much others would.
+    None if not known: with zero variance between groups, nothing shows how much others would differ.
 
-    sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups. A group without which
-    the metric of either model says nothing is left out: it has no d_g.
+    sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups. Groups without which
+    the metric of either model is NaN are left out.
 
     Args:
-        before: ``MetricScore.left_out`` of the one model.
-        after: that of the other.
+        before: ``MetricScore.left_out`` of one model.
+        after: ``MetricScore.left_out`` of the other model.
     """
     apart = _apart(before, after)
     return float(math.sqrt((len(apart) - 1) * apart.var())) or None if len(apart) > 1 else None
 
 
 def is_alone(samples: int, before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether a metric of two models comes from a single sample or group, so that no error can be known.
+    """Whether a metric of two models depends on a single sample or group, so that its error is not known.
 
-    It is where the metric says nothing without that one; how the others differ tells little then.
+    That is so if the metric is NaN without it, since the differences without other groups then tell little.
 
     Args:
-        samples: ``MetricScore.samples``; 0 for a metric that never tells.
-        before: ``MetricScore.left_out`` of the one model.
-        after: that of the other.
+        samples: ``MetricScore.samples``; 0 for a metric without resampling.
+        before: ``MetricScore.left_out`` of one model.
+        after: ``MetricScore.left_out`` of the other model.
     """
     known = len(_apart(before, after))
     return samples > 0 and (known < 2 or known < len(before))
 
 
 def _apart(before: Sequence[float], after: Sequence[float]) -> Array:
-    """The differences d_g that are numbers, float64 [groups]."""
+    """The finite differences d_g, float64 [groups]."""
     apart = np.subtract(before, after) if len(before) == len(after) else np.zeros(0)
     return np.asarray(apart[np.isfinite(apart)])

@@ -1,4 +1,4 @@
-"""Softmax over the classes of scores."""
+"""Softmax over classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit.base.types import Array
 
 
 def softmax(scores: Array) -> Array:
-    """Probabilities of scores [..., classes], in the scores' type; the largest score is subtracted before exp."""
+    """The softmax of scores [..., classes], in the scores' type; the largest score is subtracted before exp."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     powers /= powers.sum(axis=-1, keepdims=True)
     return np.asarray(powers)

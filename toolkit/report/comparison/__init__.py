@@ -1,1 +1,1 @@
-"""Runs and ranges side by side: which nodes correspond, what differs, in the terminal and as HTML."""
+"""Comparison of runs and of ranges: corresponding nodes and differences, in the terminal and as HTML."""

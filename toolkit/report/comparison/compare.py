@@ -1,4 +1,4 @@
-"""Comparing runs: the comparison itself, and how it is shown in the terminal and as one HTML file."""
+"""Shows the comparison of runs in the terminal and as one HTML file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["Comparison", "compare", "comparison_text", "print_comparison", "rend
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print a comparison; without a terminal plain text, whose lines are not broken.
+    """Print a comparison; without a terminal as plain text with unbroken lines.
 
     Args:
-        comparison: what to print.
-        console: where to; None makes one for standard output.
+        comparison: the comparison to print.
+        console: where to print; None for standard output.
     """
     console = console or make_console()
     runs = comparison.runs
@@ -75,7 +75,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The comparison as plain text, no escape sequences."""
+    """The comparison as plain text, without escape sequences."""
     from rich.console import Console
 
     buffer = io.StringIO()
@@ -85,11 +85,11 @@ def comparison_text(comparison: Comparison) -> str:
 
 @collector_paused()
 def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = ()) -> str:
-    """The comparison as one self-contained page that loads nothing.
+    """The comparison as one self-contained HTML page that loads nothing.
 
     Args:
-        comparison: what to show.
-        reports: the runs; with them the network of the last is drawn, against the first.
+        comparison: the comparison to show.
+        reports: the runs; if given, the page draws the network of the last and compares it with the first.
     """
     script = script_text()
     network = None
@@ -119,17 +119,17 @@ def write_comparison_html(comparison: Comparison, path: Path, reports: Sequence[
 
 
 def by_precision(comparison: Comparison) -> list[NodeDifference]:
-    """The nodes that differ in precision or status, or that not all runs have."""
+    """The nodes that differ in precision or status, or that some run lacks."""
     return comparison.differing("there", "asked", "actual", "status")
 
 
 def by_error(comparison: Comparison) -> list[NodeDifference]:
-    """The nodes whose error differs, the largest loss against the first run first."""
+    """The nodes whose error differs, those with the largest loss from the first run first."""
     return sorted(comparison.differing("error"), key=lambda node: min(_deltas(node, "error_delta_db"), default=0.0))
 
 
 def by_time(comparison: Comparison) -> list[NodeDifference]:
-    """The nodes whose time differs, the largest difference first."""
+    """The nodes whose time differs, those with the largest difference first."""
     return sorted(
         comparison.differing("time"), key=lambda node: -max(map(abs, _deltas(node, "time_delta_ms")), default=0.0)
     )
@@ -140,7 +140,7 @@ def _deltas(node: NodeDifference, name: str) -> list[float]:
 
 
 def figure_words(figure: Figure) -> list[str]:
-    """A figure of every run, and of all but the first its change, in words."""
+    """A figure's value in every run, then its change in every run but the first, in words."""
 
     def said(value: float | None, sign: str = "") -> str:
         if value is None:
@@ -158,7 +158,7 @@ def figure_words(figure: Figure) -> list[str]:
 
 
 def side_words(side: NodeSide) -> str:
-    """What one run did with a node: requested precision, actual precision, status."""
+    """A node in one run, in words: requested precision, actual precision, status."""
     if side.status == "unknown":
         return f"{word(side.asked)} requested"
     return f"{word(side.asked)} → {word(side.actual)}, {side.status}"

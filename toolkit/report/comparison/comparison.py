@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in verdict, accuracy, precision, error and time."""
+"""Differences between runs in verdict, accuracy, precision, error and time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Aspect = Literal["there", "asked", "actual", "status", "error", "time"]
 
 
 class RunSide(Part):
-    """One of the runs."""
+    """One of the compared runs."""
 
     label: str
     recipe: str
@@ -29,13 +29,13 @@ class RunSide(Part):
     backend: str
     verdict: Verdict
     headline: str
-    matched: int = Field(description="nodes that the first run has too")
-    built: bool = Field(default=True, description="whether an engine tells what its nodes run in")
-    renamed: int = Field(default=0, description="those of them that are called otherwise there")
+    matched: int = Field(description="number of nodes with a counterpart in the first run")
+    built: bool = Field(default=True, description="whether its engine shows the nodes' actual precisions")
+    renamed: int = Field(default=0, description="number of these nodes with another name in the first run")
 
 
 class Figure(Part):
-    """A figure of every run; ``better`` says which way is better: 'more', 'less', or neither."""
+    """A figure with its value in every run; ``better`` tells whether 'more' or 'less' is better, or neither."""
 
     name: str
     values: list[Finite]
@@ -43,20 +43,20 @@ class Figure(Part):
     better: Literal["more", "less", ""] = ""
 
     def change(self, run: int) -> float | None:
-        """The figure of a run minus that of the first, where both are known."""
+        """The value of a run minus that of the first; None unless both are known."""
         first, other = self.values[0], self.values[run]
         return other - first if first is not None and other is not None else None
 
     @property
     def differs(self) -> bool:
-        """Whether the runs differ in it."""
+        """Whether its value differs between the runs."""
         return any(value != self.values[0] for value in self.values)
 
 
 class NodeSide(Part):
     """One node in one of the runs."""
 
-    node: str = Field(description="what it is called there")
+    node: str = Field(description="its name in that run")
     asked: Precision | None = None
     actual: Precision | None = None
     status: Status = "unknown"
@@ -64,31 +64,31 @@ class NodeSide(Part):
     sqnr_db: Finite = None
     identical: bool = False
     time_ms: float | None = Field(default=None, description="summed over the profiles that all runs timed")
-    error_delta_db: Finite = Field(default=None, description="less that of the first run")
-    time_delta_ms: Finite = Field(default=None, description="less that of the first run")
+    error_delta_db: Finite = Field(default=None, description="sqnr_db minus that of the first run")
+    time_delta_ms: Finite = Field(default=None, description="time_ms minus that of the first run")
 
 
 class NodeDifference(Part):
-    """A node of the first run and others that differs, and in what."""
+    """A node that differs between the first run and others, and in which aspects."""
 
     node: str
     op: str
     differs: list[Aspect]
-    sides: list[NodeSide | None] = Field(description="by run; null where it has no such node")
+    sides: list[NodeSide | None] = Field(description="by run; null if the run has no such node")
 
 
 class Comparison(Part):
-    """What differs between runs, the others against the first."""
+    """The differences of two or more runs from the first."""
 
     schema_id: Literal["qtool-comparison-2"] = Field(default="qtool-comparison-2", alias="schema")
     headline: str
-    said: list[str] = Field(description="the first run and each other, in a sentence")
-    same: bool = Field(description="whether nothing below differs")
+    said: list[str] = Field(description="one sentence for each other run, comparing it with the first")
+    same: bool = Field(description="whether no figure, verdict or node differs")
     same_model: bool
     runs: list[RunSide]
     figures: list[Figure]
     nodes: list[NodeDifference]
-    only: list[list[str]] = Field(description="by run, the nodes that are matched with none of another run")
+    only: list[list[str]] = Field(description="by run, the nodes without a counterpart in any other run")
     in_all: int
 
     def to_json(self) -> dict[str, Any]:
@@ -101,15 +101,15 @@ class Comparison(Part):
 
 
 def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
-    """What differs between reports.
+    """Compare reports.
 
-    Nodes of the same name are the same, as are others that match by structure: see ``matching``. Precision,
-    status: any difference counts. Error: from 1 dB on, or where only one is identical to float. Time: from 10% and 5
-    microseconds on.
+    Nodes correspond by name, or by structure if names differ: see ``matching``. Any difference in precision or status
+    counts; in error, one of at least 1 dB, or if only one is identical to float; in time, one of at least 10% and 5
+    microseconds.
 
     Args:
         reports: two or more runs; all others are compared with the first.
-        labels: what to call them, such as the run folders' names.
+        labels: their names, such as those of the run folders.
     """
     matches = [match(reports[0], other) for other in reports[1:]]
     nodes, in_all = _node_differences(reports, matches)
@@ -133,7 +133,7 @@ def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
 def _node_differences(
     reports: Sequence[Report], matches: Sequence[Mapping[str, str]]
 ) -> tuple[list[NodeDifference], int]:
-    """The nodes that differ, and how many nodes all runs have; ``matches`` by other run, its node by the first's."""
+    """The nodes that differ, and how many nodes all runs have; ``matches``: by other run, see ``match``."""
     layers = [{layer.node: layer for layer in report.layers} for report in reports]
     differences: list[NodeDifference] = []
     in_all = 0
@@ -147,7 +147,7 @@ def _node_differences(
 
 
 def _unmatched(reports: Sequence[Report], matches: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """By run, the nodes that are matched with none of another run."""
+    """By run, the nodes without a counterpart in any other run."""
     taken = [set().union(*matches), *(set(matched.values()) for matched in matches)]
     return [[layer.node for layer in report.layers if layer.node not in own] for report, own in zip(reports, taken)]
 
@@ -163,11 +163,11 @@ def _side(report: Report, label: str, matched: Mapping[str, str]) -> RunSide:
 
 
 def _difference(found: Sequence[LayerInfo | None]) -> NodeDifference | None:
-    """How a node differs from the first run's, over all runs that have it."""
+    """How a node differs between the first run and the others; None if it does not."""
     here = [layer for layer in found if layer is not None]
     told = _told(here[0])
     if len(here) == len(found) and all(_told(layer) == told for layer in here[1:]):
-        # nearly every node of a large graph
+        # a short cut for nearly every node of a large graph
         return None
     timed = sorted(set.intersection(*(set(layer.time_ms) for layer in here)))
     sides = [_node_side(layer, timed) if layer is not None else None for layer in found]
@@ -186,17 +186,17 @@ def _difference(found: Sequence[LayerInfo | None]) -> NodeDifference | None:
 
 
 def _told(layer: LayerInfo) -> tuple[Any, ...]:
-    """Everything that nodes are compared by."""
+    """All values that nodes are compared by."""
     error = (layer.error.sqnr_db, layer.error.identical) if layer.error else None
     return layer.asked_precision, layer.actual.precision, layer.status, error, layer.time_ms
 
 
 def _aspects(first: NodeSide, other: NodeSide, measured: bool) -> Iterator[Aspect]:
-    """In what a node differs between the first run and another, which gets its deltas."""
+    """The aspects in which a node differs between the first run and another; sets the deltas of ``other``."""
     if first.asked != other.asked:
         yield "asked"
     if "unknown" not in (first.status, other.status):
-        # what is not known does not differ
+        # unknown values do not count as different
         if first.actual != other.actual:
             yield "actual"
         if first.status != other.status:
@@ -227,7 +227,7 @@ def _node_side(layer: LayerInfo, timed: list[str]) -> NodeSide:
 
 
 def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
-    """The metric and its drop, where all runs have the same metric, then the outputs' own figures."""
+    """The metric and its drop, if all runs have the same metric, then SQNR and agreement of the outputs."""
     known = [one for one in found if one is not None]
     if len(known) < len(found):
         return
@@ -246,7 +246,7 @@ def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
 
 
 def _size_figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    """Quantized shares where all runs count the same, engine size, and latency."""
+    """Quantized shares, if all runs count the same kind of work, then engine size and latency."""
     summaries = [report.summary for report in reports]
     if len({one.share_of for one in summaries}) == 1:
         yield Figure(name="share requested quantized", unit="share", values=[one.asked_share for one in summaries])
@@ -261,7 +261,7 @@ def _size_figures(reports: Sequence[Report]) -> Iterator[Figure]:
 
 
 def _count_figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    """How many nodes run in each precision; requested precisions are counted where a run has no engine."""
+    """How many nodes run in each precision; if a run has no engine, how many are requested to."""
     summaries = [report.summary for report in reports]
     built = all(_built(report) for report in reports)
     counts = [one.by_actual if built else one.by_asked for one in summaries]
@@ -273,7 +273,7 @@ def _count_figures(reports: Sequence[Report]) -> Iterator[Figure]:
 
 
 def _built(report: Report) -> bool:
-    """Whether an engine tells what nodes run in."""
+    """Whether any node's actual precision is known."""
     return any(layer.actual.precision is not None for layer in report.layers)
 
 
@@ -286,7 +286,7 @@ def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
 
 
 def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
-    """What differs between the first run and another, in short."""
+    """The finding that sums up how another run differs from the first."""
     a, b = made.runs[0], made.runs[run]
     unbuilt = [one.label for one in (a, b) if not one.built]
     pairs = [(node.sides[0], node.sides[run]) for node in made.nodes]

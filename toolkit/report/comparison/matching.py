@@ -1,7 +1,7 @@
-"""Which node of one run corresponds to which of another, where names differ, as with two exporters of one network.
+"""Matches nodes of two runs whose names differ, as with two exporters of one network.
 
-Nodes are told apart by what they are (operator, work, sizes of weights) and by what is around them, as Weisfeiler and
-Lehman refine colours of graphs, from far to near; what is next to a pair that is found follows from it.
+Nodes are distinguished by operator, work and size of weights, and by their surroundings, as in the Weisfeiler-Lehman
+colour refinement of graphs, starting with the widest surroundings; neighbours of matched nodes are matched next.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from toolkit.report.sections.wiring import folded, wiring
 
 _DEPTH = 8
 _MOSTLY = 0.5
-"""The share of nodes from which on equal names are trusted: exporters that number nodes share names too."""
+"""The least share of nodes with equal names for names to be trusted: exporters that number nodes can produce equal
+names by chance.
+"""
 _LINEAR = {"Gemm": "linear", "MatMul": "linear"}
 
 
 @dataclass
 class _Graph:
-    """A report's layers as a graph without conversions.
+    """A report's layers as a graph without Q/DQ nodes and Casts.
 
     Attributes:
         layers: all of them.
-        nodes: indices of the layers that are no conversions.
+        nodes: indices of the layers other than conversions.
         predecessors: by node, the nodes whose tensors it reads, in the order of its inputs; -1 for a model input.
         successors: by node, the nodes that read it.
-        kinds: by node, what it is.
-        conversions: by the node downstream and its operator, the Q/DQ nodes and Casts.
+        kinds: by node, its operator, multiply-accumulates and largest weight's number of elements.
+        conversions: by the node downstream and the conversion's operator, the Q/DQ nodes and Casts.
     """
 
     layers: list[LayerInfo]
@@ -58,14 +60,14 @@ class _Graph:
             weights[one.target].append(sizes.get(one.tensor, 0))
         for index in made.nodes:
             layer = layers[index]
-            # the largest is what tells layers apart: scales and biases differ from exporter to exporter
+            # only the largest distinguishes layers: scales and biases differ from exporter to exporter
             made.kinds[index] = (_LINEAR.get(layer.op, layer.op), layer.macs or 0, max(weights[index], default=0))
         for index, reader in found.readers.items():
             made.conversions[reader, layers[index].op].append(index)
         return made
 
     def labels(self) -> list[dict[int, int]]:
-        """By depth, what every node is together with everything within that distance."""
+        """By depth, a hash of each node's kind and of its surroundings up to that distance."""
         now = {index: hash(self.kinds[index]) for index in self.nodes}
         found = [now]
         for _ in range(_DEPTH):
@@ -86,11 +88,11 @@ class _Graph:
 
 
 def match(first: Report, other: Report) -> dict[str, str]:
-    """By node of the first report, the corresponding node of the other; nodes that only one has are missing."""
+    """By node of the first report, the corresponding node of the other; unmatched nodes are left out."""
     alike = _by_name(first, other)
     smaller = min(len(first.layers), len(other.layers))
     if len(alike) == smaller and len(first.layers) == len(other.layers):
-        # names are enough, and the nodes' surroundings need not be known
+        # all names correspond, so surroundings need not be compared
         return {name: name for name in alike}
     pairs = _SameNodes(_Graph.of(first), _Graph.of(other))
     places = {layer.node: index for index, layer in enumerate(other.layers)}
@@ -103,13 +105,13 @@ def match(first: Report, other: Report) -> dict[str, str]:
 
 
 def _by_name(first: Report, other: Report) -> list[str]:
-    """The names that both have, for nodes of the same operator."""
+    """The names of nodes that both have with the same operator."""
     ops = {layer.node: layer.op for layer in other.layers}
     return [layer.node for layer in first.layers if ops.get(layer.node) == layer.op]
 
 
 class _SameNodes:
-    """The pairs found so far."""
+    """The matched nodes of two graphs so far."""
 
     def __init__(self, one: _Graph, two: _Graph) -> None:
         self.one, self.two = one, two
@@ -117,7 +119,7 @@ class _SameNodes:
         self.taken: set[int] = set()
 
     def add(self, a: int, b: int) -> bool:
-        """Match two nodes; False where either is matched already."""
+        """Match two nodes; False if either is matched already."""
         if a in self.found or b in self.taken:
             return False
         self.found[a] = b
@@ -125,7 +127,7 @@ class _SameNodes:
         return True
 
     def by_structure(self) -> None:
-        """Match what is left: what is unique with most of its surroundings first."""
+        """Match the remaining nodes, first those that are unique by their widest surroundings."""
         self._spread(list(self.found.items()))
         for mine, theirs in zip(reversed(self.one.labels()), reversed(self.two.labels())):
             added = []
@@ -149,7 +151,7 @@ class _SameNodes:
                 yield a[0], b[0]
 
     def _spread(self, pairs: list[tuple[int, int]]) -> None:
-        """Match the nodes that a matched pair reads at the same place, and its readers where unique in kind."""
+        """Match the producers of a matched pair's corresponding inputs, and its readers if unique in kind."""
         while pairs:
             a, b = pairs.pop()
             if a not in self.one.kinds or b not in self.two.kinds:
@@ -164,7 +166,7 @@ class _SameNodes:
                     pairs.append((c, d))
 
     def _in_order(self) -> None:
-        """Match twins, of which both graphs have equally many, in graph order."""
+        """Match indistinguishable nodes in graph order, if both graphs have equally many."""
         left, right = self._left()
         for a, b in _grouped(left, right, self.one.kinds.__getitem__, self.two.kinds.__getitem__):
             if len(a) == len(b):
@@ -172,7 +174,7 @@ class _SameNodes:
                     self.add(*pair)
 
     def _conversions(self) -> None:
-        """Match Q/DQ nodes and Casts with the node that follows them."""
+        """Match Q/DQ nodes and Casts whose following nodes match."""
         for (reader, op), mine in self.one.conversions.items():
             theirs = self.two.conversions.get((self.found.get(reader, -1), op), [])
             if len(mine) == len(theirs):
@@ -183,7 +185,7 @@ class _SameNodes:
 def _grouped(
     left: Iterable[int], right: Iterable[int], mine: Callable[[int], Hashable], theirs: Callable[[int], Hashable]
 ) -> list[tuple[list[int], list[int]]]:
-    """The nodes of both sides that have the same label, by label, in the order of the first side."""
+    """The nodes of both sides grouped by label, for labels that both have, in the order of the first side."""
     groups: dict[Hashable, tuple[list[int], list[int]]] = {}
     for index in left:
         groups.setdefault(mine(index), ([], []))[0].append(index)

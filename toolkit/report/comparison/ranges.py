@@ -1,4 +1,4 @@
-"""Two files of ranges side by side: what is only in one, and the ratios sorted by size."""
+"""Comparison of two files of ranges: tensors in only one of them, and the ratios, most different first."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _HALF = 300
 
 @dataclass
 class RangesComparison:
-    """How two files of ranges differ.
+    """The differences between two files of ranges.
 
     Attributes:
-        labels: what to call the two.
+        labels: the names of the two files.
         ratios: (tensor, first amax, second amax, second / first).
         only_first: the tensors that only the first file has.
         only_second: those that only the second file has.
-        other_models: whether runs of different models made them.
+        other_models: whether the ranges are of different models.
     """
 
     labels: tuple[str, str]
@@ -40,7 +40,7 @@ class RangesComparison:
         return found[len(found) // 2] if found else None
 
     def to_json(self) -> dict[str, Any]:
-        """The machine form; a ratio to a range of zero is null."""
+        """As JSON; the ratio to a range of zero is null."""
         return {
             "first": self.labels[0],
             "second": self.labels[1],
@@ -55,7 +55,7 @@ class RangesComparison:
         }
 
     def to_text(self) -> str:
-        """For people: the largest differences first."""
+        """As text, the largest differences first."""
         first, second = self.labels
         lines = ["The ranges are of DIFFERENT MODELS."] if self.other_models else []
         lines += [f"{len(self.ratios)} tensors in both, {len(self.only_first)} only in {first}, "
@@ -69,7 +69,7 @@ class RangesComparison:
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:
-        """A self-contained page: a plot of the ratios on a log scale, then the table."""
+        """As a self-contained HTML page: a plot of the ratios on a log scale, then the table."""
         shown = [(name, ratio) for name, _, _, ratio in self.ratios if math.isfinite(ratio) and ratio > 0]
         span = max((abs(math.log2(ratio)) for _, ratio in shown), default=1.0) or 1.0
         bars = []
@@ -99,7 +99,7 @@ class RangesComparison:
 
 
 def compare_ranges(first: Ranges, second: Ranges, labels: tuple[str, str]) -> RangesComparison:
-    """Compare by tensor name."""
+    """Compare two files of ranges by tensor name."""
     models = {str(one.made_from["model"]) for one in (first, second) if {"model", "settings"} <= one.made_from.keys()}
     found = RangesComparison(labels, other_models=len(models) > 1)
     for name in sorted({*first.tensors, *second.tensors}):

@@ -1,1 +1,1 @@
-"""What follows from a joined report: the verdict, the first line, the warnings, what to try next, and why."""
+"""Conclusions from a joined report: verdict, first line, warnings, and suggestions with their reasons."""

@@ -1,4 +1,4 @@
-"""What to try next, from the joined data: the most useful first, with a piece of recipe where one helps."""
+"""Suggestions from the joined data, the most useful first, with recipe fragments."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ _SETTLED = frozenset(
         Code.SUM_STAYS_FLOAT, Code.SUM_OF_MANY, Code.BROADCAST, Code.UNLIKE_BRANCHES, PlacementCode.LACKS_INT8,
     )
 )  # fmt: skip
-"""Rules by which nothing is left to try: the user's own wish, what is quantized already or was measured, what cannot be
-calibrated, has no such form or no such kernel, and what would only cost time."""
+"""Rules of declined nodes that leave nothing to try: the user asked for float, the node is quantized already or was
+measured, it cannot be calibrated, it has no quantized form or kernel, or quantizing it would only cost time.
+"""
 _FINE_DB = 40.0
 _MUCH_WORK = 0.05
-"""The share of the work from which on layers are worth to be written otherwise."""
+"""The least share of the work for which the report suggests rewriting layers."""
 _KEPT_IN = "fp16"
 _T = TypeVar("_T")
 
@@ -51,23 +52,22 @@ def advice(
     passes: Sequence[PassInfo] = (),
     chosen: Finding | None = None,
 ) -> list[Advice]:
-    """What to try next, the most useful first.
+    """Suggestions of what to try next, the most useful first.
 
     Args:
         layers: the report's layers.
-        accuracy: what the evaluation measured.
+        accuracy: the measured accuracy; None if there is none.
         backend: what built the engine.
         declined: what the passes declined.
         ranges: the calibrated ranges.
-        searched: whether a search measured the layers one by one: then its own advice says which to keep, since the
-            error at the layer is a poorer guide.
-        device: the engine's run on the GPU: an engine that does worse than the simulation counts, one that crashes
-            does not.
+        searched: whether a search measured the layers one by one: then ``search_advice`` names the layers to keep,
+            since the error at the layer is a poorer guide.
+        device: the engine's run on the GPU; it affects the verdict unless the engine failed to run.
         passes: the recipe's passes.
-        chosen: why that backend was used.
+        chosen: why this backend was used.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)
-    # a budget that nothing was compared with is missed, and no search could be
+    # without samples a budget counts as missed, but a search could not measure anything either
     measured = accuracy is None or bool(accuracy.samples)
     failing = result in ("missed", "broken")
     blamed = [] if searched else culprits(layers)
@@ -107,7 +107,7 @@ def _engine_advice(
 
 
 def _as_products(layers: Sequence[LayerInfo]) -> list[Advice]:
-    """To write the Einsums of an activation and weights as MatMul, which has a quantized form, where they are much."""
+    """Advice to write Einsums of an activation and weights as MatMul, which can be quantized, if they matter."""
     made = {tensor for layer in layers for tensor in layer.outputs}
     einsums = [
         layer.node
@@ -122,17 +122,17 @@ def _as_products(layers: Sequence[LayerInfo]) -> list[Advice]:
 
 
 def not_all(costly: list[_T], quantized: int) -> list[_T]:
-    """What costs most, the worst first, without the least of it if nothing else is quantized: that is the float model.
+    """``costly`` without its last entry if it covers all quantized layers: keeping them all would be the float model.
 
     Args:
-        costly: some of the quantized layers.
-        quantized: how many there are.
+        costly: some of the quantized layers, the most costly first.
+        quantized: how many quantized layers there are.
     """
     return costly[:-1] if len(costly) >= quantized else costly
 
 
 def _other_method(ranges: Sequence[RangeInfo]) -> list[Advice]:
-    """Another calibration method for the tensor that is clipped most."""
+    """Advice to use another calibration method for the tensor that is clipped most."""
     clipped = [info for info in ranges if (info.clipped or 0.0) > CLIPPED]
     if not clipped:
         return []
@@ -142,7 +142,7 @@ def _other_method(ranges: Sequence[RangeInfo]) -> list[Advice]:
 
 
 def _unlike_profiles(ranges: Sequence[RangeInfo]) -> list[Advice]:
-    """A look at the samples of the two profiles whose ranges of a tensor differ most."""
+    """Advice to check the samples of the two profiles whose ranges of a tensor differ most."""
     unlike = [(info, pair) for info in ranges if (pair := unlike_profiles(info))]
     if not unlike:
         return []
@@ -151,7 +151,7 @@ def _unlike_profiles(ranges: Sequence[RangeInfo]) -> list[Advice]:
 
 
 def _more_quantized(declined: Sequence[Declined], quantizing: set[str]) -> list[Advice]:
-    """What could be done for more of the layers that stayed float."""
+    """Advice on quantizing more of the layers that stayed in float."""
     found = []
     inside = [entry.node for entry in declined if entry.by in quantizing and entry.rule == Code.SUBGRAPH.value]
     if inside:
@@ -165,7 +165,7 @@ def _more_quantized(declined: Sequence[Declined], quantizing: set[str]) -> list[
 
 
 def _mend(chosen: Finding, layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> Advice:
-    """What to change in a model that a backend refused."""
+    """Advice on changing a model that a backend refused."""
     values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
     pairs = any(one.op in PAIR_OPERATORS or (one.asked_precision or Precision.FP32).quantized for one in layers)
     runs = accuracy is not None and bool(accuracy.samples) and not accuracy.refused
@@ -173,7 +173,7 @@ def _mend(chosen: Finding, layers: Sequence[LayerInfo], accuracy: Accuracy | Non
 
 
 def as_good_as_float(accuracy: Accuracy | None) -> bool:
-    """Whether more float layers could gain nothing: no drop of the metric, or 40 dB of SQNR at every output."""
+    """Whether more float layers would gain nothing: no drop of the metric, or 40 dB SQNR or more at every output."""
     if accuracy is None:
         return False
     if accuracy.drop is not None:
@@ -183,18 +183,18 @@ def as_good_as_float(accuracy: Accuracy | None) -> bool:
 
 
 def titles(passes: Sequence[PassInfo], *roles: Role) -> set[str]:
-    """What the journal calls the passes that play these parts: those of the recipe, and those that are installed."""
+    """The titles, as in the journal, of the recipe's and the installed passes with these roles."""
     own = {one.title for one in passes if one.role in roles}
     return own | {kind.title() for role in roles for _, kind in passes_with_role(role)}
 
 
 def quantizers(passes: Sequence[PassInfo]) -> set[str]:
-    """What the journal calls the passes that quantize."""
+    """The titles, as in the journal, of the passes that quantize or search."""
     return titles(passes, Role.QUANTIZE, Role.SEARCH)
 
 
 def _worth_quantizing(declined: Sequence[Declined], quantizing: set[str]) -> Mapping[str, list[Declined]]:
-    """What the passes that quantize declined although it could be quantized, by rule."""
+    """By rule, the nodes declined by passes that quantize although quantizing them may be possible."""
     by_rule: dict[str, list[Declined]] = defaultdict(list)
     for entry in declined:
         if entry.by in quantizing and entry.rule not in _SETTLED:
@@ -203,7 +203,7 @@ def _worth_quantizing(declined: Sequence[Declined], quantizing: set[str]) -> Map
 
 
 def _search_instead(passes: Sequence[PassInfo]) -> list[Advice]:
-    """A search in place of the pass that quantizes, where the recipe has such a pass and no search."""
+    """Advice to use a search in place of the pass that quantizes, if the recipe has such a pass and no search."""
     plain = next((one for one in passes if one.role is Role.QUANTIZE), None)
     searches = passes_with_role(Role.SEARCH)
     if plain is None or not searches or any(one.role is Role.SEARCH for one in passes):

@@ -1,4 +1,4 @@
-"""Why a search quantized less of the work than there could be: the bound that its own measurements show."""
+"""Why a search did not quantize more of the work: the bound shown by its measurements."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from toolkit.report.schema.report import LayerInfo, PassInfo
 from toolkit.report.schema.search import PlanPoint, SearchInfo
 
 MUCH = 0.85
-"""The share of the work from which on it needs no explanation why a plan does not quantize more."""
+"""A plan that quantizes at least this share of the work needs no explanation."""
 _SHOWN = 5e-5
-"""The least difference between two shares of answers that the figures show: 0.01 %, rounded."""
+"""The least difference between two shares of answers that shows in the figures: 0.01 %, rounded."""
 _LATE = "max_ms"
 _NAMED = 3
 
 
 def bounded(info: SearchInfo) -> bool:
-    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: all quantized misses the budget.
+    """Whether the budget kept the chosen plan from quantizing ``MUCH`` of the work: quantizing all layers misses it.
 
-    Not where the chosen plan quantizes every layer that can be, with other ranges: the rest takes no pairs.
+    False if the chosen plan quantizes every layer that can be quantized, with other ranges.
     """
     best, chosen = _everything(info), info.chosen
     return chosen.kept > 0 and chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
 
 
 def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> list[Finding]:
-    """What keeps the other layers in float, the most telling first; empty where the plan quantizes enough.
+    """What keeps the other layers in float, the most informative finding first; empty if the plan quantizes enough.
 
     Args:
         info: the search.
-        journal: tells which helpers were tried and not applied.
+        journal: for the search's notes, such as helper passes that were tried and not applied.
         layers: those of the final graph, with their multiply-accumulates.
     """
     if not bounded(info):
@@ -56,7 +56,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
     chosen = info.chosen
     adds = info.types_db is not None and chosen.sqnr_db is not None and info.types_db < chosen.sqnr_db
     counted = info.types_expected is not None and chosen.expected is not None
-    # what does not show in the answers keeps nothing in float
+    # noise that no answer shows does not keep layers in float
     tells = not counted or (info.types_expected or 0.0) - (chosen.expected or 0.0) > _SHOWN
     if adds and tells and info.rest is not Precision.FP32:
         found.append(
@@ -71,7 +71,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
 
 
 def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
-    """What may quantize more where accuracy keeps layers in float."""
+    """Advice on quantizing more if accuracy keeps layers in float."""
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     if not bounded(info) or info.precision is not Precision.INT8 or (own is not None and own.settings.get("also")):
         return []
@@ -80,13 +80,13 @@ def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
 
 
 def _everything(info: SearchInfo) -> PlanPoint | None:
-    """Among the plans that quantize every layer the one with the least noise; they differ in ranges."""
+    """The plan with the least noise of those that quantize every layer; they differ in ranges."""
     plans = [plan for plan in info.plans if plan.kept == 0 and plan.noise is not None]
     return min(plans, key=lambda plan: plan.noise or 0.0, default=None)
 
 
 def _larger(info: SearchInfo) -> list[PlanPoint]:
-    """The next and the last of the plans that miss the budget, and quantize more than the chosen one but not all."""
+    """The plans with the next larger and the largest share, of those that miss the budget with layers in float."""
     least = info.chosen.quantized_share + 1e-9
     above = [plan for plan in info.plans if plan.kept and plan.lacks and plan.quantized_share > least]
     above.sort(key=lambda plan: plan.quantized_share)
@@ -102,12 +102,12 @@ def _shown(plan: PlanPoint) -> Mapping[str, object]:
 
 
 def _layers(info: SearchInfo, layers: Sequence[LayerInfo]) -> list[Finding]:
-    """What the best single layer kept float changes, and which layers cost most."""
+    """Findings on the best single layer to keep in float, and on the most costly layers."""
     found = list[Finding]()
     gains = {
         layer.node: (layer.without_db, full)
         for layer in info.layers
-        # a report of an earlier release holds only that of the worst output
+        # reports of earlier releases have only the SQNR of the worst output
         if layer.without_db is not None
         and (full := layer.full_db if layer.full_db is not None else info.full_db) is not None
     }

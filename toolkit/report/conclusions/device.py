@@ -1,4 +1,4 @@
-"""What the engine's run on the GPU means for the verdict."""
+"""Effects of the engine's run on the GPU on the verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit.report.schema.engine import DeviceInfo
 from toolkit.report.schema.report import Verdict
 
 FEW = 8
-"""Fewer samples than this tell little: the first line says so, and no profile is called broken by them."""
+"""With fewer samples the result is uncertain: the first line says so, and no profile is called broken."""
 _WORST_FIRST: tuple[Verdict, ...] = ("broken", "missed", "unmeasured", "doubtful", "usable")
 
 
@@ -19,19 +19,19 @@ def worse(first: Verdict, second: Verdict) -> Verdict:
 
 
 def failure(device: DeviceInfo | None) -> Finding | None:
-    """Why the engine does not run on its own GPU; None where it does or was not tried."""
+    """Why the engine failed on its GPU; None if it ran or was not tried."""
     if device is None or device.status != "failed":
         return None
     return ReportCode.ENGINE_FAILED(gpu=device.gpu, why=device.why)
 
 
 def on_device(device: DeviceInfo | None) -> Accuracy | None:
-    """The engine's own accuracy, or None where it was not run."""
+    """The accuracy measured on the engine; None if it was not run."""
     return device.accuracy if device is not None and device.status == "ran" else None
 
 
 def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
-    """Each profile's name and accuracy, of profiles with enough samples to be called broken."""
+    """Name and accuracy of the profiles with enough samples to be called broken."""
     return [
         (name, one)
         for name, one in device.profiles.items()
@@ -40,7 +40,7 @@ def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
 
 
 def device_warnings(device: DeviceInfo | None) -> list[Finding]:
-    """Warnings about the engine's own numbers; that they are missing only where a GPU could have measured them."""
+    """Warnings about the engine's run; that it was skipped only if there is a GPU."""
     if device is None or device.status == "failed":
         return []
     if device.status == "skipped":

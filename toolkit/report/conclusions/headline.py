@@ -1,4 +1,4 @@
-"""The report's first line, and how much runs quantized."""
+"""The report's first line, and how many layers run quantized."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ def headline(
     left: Finding | None = None,
     refused: str = "",
 ) -> str:
-    """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
+    """The report's first line: the verdict with its figures, how many layers run quantized, and the speed.
 
-    An engine slower than the unquantized model's is called that first, unless it is no good anyway.
+    If the engine is slower than the unquantized model's, the line begins with that, unless the result is broken or
+    missed.
 
     Args:
         layers: the report's layers.
-        accuracy: what the evaluation measured.
+        accuracy: the measured accuracy; None if there is none.
         device: the engine's run on the GPU.
-        payoff: its time beside that of unquantized engines.
-        late: that it misses a latency limit, see ``search_time.too_slow``.
-        predicted: that it is predicted to be slow, see ``search_time.slow_plan``; said where no other engine was
-            measured.
-        left: that nothing, or no layer of a kind, was quantized, see ``left_out``.
-        refused: the backend that cannot build the model, where none can; empty where it was not tried.
+        payoff: the engine's latency against that of unquantized engines.
+        late: the finding that a latency limit is missed, see ``search_time.too_slow``.
+        predicted: the finding that the engine is predicted to be slow, see ``search_time.slow_plan``; used if no
+            unquantized engine was measured.
+        left: the finding that nothing, or no layer of a kind, was quantized, see ``left_out``.
+        refused: the backend that cannot build the model, if there is no engine for that reason; else empty.
     """
     found, slow = verdict(accuracy, device, late), slower(payoff)
     pace = speed(payoff) or (None if slow is not None else predicted)
@@ -73,7 +74,7 @@ def _is_simulated(accuracy: Accuracy | None, device: DeviceInfo | None) -> bool:
 
 
 def _short(left: Finding | None, most: int) -> Finding | None:
-    """Without the reason of its one example, where that has more words: the layer's own entry has it."""
+    """The finding without its example's reason, if that has more than ``most`` words: the layer's entry has it."""
     long = left is not None and len(str(left.values.get("reason", "")).split()) > most
     return left.code(**{**left.values, "reason": ""}) if left is not None and long else left
 
@@ -82,13 +83,13 @@ def _told(
     found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: Finding | None,
     refused: str = "",
 ) -> str:  # fmt: skip
-    """The first line without the speed: ``running`` says what runs quantized."""
+    """The first line without the speed; ``running`` says how many layers run quantized."""
     failed = failure(device)
     if failed is not None:
         return f"BROKEN: {sentence(failed)}. {capital(running)}."
     own = on_device(device)
     if own is not None and own is not accuracy and judged_accuracy(accuracy, None) == "unmeasured":
-        # the engine alone was run, or nothing of the model could be compared without it
+        # only the engine was run, or only its outputs could be compared
         return _told(found, own, device if found == "broken" else None, f"measured on the GPU; {running}", late)
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
@@ -115,7 +116,7 @@ def _on_gpu(own: Accuracy | None) -> str:
 
 
 def _unmeasured(accuracy: Accuracy | None, running: str) -> str:
-    """Why it is not known whether the result is usable."""
+    """The first line for a result that was not measured, with the reason."""
     if accuracy is not None and accuracy.not_compared:
         known = f"{figures(accuracy)}; " if accuracy.outputs else ""
         return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
@@ -127,7 +128,7 @@ def _unmeasured(accuracy: Accuracy | None, running: str) -> str:
 
 
 def _missed(accuracy: Accuracy, own: Accuracy | None, running: str, late: Finding | None) -> str:
-    """Which limit was missed, in the simulation or by the engine on the GPU (``own``), and what else is known."""
+    """The first line for a missed limit, in the simulation or by the engine on the GPU (``own``)."""
     guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
     over = guilty.drop_kept is False
     miss = "" if over or not guilty.misses else guilty.misses[0]
@@ -141,14 +142,14 @@ def _missed(accuracy: Accuracy, own: Accuracy | None, running: str, late: Findin
 
 
 def _not_compared(accuracy: Accuracy) -> str:
-    """Which outputs were not compared, and what was in their place."""
+    """Which outputs were not compared, and which tensors instead."""
     instead = f", so what it reads was compared: {quoted(accuracy.in_place)}" if accuracy.in_place else ""
     verb = "comes" if len(accuracy.not_compared) == 1 else "come"
     return f"{quoted(accuracy.not_compared)} {verb} from a node that onnxruntime cannot run{instead}"
 
 
 def _doubtful(accuracy: Accuracy) -> str:
-    """What keeps a result that misses no limit from being called usable: too few samples come first, and say so."""
+    """Why a result that misses no limit is not called usable, too few samples first."""
     first = accuracy.doubts[0]
     if accuracy.float_wrong:
         return f"{_WRONG}: {first}"
@@ -160,13 +161,13 @@ def _doubtful(accuracy: Accuracy) -> str:
 
 
 def _doubt(accuracy: Accuracy) -> str:
-    """How little the verdict stands on: few samples, no budget."""
+    """Qualifications of a usable result: few samples, no budget."""
     few = f" on only {count(accuracy.samples, 'sample')}" if 0 < accuracy.samples < FEW else ""
     return few + (", no budget set" if accuracy.met is None else "")
 
 
 def _broken(accuracy: Accuracy, device: DeviceInfo | None) -> str:
-    """What is broken: the simulation, the engine in one profile, or the engine as a whole."""
+    """What is broken, and where: in the simulation, in one profile of the engine, or in the engine as a whole."""
     own = on_device(device)
     places = [("", accuracy)]
     places += [(f"on the GPU in profile '{name}', ", one) for name, one in (judged(device) if device else ())]
@@ -175,7 +176,7 @@ def _broken(accuracy: Accuracy, device: DeviceInfo | None) -> str:
 
 
 def quantized_words(found: QuantizedCount) -> str:
-    """How many of the computing layers run quantized, or are requested to where no engine is known."""
+    """How many of the computing layers run quantized, or are requested to if no engine is known."""
     hidden = ""
     if found.hidden:
         hidden = f", {found.hidden} inside blocks that hide their precision"
@@ -196,13 +197,13 @@ def _how(precision: str) -> str:
 
 
 def evidence(layers: Iterable[LayerInfo]) -> str:
-    """How the actual precisions are known; empty where none is."""
+    """The sources of the actual precisions; empty if none is known."""
     tally = Counter(layer.actual.source for layer in layers if layer.role == "compute" and layer.actual.precision)
     return ", ".join(f"{number} {_SOURCES.get(source, source)}" for source, number in tally.most_common())
 
 
 def opened_words(layers: Iterable[LayerInfo]) -> str:
-    """How many opaque nodes computed as quantized and as float, by their values; empty where none was opened so."""
+    """How many nodes in opaque blocks computed as quantized or as float, by their values; empty if none was opened."""
     inner = [layer.actual.opened for layer in layers if layer.actual.opened is not None]
     tally = Counter(one.values.verdict for one in inner if one.values is not None)
     if not tally:

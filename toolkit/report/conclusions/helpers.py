@@ -1,4 +1,4 @@
-"""Which helper passes changed the model to suit quantization, and what they gained, from the journal."""
+"""Helper passes that prepared the model for quantization, with their effect, from the journal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolkit.report.schema.report import PassInfo
 
 
 def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
-    """One finding per helper pass: what it does to the SQNR, and whether it was kept for that.
+    """One finding per helper pass with its effect on the SQNR, and whether its changes were kept.
 
-    Those that a search tried and kept are named by the search's notes, those of the recipe by their own; for a pass
-    that changed something without measuring, the finding says so.
+    The findings are notes of the search on passes it applied, and the passes' own notes; a pass that changed something
+    without measuring gets a finding that says so.
     """
     noted = journal.of("noted")
     found = [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and e.why.values["applied"]]

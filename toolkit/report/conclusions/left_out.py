@@ -1,4 +1,4 @@
-"""Why a pass that quantizes left everything, or all layers of a kind, in float."""
+"""Why quantization left everything, or all layers of a kind, in float."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from toolkit.report.schema.report import Asked, Declined, LayerInfo, PassInfo
 
 _KINDS = {"linear": ("Gemm", "MatMul"), "convolution": ("Conv", "ConvTranspose")}
 _WISHED = ("excluded", "not-included", "kept")
-"""Rules by which the recipe itself, or a search, keeps layers float."""
+"""Rules of layers that the recipe or a search keeps in float."""
 _STAYS = (Code.STAYS_FP32.value, Code.FLOAT_RANGE.value)
-"""Rules by which lowering keeps a node in float32."""
+"""Rules of nodes that lowering keeps in float32."""
 _PRODUCTS = "activation-matmul"
 
 
@@ -28,7 +28,7 @@ def left_out(
     passes: Sequence[PassInfo],
     rest: Precision = Precision.FP32,
 ) -> Finding | None:
-    """What the reader must know first where quantizing came to nothing, or to nothing for the layers of one kind.
+    """The finding that no layer, or no layer of a kind, was quantized, with the most frequent reason.
 
     Args:
         layers: the report's layers.
@@ -37,13 +37,13 @@ def left_out(
         rest: the float type of all nodes without a request.
 
     Returns:
-        None where something is quantized and no kind of layers (two layers or more) is left out by a single rule.
+        None if something is quantized and no kind of layers (two layers or more) is left out by a single rule.
     """
     quantizing = any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes)
     by = quantizers(passes)
     quantized = {layer.node for layer in layers if layer.role == "compute" and quantized_type(layer) is not None}
     mine = {e.node: e for e in declined if e.by in by and e.op in TARGETS and e.node not in quantized}
-    # products of two activations have no weights and stay float by default
+    # products of two activations have no weights and stay in float by default
     left = {node: entry for node, entry in mine.items() if entry.rule != _PRODUCTS}
     if not quantized and not quantizing:
         return _converted(layers, declined, rest)
@@ -63,13 +63,13 @@ def left_out(
 def _kind_left_out(
     kind: str, layers: Sequence[LayerInfo], left: Mapping[str, Declined], mine: Mapping[str, Declined]
 ) -> Finding | None:
-    """The finding that one rule left all layers of a kind float, two at least; None where it did not.
+    """The finding that one rule left all layers of a kind (at least two) in float; None if not.
 
     Args:
-        kind: the kind of layers.
-        layers: all of them.
-        left: by node what was declined, without products of two activations.
-        mine: the same with these.
+        kind: the kind of layers, a key of ``_KINDS``.
+        layers: the report's layers.
+        left: declined nodes by name, without products of two activations.
+        mine: declined nodes by name, with these products.
     """
     ops = _KINDS[kind]
     of_kind = [entry for entry in left.values() if entry.op in ops]
@@ -82,7 +82,7 @@ def _kind_left_out(
 
 
 def _converted(layers: Sequence[LayerInfo], declined: Sequence[Declined], rest: Precision) -> Finding:
-    """The finding that the recipe only converts to a float type, and the layers that stay in float32, with a reason."""
+    """The finding that the recipe only converts to a float type, with the layers that stay in float32."""
     computing = [layer for layer in layers if layer.role == "compute"]
     if rest is Precision.FP32:
         return ReportCode.NO_PASS_QUANTIZES()
@@ -107,7 +107,7 @@ def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined]) -> Finding:
     candidates = [(layer, layer.asked) for layer in layers if layer.op in TARGETS and layer.asked is not None]
     if not candidates:
         return ReportCode.NO_LAYER_TO_QUANTIZE()
-    # no rule left them alone, so a pass asked for another precision, or removed their pairs
+    # no pass declined them, so one requested another precision or removed their pairs
     by_pass: dict[str, list[tuple[LayerInfo, Asked]]] = defaultdict(list)
     for layer, asked in candidates:
         by_pass[asked.by].append((layer, asked))
@@ -118,7 +118,7 @@ def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined]) -> Finding:
 
 
 def _runs_quantized(layer: LayerInfo) -> bool:
-    """Whether a layer runs quantized, or may, since its engine does not show what it runs in."""
+    """Whether a layer runs quantized, or may: its actual precision is unknown."""
     return layer.actual.precision is None or layer.actual.precision.quantized
 
 

@@ -1,4 +1,4 @@
-"""The layers that run in another float type than all others do, and why."""
+"""Layers in another float type than the rest of the model, and why."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _STAYS = frozenset({Code.STAYS_FP32.value, Code.FLOAT_RANGE.value})
 
 
 def other_floats(layers: Iterable[LayerInfo], rest: Precision, declined: Iterable[Declined] = ()) -> list[Finding]:
-    """One finding for each type and who decided it, most layers first.
+    """One finding for each type and the pass or engine that chose it, most layers first.
 
     Args:
         layers: the report's layers.
         rest: the float type of all nodes without a request.
-        declined: what was not done as asked: lowering keeps in FP32 what ``rest`` cannot hold.
+        declined: what the passes declined; lowering keeps nodes in FP32 whose values ``rest`` cannot represent.
     """
     kept = {one.node: one for one in declined if one.rule in _STAYS}
     found: dict[tuple[Precision, str], list[tuple[str, str]]] = {}

@@ -1,4 +1,4 @@
-"""How much of a model's arithmetic no plan quantizes, whatever its budget: layers without a quantized form."""
+"""How much of a model's arithmetic no plan can quantize, whatever the budget: layers without a quantized form."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from toolkit.report.sections.rest_reasons import UNASKED
 from toolkit.report.sections.shares import work_in
 
 _SOME = 0.15
-"""The share of the work from which on it is reported."""
+"""The least share of the work that is reported."""
 _WISHED = frozenset({Code.EXCLUDED, Code.NOT_INCLUDED, Code.KEPT})
-"""Why the recipe itself, or a search, leaves a layer float."""
+"""Reasons of layers that the recipe or a search leaves in float."""
 _NAMED = 3
 
 
 def out_of_reach(
     layers: Sequence[LayerInfo], why: Callable[[str], Finding], passes: Sequence[PassInfo]
 ) -> Finding | None:
-    """The work of the layers that nothing would quantize, by operator and reason, the largest share first.
+    """The share of the work in layers that cannot be quantized, by operator and reason, the largest share first.
 
     Args:
         layers: the layers of the report, with their multiply-accumulates.
         why: returns the reason for a node without a request.
-        passes: the recipe's.
+        passes: the recipe's passes.
 
     Returns:
-        None where the recipe quantizes nothing, the work is not known, or hardly any of it is out of reach.
+        None if the recipe quantizes nothing, the work is not known, or less than 15% of it cannot be quantized.
     """
     work = work_in(layers)
     if work.of != "macs" or not any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes):

@@ -1,4 +1,4 @@
-"""The questions about a run, each with its answer: why float, whether it is faster, which layers cost accuracy."""
+"""Answers to three questions about a run: why layers stay in float, is it faster, which layers cost accuracy."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _MOST = 5
 class FloatGroup(Part):
     """Layers that run in float for one reason."""
 
-    rule: str = Field(description="the rule of the pass that left them alone, or who asked for float")
+    rule: str = Field(description="the pass that declined them and its rule, or who requested float")
     nodes: list[str]
-    reason: str = Field(description="of the first of them")
+    reason: str = Field(description="the reason of the first node")
 
 
 class Overview(Part):
-    """What people ask of a run first."""
+    """Answers to the first questions about a run."""
 
     computing: int
     floats: list[FloatGroup] = Field(description="the most layers first")
     speed: list[str]
     costs: list[str] = Field(description="the layers that cost accuracy, the worst first")
-    measured: bool = Field(description="whether what they cost was measured at the output, or is their own error alone")
+    measured: bool = Field(description="whether costs were measured at the output, not as the layers' own errors")
     text: str
 
 
 def overview(report: Report) -> Overview:
-    """Answer the three questions."""
+    """The answers for a report, as data and as text."""
     layers = report.computing
     floats = _floats(report, [layer for layer in layers if not _quantized(layer)])
     harms = report.harms
@@ -66,7 +66,7 @@ def overview(report: Report) -> Overview:
 
 
 def _quantized(layer: LayerInfo) -> bool:
-    """Whether a layer runs quantized, or was asked to where that is not known."""
+    """Whether a layer runs quantized; if that is not known, whether it is requested to."""
     runs = layer.actual.precision or layer.asked_precision
     return runs is not None and runs.quantized
 
@@ -77,7 +77,7 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
     for layer in layers:
         entry = rules.get(layer.node)
         by = layer.asked.by if layer.asked is not None else ""
-        # nodes without a request have the same reason where they have the same operator
+        # nodes of one operator without a request have the same reason
         of_op = (by, layer.op if not by or by in UNASKED else "")
         groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else of_op].append(layer)
     return [
@@ -87,7 +87,7 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
 
 
 def _reason(layer: LayerInfo, rules: Mapping[str, Declined]) -> str:
-    """Why a layer runs in float: by the rule that left it alone, if any; a request for float is not such a rule."""
+    """Why a layer runs in float: the reason for which a pass declined it, else that of its request."""
     entry = rules.get(layer.node)
     return entry.reason if entry is not None and entry.reason else layer.why
 

@@ -1,4 +1,4 @@
-"""What to try next where a search measured the layers one by one."""
+"""Suggestions from a search that measured the layers one by one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LATE = {"max_ms"}
 
 
 def rest_alone(info: SearchInfo) -> Finding | None:
-    """The finding that the float layers' type alone misses the budget; None where it does not."""
-    # the report holds non-finite numbers as null
+    """The finding that the float layers' type alone misses the budget; None if it does not."""
+    # null in the report is a number that is not finite
     lacks = {name: math.inf if by is None else by for name, by in info.rest_lacks.items()}
     return Code.TYPE_MISSES(rest=info.rest, limits=list(lacks), by=list(lacks.values())) if lacks else None
 
@@ -34,19 +34,19 @@ def search_advice(
     accuracy: Accuracy | None = None,
     passes: Sequence[PassInfo] = (),
 ) -> list[Advice]:
-    """What to try next by what the search measured, the most useful first.
+    """Suggestions from the search's measurements, the most useful first.
 
     Args:
         info: the search.
         result: the run's verdict.
-        blamed: the layers with the largest error of their own; named where they differ from the search's.
-        accuracy: what was measured, on the engine where one was run: under weak typing the simulation computes in
+        blamed: the layers with the largest error of their own; named if they differ from the search's.
+        accuracy: that of the engine if it was run, else of the simulation: with weak typing the simulation computes in
             float32.
-        passes: the recipe's passes: helper passes that its search tries already are not advised.
+        passes: the recipe's passes; helper passes that its search tries already are not suggested.
     """
     missed = result in ("missed", "broken")
     if missed and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):
-        # no choice of layers fixes what is missed with nothing quantized
+        # a budget missed with nothing quantized is missed with any choice of layers
         return [_other_rest(info, accuracy)]
     found: list[Advice] = []
     if info.unlabelled is not None and info.chosen.kept:
@@ -64,11 +64,11 @@ def search_advice(
 
 
 def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> list[Advice]:
-    """The quantized layers that cost most, to be kept in float; nothing where none costs much.
+    """Advice to keep the quantized layers that cost most in float; empty if none costs much.
 
     Args:
         info: the search.
-        blamed: the layers with the largest error of their own: one that is not among those kept is named.
+        blamed: the layers with the largest error of their own; the first that is not to be kept is mentioned.
         usable: whether the result is usable as it is.
     """
     quantized = [layer for layer in info.layers if not layer.kept]
@@ -86,7 +86,7 @@ def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> l
 
 
 def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:
-    """What helps where no plan meets the search's budget."""
+    """Advice for a search in which no plan meets the budget."""
     if set(info.lacks) == _LATE:
         fastest = min(info.plans, key=lambda plan: plan.predicted_ms)
         by_time = info.prefer == "time"
@@ -104,7 +104,7 @@ def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:
 
 
 def _stricter(info: SearchInfo, use: str, accuracy: Accuracy | None) -> Advice:
-    """What makes a search leave room for other samples: a margin, where the metric tells how far these differ."""
+    """Advice for stricter limits in the search: a margin, or a lower ``max_drop`` for a metric of the user's own."""
     limit, own = info.budget.get("max_drop"), f'[[pass]]\nuse = "{use}"\n'
     if accuracy is not None and accuracy.metric not in (None, *METRICS) and limit and accuracy.drop_kept is False:
         lower = limit**2 / max(accuracy.drop or 0.0, limit)
@@ -115,7 +115,7 @@ def _stricter(info: SearchInfo, use: str, accuracy: Accuracy | None) -> Advice:
 
 
 def _other_rest(info: SearchInfo, accuracy: Accuracy | None) -> Advice:
-    """What helps where the budget is missed whatever is quantized: another type for the float layers."""
+    """Advice to use another type for the float layers, if the budget is missed whatever is quantized."""
     rest, alone = str(info.rest), rest_alone(info)
     nothing = not info.chosen.quantized_share and accuracy is not None
     levels = [o.sqnr_db for o in accuracy.outputs.values() if o.sqnr_db is not None] if accuracy is not None else []

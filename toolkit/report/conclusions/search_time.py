@@ -1,4 +1,4 @@
-"""What a search's times say about the result: a missed latency limit, a plan that is predicted to be slow."""
+"""Findings on a search's latencies: a missed latency limit, a plan that is predicted to be slow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from toolkit.report.schema.search import SearchInfo
 
 
 def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding | None:
-    """The finding that the engine takes longer than ``max_ms``; None where it does not, or there is no limit.
+    """The finding that the engine takes longer than ``max_ms``; None if it does not, or there is no limit.
 
     Args:
-        search: the search, whose plan's time counts where the engine was not measured.
-        latency: the engine's, as in the report; that of the first profile at its opt shapes counts.
+        search: the search, whose chosen plan's predicted time counts if the engine was not measured.
+        latency: the engine's latency as in the report, in milliseconds; the first profile's at opt shapes counts.
     """
     limit = search.budget.get("max_ms") if search is not None else None
     if search is None or limit is None:
@@ -28,9 +28,9 @@ def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding |
 
 
 def slow_plan(search: SearchInfo | None) -> Finding | None:
-    """The finding that the chosen plan is predicted slower than the float model; None where it is not.
+    """The finding that the chosen plan is predicted to be slower than the float model; None if it is not.
 
-    None too where it is the float model, or times are for no GPU that was named or measured.
+    Also None if nothing is quantized, or if the prediction is not for a GPU that was named or measured.
     """
     if (
         search is None

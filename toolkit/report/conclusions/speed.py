@@ -1,4 +1,4 @@
-"""The engine's speed against the unquantized model's, and what to try where quantizing did not pay."""
+"""The engine's speed compared with the unquantized model's, and advice if quantizing did not pay."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from toolkit.report.sections.payoff import unpaid
 _HEAVY_SHARE = 0.1
 _IF_FASTER = "only_if_faster"
 _CACHE_REFUSED = "timing cache will not be used"
-"""TensorRT's message, as seen with 8.6.0."""
+"""Part of TensorRT's message, as of 8.6.0."""
 
 
 def main_comparison(payoff: PayoffInfo | None) -> tuple[str, Payoff] | None:
-    """The comparison that the first line is about: with FP16 where that was built, else with BF16."""
+    """The comparison for the first line: with FP16 if that was built, else BF16, else the first."""
     if payoff is None or not payoff.against:
         return None
-    # next to FP32 even an engine that did not pay looks fast
+    # compared with FP32 even an engine that does not pay looks fast
     name = next((word for word in ("fp16", "bf16") if word in payoff.against), next(iter(payoff.against)))
     return name, payoff.against[name]
 
 
 def slower(payoff: PayoffInfo | None) -> Finding | None:
-    """The finding that the engine is slower than the unquantized model's; None where it is so in no profile."""
+    """The finding that the engine is slower than the unquantized model's in some profile; None if in none."""
     found = main_comparison(payoff)
     slow = _sorted(found[1], "slower") if found is not None else []
     if found is None or not slow:
@@ -38,7 +38,7 @@ def slower(payoff: PayoffInfo | None) -> Finding | None:
 
 
 def speed(payoff: PayoffInfo | None) -> Finding | None:
-    """How much faster the engine is if it is slower in no profile; None where nothing is known or it is slower."""
+    """How much faster the engine is, if it is slower in no profile; else, or if nothing is known, None."""
     found = main_comparison(payoff)
     if found is None or not found[1].profiles or slower(payoff) is not None:
         return None
@@ -52,7 +52,7 @@ def speed(payoff: PayoffInfo | None) -> Finding | None:
 
 
 def payoff_warnings(payoff: PayoffInfo | None) -> list[Finding]:
-    """The warning that conversions take much of the time, in the profile where they take the largest share."""
+    """The warning that conversions take more than 10% of the time, in the profile with their largest share."""
     heavy = [item for item in (payoff.overhead.items() if payoff is not None else ()) if item[1].share > _HEAVY_SHARE]
     if not heavy:
         return []
@@ -61,7 +61,7 @@ def payoff_warnings(payoff: PayoffInfo | None) -> list[Finding]:
 
 
 def timing_cache_warnings(log: Sequence[str]) -> list[Finding]:
-    """The warning that TensorRT could not read the kernel times of earlier builds, from its messages."""
+    """The warning that TensorRT did not use the timing cache, from its messages."""
     said = next((line for line in log if _CACHE_REFUSED in line), None)
     return [ReportCode.TIMING_CACHE_REFUSED(said=said)] if said is not None else []
 
@@ -69,13 +69,13 @@ def timing_cache_warnings(log: Sequence[str]) -> list[Finding]:
 def payoff_advice(
     payoff: PayoffInfo | None, layers: Sequence[LayerInfo], measured: bool, passes: Sequence[PassInfo] = ()
 ) -> list[Advice]:
-    """What to try where quantizing did not pay, or how to learn whether it did.
+    """Advice if quantizing did not pay, or on how to measure whether it does.
 
     Args:
-        payoff: what was compared.
+        payoff: the comparison with unquantized engines.
         layers: the report's layers.
-        measured: whether the engine's latency was measured, so that another's could be too.
-        passes: the recipe's passes: what it tried already is not suggested.
+        measured: whether the engine's latency was measured, so that another engine's could be too.
+        passes: the recipe's passes; settings that it uses already are not suggested.
     """
     quantized = any(layer.actual.precision is not None and layer.actual.precision.quantized for layer in layers)
     found = main_comparison(payoff)
@@ -97,7 +97,7 @@ def payoff_advice(
 
 
 def _can_remove_pairs(passes: Sequence[PassInfo]) -> str | None:
-    """The pass that could remove the pairs that do not pay; None where one does so already, or none can."""
+    """The pass that could remove the pairs that do not pay; None if one does so already, or none can."""
     own = [one for one in passes if one.role in (Role.QUANTIZE, Role.SEARCH)]
     if any(one.settings.get(_IF_FASTER) for one in own):
         return None
@@ -107,7 +107,7 @@ def _can_remove_pairs(passes: Sequence[PassInfo]) -> str | None:
 
 
 def _leave(dear: Sequence[PayoffGroup], precision: str) -> Advice:
-    """Leave the groups that cost time in the other engine's precision."""
+    """Advice to leave the groups that cost time in the other engine's precision."""
     first = dear[0]
     finding = ReportCode.LEAVE_WHAT_DOES_NOT_PAY(
         precision=precision, groups=len(dear), node=first.name, cost_ms=-first.times[first.worst].gain_ms,
@@ -118,7 +118,7 @@ def _leave(dear: Sequence[PayoffGroup], precision: str) -> Advice:
 
 
 def _sorted(compared: Payoff, paid: str) -> list[tuple[str, Latencies]]:
-    """The profiles with this outcome ``paid``, the slowest first."""
+    """The profiles whose outcome is ``paid``, the slowest first."""
     found = [(name, times) for name, times in compared.profiles.items() if times.paid == paid]
     return sorted(found, key=lambda item: -item[1].ratio)
 

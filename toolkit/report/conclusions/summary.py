@@ -1,4 +1,4 @@
-"""The report's summary: the first line, the verdict, the counts, and what to know and to try."""
+"""The report's summary: first line, verdict, counts, warnings and suggestions."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Joined:
-    """The parts of a report that its summary is drawn from.
+    """The parts of a report that its summary is made from.
 
     Attributes:
         recipe: the recipe, with its passes.
-        journal: what the passes did.
+        journal: the passes' records of changes, refusals and notes.
         layers: the nodes of the final graph.
         backend: what built the engine.
-        accuracy: what the evaluation measured; None without one.
-        device: the engine's run on the GPU; None without one.
-        latency: milliseconds by profile, and those of the engines built to compare with.
-        payoff: whether quantizing paid; None where that was not measured.
-        search: the precision search; None without one.
+        accuracy: the measured accuracy; None if there is none.
+        device: the engine's run on the GPU; None if there was none.
+        latency: milliseconds by profile, and under ``compare`` those of the engines built for comparison.
+        payoff: whether quantizing paid; None if not measured.
+        search: the precision search; None if there was none.
         profiles: the shape profiles.
-        ranges: the calibrated ranges; None without any.
+        ranges: the calibrated ranges; None if there are none.
         declined: what the passes declined.
     """
 
@@ -83,14 +83,14 @@ class Joined:
 def summary(
     run: Joined, engine: EngineFound, reasons: RestReasons, warnings: Sequence[Finding], advised: Sequence[Advice]
 ) -> Summary:
-    """The first line, the verdict, the counts, and what to know and to try.
+    """The first line, verdict, counts, warnings and suggestions.
 
     Args:
         run: the joined parts.
-        engine: what the backend built.
-        reasons: why layers without a request stay in the type of the rest.
-        warnings: further warnings, put before all others.
-        advised: what to try before anything else.
+        engine: the engine that the backend built.
+        reasons: why layers without a request run in the recipe's ``rest`` type.
+        warnings: further warnings, listed before all others.
+        advised: suggestions listed before all others.
     """
     late = too_slow(run.search, run.latency)
     result = verdict(run.accuracy, run.device, late)
@@ -123,7 +123,7 @@ def summary(
 
 
 def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> list[Finding]:
-    """What the reader must know before trusting the figures; ``first`` before all others."""
+    """The warnings about the figures, beginning with ``first``."""
     lost = sorted(set(engine.actuals) - {layer.node for layer in run.layers})
     task = run.accuracy.task if run.accuracy is not None else None
     noted = [event.why for event in run.journal.of("noted")]
@@ -142,7 +142,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
 
 
 def _advised(run: Joined, engine: EngineFound, result: Verdict) -> list[Advice]:
-    """What to try next, the most useful first."""
+    """The suggestions, the most useful first."""
     passes, search = run.recipe.passes, run.search
     tried = list(payoff_advice(run.payoff, run.layers, bool(run.latency), passes))
     if search is not None:

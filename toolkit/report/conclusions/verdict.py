@@ -1,4 +1,4 @@
-"""The verdict, the layers that are to blame, and the warnings, from the joined data."""
+"""The verdict, the layers where the error arises, and the warnings, from the joined data."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ _BROKEN_LEVELS = {
     "labels": BROKEN_AGREEMENT,
     "cosine_p5": BROKEN_COSINE, "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
 }  # fmt: skip
-"""By figure (see ``AnswerTally``) the level below which lost answers are broken ones: an answer that holds hundreds of
-detections is lost with one of them."""
+"""By figure (see ``AnswerTally``), the level below which changed answers count as broken: an answer with hundreds of
+detections counts as changed if one of them is.
+"""
 LOST_DB = 6.0
-"""Below this a signal is lost: a quarter of it and more is noise."""
+"""Below this SQNR a signal counts as lost: the noise power is more than a quarter of its own."""
 _CULPRIT_DROP_DB = 3.0
 
 
 def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: Finding | None = None) -> Verdict:
-    """Whether the result is usable, doubtful, missed its budget, broken or unmeasured: the worse of model and engine.
+    """The verdict: usable, doubtful, missed, broken or unmeasured; the worse of the simulation's and the engine's.
 
     Doubtful: no limit is missed, but the samples are too few to prove it, the signal of an output or a layer is lost
-    although the whole passes, or the float model itself is wrong by its labels.
+        although the limits hold, or the float model itself is wrong by the labels.
 
     Missed: a limit of the budget is missed, or the engine takes too long (``late``, the finding of ``too_slow``).
 
-    Broken: one of these holds, in the simulation, in the engine, or in any profile of the engine:
+    Broken: one of these is true, in the simulation, in the engine, or in any profile of the engine:
 
     - an output holds NaN or infinity;
     - the metric lost more than a fifth of its value, and no budget allowed it;
-    - no metric was measured, more than half of the answers or of all that is found in the samples are lost, and
-      clearly so (detections, positions or masks agree by less than 80%, a cosine similarity is below 0.8, an SNR below
-      3 dB, or a PSNR below 20 dB), and another task by which the same outputs may be read does not find them kept
-      either;
-    - an output whose answers the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity
+    - no metric was measured, more than half of the answers or of all detections are lost, and clearly so (detections,
+      positions or masks agree by less than 80%, a cosine similarity is below 0.8, an SNR below 3 dB, or a PSNR below 20
+      dB), and no other task by which the same outputs can be read finds them unchanged;
+    - an output whose answers no task finds unchanged has a top-1 agreement below 80%, a cosine similarity
       below 0.8, an SQNR below 3 dB, or noise beyond the variation between samples;
     - the engine does not run on its own GPU.
     """
@@ -80,9 +80,9 @@ def judged_accuracy(accuracy: Accuracy | None, device: DeviceInfo | None) -> Ver
     if any(breakage(one) for _, one in judged(device)):
         return "broken"
     if own.drawing:
-        # its random numbers are its own: its outputs cannot be judged
+        # the engine draws its own random numbers, so its outputs cannot be judged
         return found
-    # where onnxruntime measured nothing, only the engine's results are known
+    # if onnxruntime measured nothing, only the engine's results are known
     return _simulated(own) if found == "unmeasured" else worse(found, _simulated(own))
 
 
@@ -101,7 +101,7 @@ def _simulated(accuracy: Accuracy | None) -> Verdict:
 
 
 def breakage(accuracy: Accuracy) -> Finding | None:
-    """What is broken in an accuracy that no budget allows; None where nothing is."""
+    """What is broken beyond what any budget allows; None if nothing is."""
     for name, output in accuracy.outputs.items():
         if output.incomparable:
             return ReportCode.OUTPUT_NOT_FINITE(output=name)
@@ -115,7 +115,7 @@ def breakage(accuracy: Accuracy) -> Finding | None:
 
 
 def _lost_answers(accuracy: Accuracy) -> Finding | None:
-    """The part of the outputs whose answers are lost by far; None without one."""
+    """The first part of the outputs whose answers are clearly lost; None if there is none."""
     for part in accuracy.parts:
         missed = part.standing == "missed" and not accuracy.met
         lost = missed and (part.unchanged < BROKEN_SHARE or detections_lost(part.figure, part.level))
@@ -128,22 +128,22 @@ def _lost_answers(accuracy: Accuracy) -> Finding | None:
 
 
 def detections_lost(figure: str, level: float | None) -> bool:
-    """Whether most of what is found in the samples is lost; answers are kept all the same where most hold nothing.
+    """Whether most detections are lost; most answers can be unchanged all the same if most samples have no detections.
 
     Args:
-        figure: see ``AnswerTally``.
-        level: likewise.
+        figure: the name of the figure, see ``AnswerTally``.
+        level: its value.
     """
     return figure in FOUND and level is not None and level < BROKEN_SHARE
 
 
 def _lost_output(accuracy: Accuracy) -> Finding | None:
-    """The output whose values are lost, of those whose answers the task does not find kept; None without one."""
+    """The first output whose values are lost, of those whose answers no task finds unchanged; None if there is none."""
     answered = {name for part in accuracy.parts for name in part.outputs}
     answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}
     for name, output in accuracy.outputs.items():
         if name in answered or output.ranked:
-            # a detector's boxes are noise wherever there is no object: levels are doubts, see ``Accuracy.doubts``
+            # without an object a detector's boxes are noise, so low levels are only doubts, see ``Accuracy.doubts``
             continue
         if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
             return ReportCode.AGREEMENT_LOW(output=name, agreement=output.agreement, discrete=output.discrete)
@@ -157,28 +157,28 @@ def _lost_output(accuracy: Accuracy) -> Finding | None:
 
 
 def _else_kept(part: PartFigures, parts: Sequence[PartFigures]) -> bool:
-    """Whether the same outputs, read as another task, keep their answers: it was not certain which reading is right."""
+    """Whether the same outputs, read as another task, keep their answers: the task was not certain."""
     others = [one for one in parts if one.outputs == part.outputs and one.task != part.task]
     return bool(others) and all(one.standing != "missed" for one in others)
 
 
 def _far(part: PartFigures) -> bool:
-    """Whether lost answers are far from the float model's, by the figure that shows it; where none does, they are."""
+    """Whether lost answers are far from the float model's, by the part's figure; True if it has none."""
     least = _BROKEN_LEVELS.get(part.figure)
     return part.level is None or least is None or part.level < least
 
 
 @dataclass(frozen=True)
 class QuantizedCount:
-    """How many of the computing layers run quantized, as far as that is known.
+    """How many of the computing layers run quantized, as far as known.
 
     Attributes:
         layers: how many layers compute.
-        known: whether actual precisions are known; else the precisions asked for are counted.
-        quantized: layers by quantized precision, the most frequent first.
-        hidden: layers inside blocks that do not show their precision.
-        opened: of these, how many had their opened tensors looked at.
-        as_quantized: of these, how many compute as quantized.
+        known: whether actual precisions are known; else requested precisions are counted.
+        quantized: number of layers by quantized precision, the most frequent first.
+        hidden: number of layers inside blocks that do not show their precision.
+        opened: how many of the hidden layers were judged by values of the opened block.
+        as_quantized: how many of the opened layers compute as quantized.
     """
 
     layers: int
@@ -190,7 +190,7 @@ class QuantizedCount:
 
 
 def quantized_count(layers: Iterable[LayerInfo]) -> QuantizedCount:
-    """Count the computing layers that run quantized, by actual precision, or by asked where no actual is known."""
+    """Count the computing layers that run quantized, by actual precision; if none is known, by requested precision."""
     computing = [layer for layer in layers if layer.role == "compute"]
     known = any(layer.actual.precision is not None for layer in computing)
     types = [layer.actual.precision if known else layer.asked_precision for layer in computing]
@@ -208,12 +208,12 @@ def quantized_count(layers: Iterable[LayerInfo]) -> QuantizedCount:
 
 
 def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
-    """Where the error arises: layers at least 3 dB worse than their inputs, those that add most noise first.
+    """The layers where the error arises: at least 3 dB worse than their inputs, those that add most noise first.
 
-    A layer that was asked quantized counts even where its engine computes it in float: its pairs still round.
+    A layer requested to be quantized counts even if the engine computes it in float, since its pairs still round.
 
-    The noise added is the layer's noise-to-signal ratio minus that of its worst input; layers whose inputs have no
-    error of their own are left out where they are within 30 dB of exact, the usual cost of eight bits.
+    The noise added is the layer's noise-to-signal ratio minus that of its worst input; a layer whose inputs have no
+    error of their own counts only with an SQNR below 30 dB, since eight bits usually cost that much.
     """
     added: list[tuple[float, LayerInfo]] = []
     for layer in layers:
@@ -233,7 +233,7 @@ def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
 
 
 def worst(layers: Iterable[LayerInfo], most: int = 10) -> list[LayerInfo]:
-    """The computing layers with the lowest SQNR, those with NaN or infinity first; identical ones are left out."""
+    """The computing layers with the lowest SQNR, those with NaN or infinity first, without identical ones."""
     measured = [
         layer
         for layer in layers
@@ -255,7 +255,7 @@ def warnings_of(
     profiles: Sequence[ProfileInfo],
     ranges: Sequence[RangeInfo] | None,
 ) -> list[Finding]:
-    """What the reader must know before trusting the figures."""
+    """Warnings about the figures, from layers, accuracy, profiles and ranges."""
     found: list[Finding] = []
     overridden = [layer for layer in layers if layer.status == "overridden"]
     if overridden:
@@ -280,15 +280,15 @@ def warnings_of(
 
 
 def _accuracy_warnings(accuracy: Accuracy) -> list[Finding]:
-    """Samples that are few or were seen by calibration, and outputs that agree little with the float model's."""
+    """Warnings about few samples, samples seen by calibration, and outputs that agree little with the float model's."""
     found: list[Finding] = []
     if not accuracy.held_out:
         found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())
-    # a model that takes many at once is judged row by row
+    # a model whose samples have several rows is judged row by row
     rows = [part.answers for part in accuracy.parts if part.task != "generation"]
     if 0 < max([accuracy.samples, *rows]) < FEW:
         found.append(ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=accuracy.samples))
-    # numbers such as pixels may be near without being equal
+    # discrete numbers such as pixels can be close without being equal
     near = {name for part in accuracy.parts if part.standing != "missed" for name in part.outputs}
     near -= {name for part in accuracy.parts if part.task != "regression" for name in part.outputs}
     for name, output in accuracy.outputs.items():
@@ -303,8 +303,8 @@ def _accuracy_warnings(accuracy: Accuracy) -> list[Finding]:
 
 
 def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
-    """The layers with multiply-accumulates whose signal is lost, the worst first; None where there is none."""
-    # for a computing operator, None means that with a batch of any size there is no single number of them
+    """The layers with multiply-accumulates whose signal is lost, the worst first; None if there are none."""
+    # ``macs`` is None for a computing operator whose count depends on a batch of any size
     computing = ((layer.node, layer.error) for layer in layers if layer.macs != 0 and layer.error is not None)
     found = [
         (error.sqnr_db, node) for node, error in computing if error.sqnr_db is not None and error.sqnr_db < LOST_DB
@@ -315,6 +315,6 @@ def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
 
 
 def quantized_type(layer: LayerInfo) -> Precision | None:
-    """The type that a layer or its pairs round to: the actual one where quantized, else that asked for; or None."""
+    """The quantized type that a layer or its pairs round to: the actual precision, else the requested one; or None."""
     types = (layer.actual.precision, layer.asked_precision)
     return next((one for one in types if one is not None and one.quantized), None)

@@ -1,4 +1,4 @@
-"""Why the layers where a run's error arises lose accuracy, from their ranges and weights, without running anything."""
+"""Why the layers where the error arises lose accuracy, from their ranges and weights, without running anything."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from toolkit.search.causes.causes import (
 from toolkit.search.causes.helpers import Helpers
 
 _UNLIKE_DB = 10.0
-"""By how much a layer is noisier than its operands' SQNR tells where these are not what counts."""
+"""A layer this much noisier than its operands' SQNR predicts is not explained by their rounding."""
 
 
 def weak_spots_from_ranges(
@@ -52,14 +52,14 @@ def weak_spots_from_ranges(
     ranges: Ranges | None,
     float_form: Callable[[], Model] | None = None,
 ) -> list[WeakSpotInfo]:
-    """Why some layers lose accuracy; layers about which nothing is known are left out.
+    """Why some layers lose accuracy; layers without a known cause are left out.
 
     Args:
         blamed: the layers to explain, the worst first.
         layers: all layers, for the share of multiply-accumulates.
         model: the graph with its pairs, before lowering; not changed.
         ranges: the calibrated ranges.
-        float_form: returns ``model`` without its pairs; it is made here where None.
+        float_form: returns ``model`` without its pairs; None to remove them here.
     """
     if not blamed or ranges is None:
         return []
@@ -83,15 +83,15 @@ def blame_data(
     unlike: Sequence[ClippedTensor],
     float_form: Callable[[], Model] | None = None,
 ) -> list[WeakSpotInfo]:
-    """The weak spots with clipping on unlike data as the first cause, where that explains them.
+    """The weak spots, with clipping of the evaluation's data as the first cause if that explains them.
 
-    Where a spot was judged from its ranges, its rounding is left out then: it only holds for calibration's samples.
+    For a spot explained from ranges, rounding is then left out as a cause: it was estimated from calibration samples.
 
     Args:
-        spots: the weak spots, however they were found.
+        spots: the weak spots, from ranges or from a search.
         model: the graph with its pairs, before lowering; not changed.
-        unlike: the tensors whose values leave their ranges on the evaluation's samples.
-        float_form: returns ``model`` without its pairs; it is made here where None.
+        unlike: the tensors whose values exceed their ranges on the evaluation's samples.
+        float_form: returns ``model`` without its pairs; None to remove them here.
     """
     if not unlike:
         return list(spots)
@@ -109,7 +109,7 @@ def blame_data(
 
 
 def data_advice(unlike: Sequence[ClippedTensor]) -> list[Advice]:
-    """What to try before anything else where the evaluation's values leave the calibrated ranges."""
+    """The suggestion to make first if the evaluation's values exceed the calibrated ranges."""
     if not unlike:
         return []
     worst = unlike[0]
@@ -117,7 +117,7 @@ def data_advice(unlike: Sequence[ClippedTensor]) -> list[Advice]:
 
 
 class _Reader:
-    """The float graph without its pairs, with what calibration knows of its tensors."""
+    """Causes of accuracy loss from the float graph without pairs, its ranges and its pairs' scales."""
 
     def __init__(self, model: Model, ranges: Ranges, scales: Mapping[str, float]) -> None:
         self.model, self.ranges, self.scales = model, ranges, scales
@@ -126,7 +126,7 @@ class _Reader:
         self.helpers = Helpers(model)
 
     def causes(self, layer: LayerInfo, share: float | None) -> list[Cause]:
-        """Why a layer loses accuracy, the most obvious cause first."""
+        """Causes of a layer's accuracy loss, the most obvious first."""
         node = self.nodes.get(layer.node)
         precision = quantized_type(layer)
         if node is None or precision is None:
@@ -149,11 +149,11 @@ class _Reader:
         return [*found, small] if small is not None else found
 
     def _evening(self, layer: LayerInfo) -> str:
-        """The helper pass that evens out a layer's weights; empty where there is none."""
+        """The helper pass that equalizes a layer's weights; empty if there is none."""
         return self.helpers.passes(layer.node).get(Harm.UNEVEN_WEIGHTS, "")
 
     def _passes(self, layer: LayerInfo, known: Range) -> list[str]:
-        """Helper passes, where the tensor's values leave most of the levels unused."""
+        """Helper passes for the layer, if the tensor's values leave most of the levels unused."""
         low = known.diagnosis.get("sqnr_db")
         wasteful = layer.op in TARGETS and low is not None and low < 30
         return list(self.helpers.passes(layer.node).values()) if wasteful else []
@@ -165,12 +165,12 @@ class _Reader:
         return LayerWeights(self.model, node) if weight is not None and weight.ndim >= 2 else None
 
     def _sides(self, node: Any, read: Mapping[str, Range], precision: Precision) -> dict[Operand, float]:
-        """SQNR in dB of each operand after rounding, as far as it is known."""
+        """SQNR in dB of each operand after rounding, as far as known."""
         levels = {tensor: known.diagnosis.get("sqnr_db") for tensor, known in read.items()}
         known = {tensor: float(level) for tensor, level in levels.items() if level is not None}
         one = len(known) == 1
         sides = {ACTIVATIONS if one else Operand(ACTIVATIONS.kind, tensor): level for tensor, level in known.items()}
-        # a scale for each block is not known here
+        # block scales are not known here
         if node.op in TARGETS and not precision.weights_only and not precision.block:
             values = self.model.constant(node.inputs[1])
             if values is not None and values.dtype.kind == "f":
@@ -194,7 +194,7 @@ class _Reader:
 
 
 def _own_db(layer: LayerInfo) -> float | None:
-    """SQNR in dB at a layer's output without the noise of its inputs, as measured; None where that is not known."""
+    """Measured SQNR in dB at a layer's output without the noise of its inputs; None if not known."""
     error = layer.error
     if error is None or error.sqnr_db is None:
         return None

@@ -1,7 +1,7 @@
-"""Sentences for people, made of findings: the one place where they are written, in tables of code and template.
+"""All user-visible sentences about findings, in tables from code to template.
 
-What is noted is a sentence with a capital and a full stop. The reason of a change, a refusal or a request follows the
-name of its node, and begins with a small letter.
+A note is a sentence with a capital letter and a full stop. The reason for a change, a refusal or a request follows its
+node's name, so it begins with a lower-case letter.
 """
 
 from __future__ import annotations
@@ -86,19 +86,19 @@ TEMPLATES: Table = {code: template for table in TABLES for code, template in tab
 
 
 def sentence(finding: Finding) -> str:
-    """The finding in words."""
+    """The finding as a sentence."""
     return written(TEMPLATES[finding.code], finding, sentence)
 
 
 class SharedSentences:
-    """Findings in words, each written once however many nodes share it."""
+    """A cache of the sentences of findings, since many nodes share a finding."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Finding, str]] = {}
 
     def __call__(self, finding: Finding) -> str:
-        """The finding in words."""
+        """The finding as a sentence."""
         if id(finding) not in self._known:
-            # it is kept, so that no other can have its identity
+            # keeps the finding alive, so that its id is not reused
             self._known[id(finding)] = finding, sentence(finding)
         return self._known[id(finding)][1]

@@ -1,4 +1,4 @@
-"""How a template of a table becomes a sentence."""
+"""Fills the values of a finding into its template."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SHOWN = 3
 
 
 def names(listed: tuple[Any, ...], most: int = _SHOWN) -> str:
-    """Names in quotation marks, the first few of them, and how many there are more."""
+    """The first ``most`` names in quotation marks, and how many more there are."""
     shown = ", ".join(f"'{one}'" for one in listed[:most])
     return shown + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def written(template: str | Callable[..., str], finding: Finding, sentence: Callable[[Finding], str]) -> str:
-    """The finding's sentence; findings among its values are sentences in it, lists are names."""
+    """The finding's sentence; findings among its values become sentences, lists become quoted names."""
     values = {name: _said(value, sentence) for name, value in finding.values.items()}
     if callable(template):
         return template(**values)
@@ -30,7 +30,7 @@ def written(template: str | Callable[..., str], finding: Finding, sentence: Call
 
 @cache
 def _pieces(template: str) -> list[tuple[str, str | None]]:
-    """Texts and formatted values by name: a template is parsed once, not for each of its sentences."""
+    """A template as pairs: (text, None), or (format spec, value's name); cached to parse each template once."""
     found: list[tuple[str, str | None]] = []
     for text, name, spec, _ in string.Formatter().parse(template):
         found += [(text, None)] if name is None else [(text, None), (spec or "", name)]
@@ -46,7 +46,7 @@ def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
 
 
 class _NoNumber(str):
-    """The word for a number that is not finite, which stands for itself where a number would be formatted."""
+    """The word for a number that is not finite; format specs for numbers have no effect on it."""
 
     def __format__(self, spec: str) -> str:
         return str(self)
@@ -55,5 +55,5 @@ class _NoNumber(str):
 def _formatted(value: Any, spec: str) -> str:
     if isinstance(value, tuple):
         return names(value)
-    # numbers that are not finite are words
+    # numbers that are not finite come as strings
     return value if isinstance(value, str) else format(value, spec)

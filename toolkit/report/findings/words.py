@@ -1,4 +1,4 @@
-"""Lists of names and long names, as sentences hold them."""
+"""Formatting of names, lists and figures within sentences."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def joined(words: Iterable[str]) -> str:
 
 
 def clause(words: str) -> str:
-    """A sentence as a part of another: without its period, and no capital but a name's or an abbreviation's."""
+    """A sentence as a clause: without its full stop, in lower case unless it begins with a name or an abbreviation."""
     first = words.partition(" ")[0]
     plain = first[1:].islower() or len(first) == 1
     return f"{words[:1].lower() if plain else words[:1]}{words[1:]}".rstrip(".")
 
 
 def capital(words: str) -> str:
-    """Words as a sentence begins."""
+    """The words with a capital first letter."""
     return f"{words[:1].upper()}{words[1:]}"
 
 
@@ -38,12 +38,12 @@ def quoted(names: Sequence[str], most: int = 3) -> str:
 
 
 def shortened(name: str) -> str:
-    """A name whose middle is left out where it is long: TensorRT names blocks by all that is in them."""
+    """A name with its middle left out if it is long: TensorRT lists a block's whole content in its name."""
     return name if len(name) <= _LONG else f"{name[:_HEAD]}...{name[-_TAIL:]}"
 
 
 def db(level: float | str | None) -> str:
-    """A level in decibels; findings hold numbers that are not finite as words."""
+    """A level in decibels; numbers that are not finite come from findings as strings."""
     number = float(level) if level is not None else math.nan
     if math.isnan(number):
         return "NaN"
@@ -56,7 +56,7 @@ def output_words(output: str, squashed_by: str | None = None) -> str:
 
 
 def float_metric(metric: str, value: float, samples: int) -> str:
-    """The float model's own value of a metric, as a sentence begins."""
+    """The beginning of a sentence about the float model's value of a metric."""
     return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
@@ -66,7 +66,7 @@ def percent(share: float | str, digits: int = 1) -> str:
 
 
 def share_percent(share: float) -> str:
-    """A share of the arithmetic in percent: one that is not nothing is never 0, one that is not all never 100."""
+    """A share of the arithmetic in percent: only 0 is shown as 0 %, only 1 as 100 %."""
     value = 100 * share
     if 0 < value < 1:
         return f"{value:.2g} %"
@@ -74,17 +74,17 @@ def share_percent(share: float) -> str:
 
 
 def times(ratio: float | str, digits: int = 3) -> str:
-    """How many times one thing is another, without powers of ten below a million."""
+    """A ratio, without powers of ten below a million."""
     shown = f"{float(ratio):.{digits}g}"
     return f"{float(ratio):,.0f}" if "e+" in shown and float(ratio) < 1e6 else shown
 
 
 def work_share(share: float, of: str = "macs") -> str:
-    """A share of the arithmetic with what it is a share of; ``of`` as in ``toolkit.graph.layers.work.Work``."""
+    """A share of the arithmetic and its unit in words; ``of`` as in ``toolkit.graph.layers.work.Work``."""
     return f"{share_percent(share)} of the {'multiply-accumulates' if of == 'macs' else 'computing layers'}"
 
 
 @lru_cache
 def pass_for(role: Role) -> str:
-    """The installed pass that plays a part, by name."""
+    """The name of the installed pass with a role."""
     return pass_name(role)

@@ -1,6 +1,6 @@
-"""The geometry of the page's pictures: where each bar, tick and point goes. The templates only draw.
+"""The geometry of the page's charts: positions of bars, ticks and points, which the templates draw.
 
-Lengths are in the units of the picture's viewBox.
+Lengths are in units of the viewBox.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCALE = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a strip: neighbouring layers of one precision, or their share of a column (``y``, ``height``)."""
+    """One bar of a strip: consecutive layers of one precision, or their share of a column (``y``, ``height``)."""
 
     x: float
     width: float
@@ -36,7 +36,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Dot:
-    """One layer's error: its place and what it stands for."""
+    """The error of one layer: its position, the layer, and its number if marked (else 0)."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class PrecisionMap:
-    """Strips of asked and actual precision over the layers in graph order, and the error below them."""
+    """Strips of requested and actual precision over the layers in graph order, and the error below them."""
 
     asked: list[Bar]
     actual: list[Bar]
@@ -92,7 +92,7 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
 
 
 def _extremes(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points or, where they are thinner than a pixel, the highest and the lowest of each column, in order."""
+    """The points, or, if they are closer than a pixel, the highest and the lowest of each column, in order."""
     each = math.ceil(len(dots) / _MOST_COLUMNS)
     if each <= 2:
         return list(dots)
@@ -103,7 +103,7 @@ def _extremes(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def histogram_digits(info: RangeInfo) -> str:
-    """A range's histogram, one digit to the base 36 a bin, on a log scale: the tail beyond amax is thin and matters."""
+    """A range's histogram, one base-36 digit per bin, on a log scale, which shows the thin tail beyond amax."""
     counted = info.histogram or []
     if not counted:
         return ""
@@ -127,13 +127,13 @@ def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) 
 
 
 def amax_mark(info: RangeInfo, width: float = 120.0) -> float | None:
-    """Where amax lies on the histogram's axis, or None where the axis is not known."""
+    """The position of amax on the histogram's axis; None if the axis is not known."""
     largest = max(abs(info.observed[0]), abs(info.observed[1])) if info.observed else 0.0
     return round(width * min(info.amax / largest, 1.0), 1) if largest > 0 else None
 
 
 def _bars(words: Sequence[str], step: float) -> list[Bar]:
-    """Bars over the layers: runs of one precision, or, where layers are thinner than a pixel, stacked columns."""
+    """Bars over the layers: runs of one precision, or, if layers are narrower than a pixel, stacked columns."""
     if len(words) > _MOST_COLUMNS:
         return _columns(words, step)
     bars: list[Bar] = []
@@ -160,7 +160,7 @@ def _columns(words: Sequence[str], step: float) -> list[Bar]:
 
 
 def _level(layer: LayerInfo) -> float | None:
-    """The layer's SQNR for the picture: infinite where identical, minus infinite where NaN or infinity was met."""
+    """The layer's SQNR in dB for the chart: infinity if identical, minus infinity if NaN or infinity occurred."""
     if layer.error is None:
         return None
     if layer.error.identical:
@@ -169,7 +169,7 @@ def _level(layer: LayerInfo) -> float | None:
 
 
 def _scale(levels: Sequence[float]) -> tuple[float, float, float]:
-    """Lower end, upper end and step of an axis with round numbers that holds ``levels``."""
+    """Lower end, upper end and step of an axis with round numbers that includes ``levels``."""
     if not levels:
         return 0.0, 60.0, 20.0
     low, high = min(levels), max(levels)

@@ -1,4 +1,4 @@
-"""The geometry of the picture of what each layer costs at the output. The template only draws."""
+"""The geometry of the chart of each layer's cost at the output, which the template draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST = 500
 
 @dataclass(frozen=True)
 class HarmColumn:
-    """One layer: where its figures lie, from the top of the picture; None where they are infinite or not known."""
+    """One layer: the positions of its figures, from the top of the chart; None if infinite or not known."""
 
     harm: LayerHarm
     x: float
@@ -26,9 +26,9 @@ class HarmColumn:
 
 @dataclass(frozen=True)
 class HarmsChart:
-    """The picture: dots of SQNR with one layer alone quantized and with all but it, bars of its share of the loss.
+    """The chart: by layer, dots of SQNR with only it and with all but it quantized, and a bar of its share of the loss.
 
-    ``left_out`` is how many layers with the smallest shares are not drawn.
+    ``left_out`` counts the layers with the smallest shares, which are not drawn.
     """
 
     columns: list[HarmColumn]
@@ -40,13 +40,13 @@ class HarmsChart:
 
 
 def harms_chart(harms: Sequence[LayerHarm], order: Mapping[str, int], full_db: float | None) -> HarmsChart | None:
-    """The picture of layers in the graph's order; None where no figure is finite.
+    """The chart of the layers in graph order; None if no figure is finite.
 
     Args:
         harms: the layers, the costliest first.
-        order: each node's place in the graph.
-        full_db: SQNR with every layer quantized, of the worst output: a layer that is judged at another output has no
-            mark beside it.
+        order: each node's position in the graph.
+        full_db: SQNR in dB of the worst output with every layer quantized; a layer judged at another output has no
+            ``without`` dot.
     """
     shown = sorted(harms[:_MOST], key=lambda harm: order.get(harm.node, len(order)))
     levels = [db for harm in shown for db in (harm.alone_db, harm.without_db) if db is not None and math.isfinite(db)]

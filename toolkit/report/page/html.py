@@ -1,4 +1,4 @@
-"""The report as one HTML file: no network, readable without JavaScript, every name from the model escaped."""
+"""The report as one HTML file: loads nothing, readable without JavaScript, with every name from the model escaped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("data.js", "layout.js", "graph.js", "view.js", "table.js", "panel.js", "page.js")
 MOST_ROWS = 300
-"""How many rows of a table are there without JavaScript, and printed."""
+"""The most rows of a table without JavaScript, and in print."""
 _WORDS = {
     "usable": "Usable",
     "doubtful": "Within its budget, with doubts",
@@ -53,7 +53,7 @@ _MARKS = {"usable": "✓", "doubtful": "!", "missed": "!", "broken": "✕", "unm
 
 @collector_paused()
 def render_html(report: Report) -> str:
-    """The page: one self-contained file that loads nothing."""
+    """The report as one self-contained HTML page that loads nothing."""
     layers = report.computing
     blamed = culprits(layers)
     script, network, matrix = script_text(), network_part(report), _matrix(layers)
@@ -93,14 +93,14 @@ def _word(report: Report) -> str:
 
 
 def _banner(report: Report) -> str:
-    """The banner's colour: the verdict's, or that of a missed target where a usable engine is slower than float."""
+    """The banner's colour, by verdict: that of "missed" also for doubts, or if a usable engine is slower than float."""
     found = report.summary.verdict
     amber = found in ("usable", "unmeasured") and slower(report.payoff) is not None
     return "missed" if amber or found == "doubtful" else found
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page that qtool wrote, an earlier release's comparison of ranges among them."""
+    """Whether qtool wrote a file as a page; recognizes comparisons of ranges by earlier releases, too."""
     with path.open("rb") as file:
         title = file.read(1 << 16).partition(b"</title>")[0]
     return title.endswith((" · qtool".encode(), b"<title>Ranges compared"))
@@ -112,14 +112,14 @@ def write_html(report: Report, path: Path) -> None:
 
 
 def asset(name: str) -> str:
-    """A style sheet or script of this package, as it is."""
+    """The unescaped text of a style sheet or script of this package."""
     from markupsafe import Markup
 
     return Markup((importlib.resources.files("toolkit.report.page") / "assets" / name).read_text(encoding="utf-8"))
 
 
 def script_text() -> str:
-    """The scripts of the pages as one, whose names stay private."""
+    """The scripts of the pages joined in one function, so that they add no global names."""
     from markupsafe import Markup
 
     parts = "".join(asset(name) for name in SCRIPTS)
@@ -127,13 +127,13 @@ def script_text() -> str:
 
 
 def script_hash(script: str) -> str:
-    """The script's hash for the page's content security policy, which lets this script run and no other."""
+    """The script's hash for the page's content security policy, which allows only this script to run."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def environment() -> Environment:
-    """The templates, with autoescape on and an error for every name that is not there."""
+    """The environment of the templates, with autoescape, and errors for undefined names."""
     from jinja2 import StrictUndefined
 
     from toolkit.report.page.templates import template_environment
@@ -184,14 +184,14 @@ def environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Control characters and direction overrides of names made visible; line ends stay."""
+    """A value with control characters and direction overrides made visible, except line ends."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return plain_lines(value)
 
 
 def _harms(report: Report) -> dict[str, Any]:
-    """What each layer costs at the output, and the picture of it; that no layer was measured, where none was."""
+    """Each layer's cost at the output, with its chart; only an empty list of layers if none was measured."""
     if not report.harms:
         return {"layers": []}
     search, measured = report.search, report.sensitivity
@@ -209,13 +209,13 @@ def _harms(report: Report) -> dict[str, Any]:
 
 
 def _quantized(report: Report) -> str:
-    """The quantized type that most layers were asked to run in."""
+    """The most frequent requested quantized type."""
     asked = Counter(word(x.asked_precision) for x in report.layers if x.asked_precision and x.asked_precision.quantized)
     return asked.most_common(1)[0][0] if asked else NONE
 
 
 def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:
-    """How many layers of each asked precision run in each actual one."""
+    """How many layers of each requested precision run in each actual one."""
     order = [*(str(p) for p in Precision), NONE]
     pairs = Counter((layer.asked_precision, layer.actual.precision) for layer in layers)
     tally = Counter({(word(asked), word(actual)): number for (asked, actual), number in pairs.items()})
@@ -228,7 +228,7 @@ def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:
 
 
 def _by_actual(tally: Counter[tuple[str, str]]) -> Counter[str]:
-    """How many layers run in each precision, of how many of each requested one do."""
+    """How many layers run in each precision, summed over requested precisions."""
     found: Counter[str] = Counter()
     for (_, actual), number in tally.items():
         found[actual] += number
@@ -236,7 +236,7 @@ def _by_actual(tally: Counter[tuple[str, str]]) -> Counter[str]:
 
 
 def _by_rule(declined: list[Declined]) -> list[dict[str, Any]]:
-    """What was declined, grouped by pass and rule, the most frequent rule first."""
+    """Declined nodes, grouped by pass and rule, the most frequent rule first."""
     groups: dict[tuple[str, str], list[Declined]] = defaultdict(list)
     for entry in declined:
         groups[entry.by, entry.rule].append(entry)
@@ -247,7 +247,7 @@ def _by_rule(declined: list[Declined]) -> list[dict[str, Any]]:
 
 
 def _short(number: float) -> str:
-    """A large number with a unit: 1.2M."""
+    """A number, large ones with a unit: 1.2M."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit:
             return f"{number / limit:.3g}{unit}"
@@ -255,7 +255,7 @@ def _short(number: float) -> str:
 
 
 def _latency(times: Any) -> str:
-    """A profile's latency in words; its form is free, so what is no number by name is shown as it is."""
+    """A profile's latency in words; its form is free, so anything but numbers by name is shown as it is."""
     if not isinstance(times, dict):
         return str(times)
     return ", ".join(f"{name} {ms:.3g} ms" if isinstance(ms, (int, float)) else f"{name} {ms}"

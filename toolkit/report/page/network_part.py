@@ -1,4 +1,4 @@
-"""What a page needs to draw a network: the data of its script, and what its controls offer."""
+"""The data that a page's script needs to draw a network, and the choices of its controls."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from toolkit.report.schema.report import LayerInfo, Report, word
 
 @dataclass(frozen=True)
 class NetworkPart:
-    """The drawing of one run's network, alone or against another run.
+    """The drawing of one run's network, alone or compared with another run.
 
     Attributes:
-        data: what the script reads, see ``embed``.
-        precisions: those that occur.
-        colours: what it can be coloured by, where there are figures: value and name.
-        kernels: whether it can be grouped by engine layers.
+        data: the script's input, see ``embed``.
+        precisions: the precisions that occur.
+        colours: the figures that layers can be coloured by, as (value, name).
+        kernels: whether layers can be grouped by engine layers.
         reformats: whether reformats are known.
-        differing: how many layers are outlined in red.
-        outlined: what a layer outlined in red is.
+        differing: number of layers outlined in red.
+        outlined: the meaning of the red outline.
     """
 
     data: str
@@ -38,12 +38,12 @@ class NetworkPart:
 
 
 def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> NetworkPart | None:
-    """The drawing of a run's network; None where the report knows no tensors.
+    """The drawing of a run's network; None if the report has no tensors.
 
     Args:
         report: the run's report.
-        other: the layers of a run that it is compared with, by their names in this one.
-        label: what the other run is called.
+        other: the layers of the run to compare with, by the names of their counterparts in this run.
+        label: the name of the other run.
     """
     if not report.tensors:
         return None
@@ -69,10 +69,10 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
 
 
 def embed(content: Any) -> str:
-    """JSON for the page's script: compressed (zlib), in base 64, so that no name can close the element or act.
+    """JSON for the page's script, compressed by zlib, in base 64, so that no name can end the element or run as code.
 
     Raises:
-        ValueError: there is a NaN or an infinity.
+        ValueError: ``content`` has a NaN or infinity.
     """
     text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 6)).decode()

@@ -1,4 +1,4 @@
-"""The groups in which a network is drawn: scopes of names, and chunks of the graph where names tell nothing."""
+"""The groups in which a network is drawn: scopes of names, and chunks of the graph where names have no scopes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 MOST_MEMBERS = 20
-"""A group of more members is cut into chunks: drawn as a chain, so many still fit on a screen or two."""
+"""A larger group is split into chunks: drawn as a chain, this many members fit on a screen or two."""
 _MOST_CHUNKS = 10
 _DEEPEST = 12
 _ROOM = 0.4
@@ -16,12 +16,12 @@ _ROOM = 0.4
 
 @dataclass(frozen=True)
 class Outline:
-    """Groups within groups; -1 stands for the whole network.
+    """Nested groups; -1 denotes the whole network.
 
     Attributes:
-        titles: what each group is called.
-        parents: the group that each group lies in.
-        of: the group that each layer lies in.
+        titles: by group, its title.
+        parents: by group, the index of the enclosing group.
+        of: by layer, the index of its innermost group.
     """
 
     titles: list[str]
@@ -37,20 +37,20 @@ class _Scope:
 
 
 def scope_of(name: str) -> list[str]:
-    """The scopes of a name, the outermost first: ``/encoder/block3/Conv`` lies in encoder and block3."""
+    """The scopes of a name, the outermost first: encoder and block3 for ``/encoder/block3/Conv``."""
     return [part for part in name.split("/")[:-1] if part][:_DEEPEST]
 
 
 def outline(paths: Sequence[Sequence[str] | None], edges: Iterable[tuple[int, int]], names: Sequence[str]) -> Outline:
-    """Group the layers, in linear time but for the groups that are cut, whose members are sorted into chunks.
+    """Group the layers, in linear time except for splitting large groups.
 
-    A group of one member is none. A group of more than ``MOST_MEMBERS`` is cut into chunks of its order where few
-    edges cross, again and again until each part is small.
+    A group of one member is replaced by the member. A group of more than ``MOST_MEMBERS`` is split into consecutive
+    chunks where few edges cross, recursively until each part is small enough.
 
     Args:
-        paths: by layer the groups it lies in, the outermost first; None for a layer that is not drawn.
-        edges: from layer to layer.
-        names: what each layer is called in the title of a chunk.
+        paths: by layer, the groups around it, the outermost first; None for a layer that is not drawn.
+        edges: pairs of layer indices, source and target.
+        names: by layer, its name for the titles of chunks.
     """
     root = _Scope("")
     index: dict[tuple[str, ...], _Scope] = {(): root}
@@ -73,7 +73,7 @@ def _scope(index: dict[tuple[str, ...], _Scope], path: tuple[str, ...]) -> _Scop
 
 
 def _merge(scope: _Scope) -> None:
-    """Replace each group of one member by the member."""
+    """Replace each group of one member with the member."""
     for place, member in enumerate(scope.members):
         if isinstance(member, _Scope):
             _merge(member)
@@ -100,7 +100,7 @@ def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], c
         return
 
     def above(layer: int) -> dict[int, int]:
-        """The place of a layer, or of the group that it lies in, in each of the large groups around it."""
+        """By id of each large group around a layer, the position of the layer or its subgroup in that group."""
         found: dict[int, int] = {}
         at = holder[layer]
         while at is not None:
@@ -125,7 +125,7 @@ def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], c
 def _chunks(
     members: list[int | _Scope], crossing: Sequence[int], start: int, names: Sequence[str]
 ) -> list[int | _Scope]:
-    """The members in groups of neighbours; ``crossing[start + i]`` edges cross before the i-th."""
+    """The members in groups of consecutive ones; ``crossing[start + i]`` edges cross the boundary before the i-th."""
     if len(members) <= MOST_MEMBERS:
         return members
     parts = min(_MOST_CHUNKS, max(2, round(math.sqrt(len(members)))))

@@ -1,7 +1,7 @@
-"""Columns of a page's data written by what changes from row to row, which compresses where the values hardly do.
+"""Delta encoding of a page's data, column by column, which compresses better than the values.
 
-data.js reads them back. Names and sentences of a large network repeat with other numbers in them, beyond the 32 KB that
-zlib looks back.
+data.js decodes it. Names and sentences of a large network repeat with different numbers in them, beyond the 32 KB
+window of zlib.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from operator import sub
 import numpy as np
 
 _NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
-"""A number that both languages write as it was: no leading zero, and exact in a float64."""
+"""A number that Python and JavaScript write back unchanged: no leading zero, and exact in a float64."""
 
 
 def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int], list[list[int]]]:
-    """Texts by their form, which is what stands between the numbers in them.
+    """Encode texts by form, the text around their numbers.
 
     Returns:
-        The forms, each as the pieces around its numbers; the form of every text, as ``first_seen`` writes it; and by
-        form the numbers in its texts, row by row, each minus the one in its place in the form's previous text.
+        The forms, each as the pieces around its numbers; the form of every text, encoded by ``first_seen``; and by form
+        the numbers in its texts, row by row, each minus its counterpart in the form's previous text.
     """
     forms: dict[tuple[str, ...], int] = {}
     numbers: list[list[int]] = []
@@ -34,13 +34,13 @@ def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int]
             numbers.append([])
         numbers[form] += map(int, pieces[1::2])
         which.append(form)
-    # a text has a number between each two of its form's pieces
+    # a text has one number fewer than its form has pieces
     shifted = ([0] * (len(form) - 1) + own for form, own in zip(forms, numbers))
     return list(forms), first_seen(which), [list(map(sub, own, before)) for own, before in zip(numbers, shifted)]
 
 
 def steps(numbers: Iterable[int]) -> list[int]:
-    """Each number minus the previous one, which is short where they rise."""
+    """The differences of consecutive numbers, beginning with the first itself: short for rising numbers."""
     given = list(numbers)
     return list(map(sub, given, chain((0,), given)))
 

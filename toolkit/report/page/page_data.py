@@ -1,4 +1,4 @@
-"""What the page's script reads: a report as columns, with every text once and every number to the digits shown."""
+"""The input of the page's script: a report as columns, with each text stored once and numbers rounded as displayed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEXT = (0,)
 
 
 class _Texts(dict[str, int]):
-    """Texts by number, each held once."""
+    """Numbers of texts, each stored once."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
@@ -32,17 +32,17 @@ class _Texts(dict[str, int]):
         return number
 
     def column(self, texts: Iterable[str]) -> list[int]:
-        """The numbers of texts, as ``first_seen`` writes them."""
+        """The numbers of texts, encoded by ``first_seen``."""
         return first_seen(map(self.__getitem__, texts))
 
 
 def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
-    """The content of a page's data element; data.js says which column is what.
+    """The content of a page's data element; data.js documents the columns.
 
     Args:
-        report: the run that is shown.
-        other: the layers of a run that it is compared with, by their names in this one.
-        label: what the other run is called.
+        report: the run to show.
+        other: the layers of the run to compare with, by the names of their counterparts in this run.
+        label: the name of the other run.
     """
     texts, known = _Texts(), NodeFacts(report, other, label)
     wires = known.wiring
@@ -77,17 +77,17 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
 
 
 def shape_words(shape: Sequence[int | str | None] | None) -> str:
-    """A shape as people write it: batch × 1 × 8 × 8."""
+    """A shape in words: batch × 1 × 8 × 8."""
     if shape is None:
         return "?"
     return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
 
 
 def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
-    """Sentences that layers share, the words that fill each in the layers' order, and how many and which a layer has.
+    """Columns: sentences, each sentence's fillings in layer order, each layer's number of sentences, and which.
 
-    A sentence is JSON of its term and its pieces: the number of a text, below 0 that of a precision, the figure of a
-    layer (see ``Filling``), or 0 in a list for the next words that fill it.
+    A sentence is JSON of its term and its pieces. A piece is the number of a text, or -1 minus that number for a
+    precision; a list names a figure of the layer (see ``Filling``), or is [0] for the next filling.
     """
     numbers: dict[tuple[Any, ...], int] = {}
     words: list[list[str]] = []
@@ -127,7 +127,7 @@ def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) ->
         (
             layer.node,
             layer.op,
-            # nodes that handle data are drawn, whatever else is not
+            # nodes that process data are drawn, unlike others without float computation
             "data" if index in data else layer.role,
             word(layer.asked_precision),
             word(layer.actual.precision),
@@ -157,7 +157,7 @@ def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) ->
 
 
 def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _Texts) -> dict[str, Any]:
-    """The other run's figures of the layers of this one; null for a layer that it lacks."""
+    """The other run's figures for the layers of this run; null for a layer that it lacks."""
     there = [other.get(layer.node) for layer in report.layers]
     profile = next((name for layer in report.layers for name in layer.time_ms), "")
     return {
@@ -170,7 +170,7 @@ def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _T
 
 
 def _level(error: Measured | None) -> float | str | None:
-    """SQNR in dB; "=" where identical to float, "!" where NaN or infinity was met."""
+    """SQNR in dB; "=" if identical to float, "!" if NaN or infinity occurred."""
     if error is None or error.sqnr_db is not None:
         return _places(error.sqnr_db) if error is not None else None
     return "=" if error.identical else "!" if error.incomparable else None
@@ -190,7 +190,7 @@ def _tensors(report: Report, wires: Wiring) -> list[str]:
 
 
 def _edges(found: Sequence[Connection], numbers: dict[str, int]) -> list[list[int]]:
-    """Maker, reader, tensor, what is carried (counted from the tensor) and marks of every connection."""
+    """Columns of connections: source, target, tensor, carried tensor (relative to the tensor) and marks."""
     return [
         steps(wire.source for wire in found),
         steps(wire.target for wire in found),
@@ -211,14 +211,14 @@ def _kernels(report: Report) -> Iterator[list[str] | None]:
 
 
 def _outline(paths: list[list[str] | None], report: Report, wires: Wiring, texts: _Texts) -> list[list[int]]:
-    """Titles, parents and members of the groups."""
+    """Columns of groups: titles and parents, then the group of every layer."""
     inner = ((wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0)
     found: Outline = outline(paths, inner, [_short_name(layer) for layer in report.layers])
     return [texts.column(found.titles), found.parents, steps(found.of)]
 
 
 def _short_name(layer: LayerInfo) -> str:
-    """The end of a name; where that is the operator only, what comes before it."""
+    """The last part of a name; if that is only the operator, the part before it."""
     parts = layer.node.split("/")[-2:]
     return parts[0] if parts[-1] == layer.op and parts[0] else parts[-1]
 
@@ -241,24 +241,24 @@ def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts)
 
 
 def _kept(info: RangeInfo) -> float | None:
-    """Where amax lies between 0 and the largest magnitude seen."""
+    """The ratio of amax to the largest magnitude seen, at most 1."""
     largest = max(map(abs, info.observed)) if info.observed else 0.0
     return _digits(min(info.amax / largest, 1.0), 3) if largest > 0 else None
 
 
 def profile_words(info: RangeInfo) -> str:
-    """The amax of each profile, marked where they are unlike."""
+    """The amax of each profile in words, marked if they differ much."""
     words = ", ".join(f"{profile} {amax:.3g}" for profile, amax in info.per_profile.items())
     return f"{words} (unlike)" if unlike_profiles(info) else words
 
 
 def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
-    """A node's index, or below 0 a text: a pass may have declined a node that no longer exists."""
+    """A node's index, or -1 minus its name's number in ``texts``, for a declined node that no longer exists."""
     return nodes[name] if name in nodes else -1 - texts[name]
 
 
 def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
-    """Node, SQNR alone, SQNR without, share of the loss and whether it is kept, of every layer that was measured."""
+    """By measured layer: node, SQNR alone, SQNR without, share of the loss, and whether it is kept in float."""
     return [
         [nodes[harm.node], _places(harm.alone_db), _places(harm.without_db), _digits(harm.share, 3), int(harm.kept)]
         for harm in report.harms
@@ -267,7 +267,7 @@ def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
 
 
 def _reformats(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
-    """By group of nodes that are timed together: the nodes, and whether data are reformatted for them."""
+    """By group of nodes timed together: the nodes, and whether they need reformats."""
     against = next(iter(report.payoff.against.values()), None) if report.payoff is not None else None
     return [
         [[nodes[node] for node in group.nodes if node in nodes], int(any(t.reformat_ms for t in group.times.values()))]

@@ -1,4 +1,4 @@
-"""The geometry of the payoff table's bars: this engine's time of a group, in parts, above the other engine's."""
+"""The geometry of the payoff table's bars: for each group, this engine's time in parts, and the other engine's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MOST_ROWS = 24
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group in one profile: lengths in the units of a picture ``WIDTH`` wide.
+    """One group in one profile; lengths are in units of a chart ``WIDTH`` wide.
 
     Attributes:
-        group: the group, or None for all that are not shown by themselves.
+        group: the group; None for a sum of several, or for layers of no node.
         name: its name.
         times: its times in milliseconds.
         parts: (class, start, length) of this engine's bar: computing, reformats, Q/DQ kernels.
@@ -31,12 +31,12 @@ class GroupRow:
 
 
 def profiles_of(payoff: Payoff) -> list[str]:
-    """The profiles that the groups have times in, in order."""
+    """The profiles for which the groups have times, in order."""
     return list(dict.fromkeys(name for group in payoff.groups for name in group.times))
 
 
 def group_rows(payoff: Payoff, profile: str) -> list[GroupRow]:
-    """The groups that gain or cost most, the costliest first, then all others as one, then layers of no node."""
+    """The groups that gain or cost most, the costliest first, then the sum of all others, then layers of no node."""
     here = [(group, group.times[profile]) for group in payoff.groups if profile in group.times]
     shown = sorted(here, key=lambda item: -abs(item[1].gain_ms))[:_MOST_ROWS]
     kept = {id(group) for group, _ in shown}

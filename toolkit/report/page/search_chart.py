@@ -1,4 +1,4 @@
-"""The geometry of the search's chart: accuracy against time or work in float, a dot a plan. The template only draws."""
+"""The geometry of the search's chart: accuracy over time or over work in float, with one dot per plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COUNTED = {"macs": "multiply-accumulates", "nodes": "layers"}
 
 @dataclass(frozen=True)
 class PlanDot:
-    """One plan: its place, the classes that style it, and what it stands for."""
+    """One plan with its position and its CSS classes."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class PlanDot:
 
 @dataclass(frozen=True)
 class Label:
-    """A reference that is named in the picture."""
+    """A label in the chart."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Label:
 
 @dataclass(frozen=True)
 class SearchChart:
-    """The picture. ``reference`` is the float model's place; ``limits`` are budget lines (x1, y1, x2, y2, text)."""
+    """The chart. ``reference`` is the float model's position; ``limits`` are budget lines (x1, y1, x2, y2, text)."""
 
     title: str
     x_title: str
@@ -51,24 +51,24 @@ class SearchChart:
 
 
 def search_chart(info: SearchInfo) -> SearchChart | None:
-    """The picture of a search, or None where no plan has a finite accuracy."""
+    """The chart of a search; None if no plan has a finite accuracy."""
     title, level, limit, exact = _accuracy(info)
     shown = [(plan, value) for plan in info.plans if (value := level(plan)) is not None and math.isfinite(value)]
     if not shown:
         return None
-    # unless a GPU was named, times only order plans
+    # without a named GPU, times only serve to order plans
     timed = bool(info.gpu)
     costs = [plan.predicted_ms if timed else 100 * (1 - plan.quantized_share) for plan, _ in shown]
     float_cost = info.float_ms if timed else 100.0
     known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
     x, y = axis([*costs, float_cost], None if timed else 100.0), axis(known)
     if exact is None:
-        # the float model has no finite SQNR: its place is the upper edge
+        # the float model's SQNR is infinite: it is drawn at the upper edge
         y = (y[0], y[1] + y[2], y[2])
         exact = y[1]
     sheet = _Sheet(x, y)
     dots = [PlanDot(*sheet.place(cost, value), _style(plan), plan) for cost, (plan, value) in zip(costs, shown)]
-    # of those at one place, as of one plan with other ranges, the last is seen
+    # of several dots at one position, such as a plan with different ranges, the last is visible
     dots.sort(key=lambda dot: (dot.plan.chosen, dot.plan.meets))
     reference = sheet.place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
@@ -87,7 +87,7 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
 
 
 def _front_path(dots: Sequence[PlanDot]) -> str:
-    """The line through the plans of the Pareto front, as the path of an SVG."""
+    """The line through the plans of the Pareto front, as an SVG path."""
     front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
     return " ".join(f"{'M' if number == 0 else 'L'}{dot.x:g} {dot.y:g}" for number, dot in enumerate(front))
 
@@ -95,7 +95,7 @@ def _front_path(dots: Sequence[PlanDot]) -> str:
 def _labels(
     info: SearchInfo, dots: Sequence[PlanDot], reference: tuple[float, float], chosen: tuple[float, float]
 ) -> list[Label]:
-    """The labels of the float model, of the chosen plan, and of the plan with all layers quantized if it is another."""
+    """The labels of the float model, the chosen plan, and the plan with all layers quantized, if different."""
     everything = next(((dot.x, dot.y) for dot in dots if dot.plan.kept == 0), None)
     named = [(reference, f"float ({info.rest})"), (chosen, "chosen")]
     if everything is not None and everything != chosen:
@@ -105,13 +105,13 @@ def _labels(
 
 @dataclass(frozen=True)
 class _Sheet:
-    """The picture's two axes, each as ``axis`` returns it."""
+    """The chart's two axes, each as ``axis`` returns it."""
 
     x: tuple[float, float, float]
     y: tuple[float, float, float]
 
     def place(self, cost: float, value: float) -> tuple[float, float]:
-        """Where a plan of this cost and accuracy is drawn."""
+        """The position of a plan with this cost and accuracy."""
         (left, right, _), (low, high, _) = self.x, self.y
         return round(WIDTH * (cost - left) / (right - left), 1), round(HEIGHT * (1 - (value - low) / (high - low)), 1)
 
@@ -121,7 +121,7 @@ def _style(plan: PlanPoint) -> str:
 
 
 def _limits(info: SearchInfo, limit: float | None, sheet: _Sheet) -> list[tuple[float, float, float, float, str]]:
-    """The budget's lines: the least accuracy across the picture, and the longest time from top to bottom."""
+    """The budget's lines: horizontal for the least accuracy, vertical for the longest time."""
     limits = []
     if limit is not None:
         _, y = sheet.place(sheet.x[0], limit)
@@ -135,11 +135,11 @@ def _limits(info: SearchInfo, limit: float | None, sheet: _Sheet) -> list[tuple[
 
 
 def axis(values: Sequence[float], most: float | None = None) -> tuple[float, float, float]:
-    """Lower end, upper end and step of an axis with round numbers that holds ``values``, with some room around.
+    """Lower end, upper end and step of an axis with round numbers that includes ``values`` with some margin.
 
     Args:
-        values: what it shows.
-        most: a round number that no value can exceed: there is no room beyond.
+        values: the values to show.
+        most: a round number that no value can exceed, so the axis ends there.
     """
     low, high = min(values), max(values)
     room = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
@@ -147,7 +147,7 @@ def axis(values: Sequence[float], most: float | None = None) -> tuple[float, flo
     power = 10.0 ** math.floor(math.log10(raw))
     gap = next(power * step for step in (1, 2, 5, 10) if power * step >= raw)
     bottom = math.floor((low - room) / gap) * gap
-    # no time and no share is below zero
+    # times and shares are never negative
     bottom = max(bottom, 0.0) if low >= 0 else bottom
     top = max(math.ceil((high + room) / gap) * gap, bottom + gap)
     return bottom, top if most is None else min(top, most), gap
@@ -160,7 +160,7 @@ def _ticks(low: float, high: float, gap: float) -> list[float]:
 def _accuracy(
     info: SearchInfo,
 ) -> tuple[str, Callable[[PlanPoint], float | None], float | None, float | None]:
-    """What the picture shows: its name, a plan's value, the budget's, and the float model's (None where infinite)."""
+    """The charted quantity: its name, a plan's value, the budget's, and the float model's (None if infinite)."""
     budget = info.budget
     if "min_sqnr_db" in budget or info.float_metric is None:
         if "min_sqnr_db" not in budget and "min_agreement" in budget:
@@ -174,7 +174,7 @@ def _accuracy(
 
 
 def _label(at: tuple[float, float], text: str, others: Sequence[tuple[float, float]]) -> Label:
-    """A label beside its point, inside the picture, under it where a neighbour's would be in the way."""
+    """A label beside its point and inside the chart; below the point if another's label is too close."""
     x, y = at
     crowded = any(abs(x - other[0]) < 120 and -30 < other[1] - y <= 0 and other != at for other in others)
     anchor = "end" if x > WIDTH - 120 else "start"

@@ -1,4 +1,4 @@
-"""The templates of the pages, compiled once for each version of them and not at every run."""
+"""The pages' templates, compiled once per version and cached across runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from toolkit.base.versions import code_fingerprint
 
 
 class CompiledTemplates(jinja2.FileSystemBytecodeCache):
-    """Compiled templates in the folder in which Python keeps this package's compiled modules, as trusted as they are.
+    """A cache of compiled templates in the folder of this package's compiled modules, and as trusted as these.
 
-    Several processes may read and write them at once. What was compiled by another version of qtool, jinja2 or Python
-    is compiled again, and so is everything where the folder cannot be written.
+    Several processes can read and write it at once. Templates compiled by another version of qtool, jinja2 or Python
+    are compiled again, as are all templates if the folder is not writable.
     """
 
     def __init__(self) -> None:
@@ -26,27 +26,27 @@ class CompiledTemplates(jinja2.FileSystemBytecodeCache):
         super().__init__(str(folder), f"%s.{sys.implementation.cache_tag}.template")
 
     def get_source_checksum(self, source: str) -> str:
-        """A checksum of all that a compiled template is made of: its text, qtool's settings for it and jinja2."""
+        """A checksum of everything a compiled template depends on: its text, qtool's code and jinja2."""
         return super().get_source_checksum(source + code_fingerprint())
 
     def load_bytecode(self, bucket: Bucket) -> None:
-        """Read a compiled template; one that cannot be read is compiled again."""
-        # a file that was cut short or is no cache raises whatever pickle raises
+        """Read a compiled template; if unreadable, it is compiled again."""
+        # for a truncated or foreign file, pickle can raise any exception
         with contextlib.suppress(Exception):
             super().load_bytecode(bucket)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        """Keep a compiled template, where its folder can be written."""
+        """Save a compiled template, if the folder is writable."""
         with contextlib.suppress(OSError):
             Path(self.directory).mkdir(parents=True, exist_ok=True)
             super().dump_bytecode(bucket)
 
 
 def template_environment(**settings: Any) -> jinja2.Environment:
-    """An environment of this package's templates.
+    """A jinja2 environment of this package's templates.
 
     Args:
-        settings: as ``jinja2.Environment`` takes them.
+        settings: further arguments of ``jinja2.Environment``.
     """
     cache = None if sys.dont_write_bytecode else CompiledTemplates()
     return jinja2.Environment(

@@ -1,1 +1,1 @@
-"""What report.json holds, part by part: pydantic models, checked whenever a report is made or read."""
+"""The content of report.json, part by part, as pydantic models, validated whenever a report is made or read."""

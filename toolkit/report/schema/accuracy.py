@@ -1,8 +1,8 @@
 """The accuracy of the model's outputs.
 
-A signal-to-noise ratio (SQNR) that is not finite is stored as null, and ``max_abs`` tells the cases apart. If it is 0,
-the tensors are identical (SQNR infinite); if it is null, NaN or infinity occurred and nothing can be compared;
-otherwise the float tensor is all zeros.
+A signal-to-quantization-noise ratio (SQNR) that is not finite is stored as null; ``max_abs`` distinguishes the cases.
+If it is 0, the tensors are identical (SQNR infinite); if it is null, NaN or infinity occurred and nothing can be
+compared; otherwise the float tensor is all zeros.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ class OutputError(Measured):
         "of integers and the like the share of equal elements",
     )
     variation_db: Finite = Field(
-        default=None, description="power of the variation between samples over the noise, in dB"
+        default=None, description="power of the variation between samples over that of the noise, in dB"
     )
     squashed_by: SquashedBy = ""
-    positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
+    positions: int = Field(default=0, description="number of positions or elements that ``agreement`` is a share of")
     masks_lost: int = Field(
-        default=0, description="how many values the float model masks, as padded positions, and the other does not"
+        default=0, description="number of values, such as padded positions, that only the float model masks"
     )
     ranked: bool = Field(
         default=False,
-        description="rows are in the order of their scores, which moves with them: what is compared is the same "
-        "detections of both models, or nothing",
+        description="rows are ordered by score, so their order can change: only detections "
+        "that both models have are compared, if any",
     )
 
     @property
     def unknown(self) -> bool:
-        """Whether there is no figure."""
+        """Whether no figure could be computed."""
         return super().incomparable
 
     @property
@@ -89,70 +89,70 @@ class Accuracy(Part):
     quantized: Finite = None
     drop: Finite = None
     higher_is_better: bool | None = Field(
-        default=None, description="of the metric; null without one, and in reports of older releases"
+        default=None, description="whether a higher metric is better; null without a metric, and in older reports"
     )
     drop_low: Finite = Field(
         default=None,
-        description="lower end of its 95 % interval, as samples differ (jackknife); null of a share of right answers",
+        description="lower end of its 95 % interval over samples (jackknife); null for a share of right answers",
     )
-    drop_high: Finite = Field(default=None, description="its upper end")
+    drop_high: Finite = Field(default=None, description="upper end of this interval")
     budget: float | None = Field(default=None, description="the largest drop allowed")
-    met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
+    met: bool | None = Field(default=None, description="whether the budget was met; null without a budget")
     samples: int = 0
     layer_samples: int = Field(
         default=0, description="how many of them, evenly spread, were used for the layers' errors"
     )
     outputs: dict[str, OutputError] = Field(default_factory=dict)
-    source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
-    held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
-    misses: list[str] = Field(default_factory=list, description="each target that was missed, as a clause")
+    source: str = Field(default="", description="where the quantized model ran: onnxruntime or the engine")
+    held_out: bool = Field(default=True, description="whether none of the samples was used for calibration")
+    misses: list[str] = Field(default_factory=list, description="each missed limit, as a clause")
     not_compared: list[str] = Field(
-        default_factory=list, description="outputs that were not compared, since onnxruntime cannot compute them"
+        default_factory=list, description="outputs that could not be compared, since onnxruntime cannot compute them"
     )
     in_place: list[str] = Field(
-        default_factory=list, description="the tensors among ``outputs`` that were compared in place of those"
+        default_factory=list, description="the tensors among ``outputs`` that were compared instead of these"
     )
     refused: bool = Field(default=False, description="whether onnxruntime cannot run model.onnx as it is written")
     notes: list[str] = Field(default_factory=list)
-    task: TaskInfo | None = Field(default=None, description="what the model was taken to be for")
-    parts: list[PartFigures] = Field(default_factory=list, description="its answers, the worst part first")
-    relative_budget: float | None = Field(default=None, description="the largest drop allowed, as a share of float")
+    task: TaskInfo | None = Field(default=None, description="the assumed task of the model")
+    parts: list[PartFigures] = Field(default_factory=list, description="answers by part, the worst part first")
+    relative_budget: float | None = Field(default=None, description="the largest drop allowed, as a share of ``float``")
     standing: Literal["met", "unproven", "missed"] | None = Field(
-        default=None, description="whether the budget was kept, as far as the samples tell; null without a budget"
+        default=None, description="whether the budget was met, as far as the samples show; null without a budget"
     )
     by_default: bool = Field(
-        default=False, description="whether the recipe has no budget, so that the task's own counts"
+        default=False, description="whether the recipe has no budget, so that the task's default applies"
     )
     doubts: list[str] = Field(
-        default_factory=list, description="why it is not called usable although the budget was not missed, as clauses"
+        default_factory=list, description="why the result is not usable although no limit was missed, as clauses"
     )
 
     float_wrong: bool = Field(
-        default=False, description="whether the float model is plainly wrong by the labels: the first of ``doubts``"
+        default=False, description="whether the float model is clearly wrong by the labels: the first of ``doubts``"
     )
     few: FewAnswers | None = Field(
-        default=None, description="the limit that needs most answers, where there are too few to judge it"
+        default=None, description="the limit that needs most answers, if there are too few to judge it"
     )
     quantized_source: bool = Field(
-        default=False, description="whether the source, which ``before`` and all else is compared with, has Q/DQ pairs"
+        default=False, description="whether the source model, the reference of all comparisons, has Q/DQ pairs itself"
     )
     shows_nothing: bool = Field(
-        default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
+        default=False, description="whether no budget can be judged: one sample, or the same result for all"
     )
 
     drawing: list[str] = Field(
         default_factory=list,
-        description="nodes that draw other random numbers in each of the two runs that are compared: nothing is judged",
+        description="nodes that draw different random numbers in the two runs compared, so that nothing is judged",
     )
 
     unrounded: Finite = Field(
         default=None,
-        description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime itself "
-        "computes model.onnx, without the rounding of 16-bit floats; an estimate where there are "
-        "``unrounded_samples``; null where it is the same, was not measured, or too few samples tell how far it moves",
+        description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime "
+        "computes model.onnx, without rounding to 16-bit floats; an estimate if there are "
+        "``unrounded_samples``; null if it is the same, was not measured, or there are too few samples to estimate it",
     )
     unrounded_samples: int | None = Field(
-        default=None, description="how many samples ``unrounded`` is estimated from; null where it was measured on all"
+        default=None, description="number of samples that ``unrounded`` is estimated from; null if measured on all"
     )
 
     @property
@@ -194,5 +194,5 @@ class Accuracy(Part):
 
     @property
     def in_points(self) -> bool:
-        """Whether the metric is a share, whose changes are stated in percentage points."""
+        """Whether the metric is a share, so that changes are in percentage points."""
         return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))

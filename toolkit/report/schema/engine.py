@@ -1,4 +1,4 @@
-"""What was measured of the engine on the GPU: its accuracy, its latency, and where its time goes."""
+"""Measurements of the engine on the GPU: accuracy, latency, and the time of layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DeviceInfo(Part):
 
 
 class Overhead(Part):
-    """Where one profile's time goes, in milliseconds summed over its layers.
+    """The time in one profile spent in conversions, in milliseconds summed over its layers.
 
     Q/DQ kernels are pairs that did not fuse; reformats change layout or type between two layers.
     """
@@ -48,21 +48,21 @@ class Overhead(Part):
 
 
 class Latencies(Part):
-    """One inference at a profile's opt shapes: median milliseconds of this engine and of the other.
+    """Median milliseconds of one inference at a profile's opt shapes, of this engine and of the other.
 
     If both were measured in turn, the median of all turns.
     """
 
     ours_ms: float
     other_ms: float
-    ratio: float = Field(description="this engine's latency over the other's: above 1 is slower")
-    noise: float = Field(0.02, description="share of the other's latency up to which a difference counts as none")
-    turns: int = Field(0, description="how often both were measured in turn; 0: each once, after its build")
+    ratio: float = Field(description="this engine's latency divided by the other's; above 1 is slower")
+    noise: float = Field(0.02, description="largest difference, as a share of the other's latency, that counts as none")
+    turns: int = Field(0, description="number of turns; 0 if each engine was measured once, after its build")
     paid: Paid
 
 
 class GroupTime(Part):
-    """One group's time in one profile in milliseconds, reformats and Q/DQ kernels around it included."""
+    """One group's time in one profile in milliseconds, including the reformats and Q/DQ kernels around it."""
 
     ours_ms: float
     other_ms: float
@@ -78,14 +78,14 @@ class GroupTime(Part):
 class PayoffGroup(Part):
     """Nodes whose times cannot be separated, since kernels of either engine run several of them at once."""
 
-    name: str = Field(description="its heaviest node")
+    name: str = Field(description="the node with the most work")
     nodes: list[str]
-    quantized: list[str] = Field(default_factory=list, description="nodes asked to run quantized")
-    precision: Precision | None = Field(default=None, description="what the heaviest node runs in")
+    quantized: list[str] = Field(default_factory=list, description="nodes that are requested to run quantized, or do")
+    precision: Precision | None = Field(default=None, description="actual precision of this node")
     times: dict[str, GroupTime] = Field(default_factory=dict, description="by profile")
-    paid: Paid | None = Field(default=None, description="null where it has no quantized node, so nothing to pay")
-    why: str = Field(default="", description="why it did not pay, in profile ``worst``")
-    worst: str = Field(default="", description="the profile in which it costs most, or gains least")
+    paid: Paid | None = Field(default=None, description="null if it has no quantized node")
+    why: str = Field(default="", description="why it is not faster, in profile ``worst``")
+    worst: str = Field(default="", description="the profile in which it costs most or gains least")
 
 
 class Payoff(Part):
@@ -95,7 +95,7 @@ class Payoff(Part):
     belong to no node; groups and rest add up to the time of all layers of each engine.
     """
 
-    alike: bool = Field(False, description="both are builds of one network: nothing runs in another precision than it")
+    alike: bool = Field(False, description="whether both are builds of one network: no layer is in another precision")
     profiles: dict[str, Latencies] = Field(default_factory=dict)
     groups: list[PayoffGroup] = Field(default_factory=list)
     rest: dict[str, GroupTime] = Field(default_factory=dict)

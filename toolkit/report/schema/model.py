@@ -1,4 +1,4 @@
-"""The model in the report: its size, its tensors, and the shape profiles that it runs in."""
+"""The model in the report: its size, its tensors, and its shape profiles."""
 
 from __future__ import annotations
 

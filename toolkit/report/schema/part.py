@@ -1,4 +1,4 @@
-"""What every part of the report has in common: no unknown keys, no number that is not finite."""
+"""The base of all parts of the report: no unknown keys, no NaN, no infinity."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def _finite_or_none(value: Any) -> Any:
 AT_ONCE = 1000
 """How many entries of a list are built at a time when it is written."""
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A float, or null where it would be NaN or infinite."""
+"""A float, or null instead of NaN or infinity."""
 SquashedBy = Annotated[
     str,
     Field(
         validation_alias=AliasChoices("squashed_by", "behind"),
-        description="the operator before it, such as Softmax, that maps it to a fixed range",
+        description="the operator before the output that maps it to a fixed range, such as Softmax",
     ),
 ]
 """An operator upstream of an output; earlier releases called the key ``behind``."""
 
 
 class Part(BaseModel):
-    """What every part of the report has in common: no unknown keys, no NaN, no infinity."""
+    """The base of all parts of the report: no unknown keys, no NaN, no infinity."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
 

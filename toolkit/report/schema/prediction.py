@@ -1,4 +1,4 @@
-"""The time of a run's engine on a GPU that is not here: a prediction, with the bounds of every layer."""
+"""The predicted time of a run's engine on another GPU, with the bounds of every layer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class LayerPrediction(Part):
     """The predicted minimum time of one kernel, in milliseconds."""
 
     node: str
-    fused: list[str] = Field(default_factory=list, description="nodes that are taken to run in its kernel")
+    fused: list[str] = Field(default_factory=list, description="nodes assumed to run in its kernel")
     precision: Precision
     arithmetic_ms: float
     memory_ms: float
     launch_ms: float
-    ms: float = Field(description="the longer of arithmetic and memory, and the launches")
+    ms: float = Field(description="the longer of arithmetic and memory, plus the launches")
     bound: Bound
 
 
 class PredictionInfo(Part):
-    """Predicted, not measured: from the GPU's datasheet at its peak rates, at the first profile's opt shapes.
+    """Predicted, not measured: from the peak rates in the GPU's datasheet, at the first profile's opt shapes.
 
     If a node's work cannot be counted, nothing is predicted, and ``uncounted`` names it.
     """
@@ -40,21 +40,21 @@ class PredictionInfo(Part):
     gpu: str
     profile: str = ""
     ms: float | None = None
-    float_ms: float | None = Field(default=None, description="without its pairs, in the type of the rest")
-    pair_kernels: int = Field(default=0, description="kernels that only quantize, dequantize or cast")
-    pair_ms: float = Field(default=0.0, description="what these take")
+    float_ms: float | None = Field(default=None, description="time without the pairs, in the recipe's ``rest`` type")
+    pair_kernels: int = Field(default=0, description="number of kernels that only quantize, dequantize or cast")
+    pair_ms: float = Field(default=0.0, description="time of these kernels")
     layers: list[LayerPrediction] = Field(default_factory=list, description="the longest first")
     uncounted: list[str] = Field(default_factory=list)
 
     def bounded(self, bound: Bound) -> float:
-        """Milliseconds of the layers that are limited by ``bound``."""
+        """Milliseconds in layers that are limited by ``bound``."""
         return sum(layer.ms for layer in self.layers if layer.bound == bound)
 
 
 def predicted_time(
     gpu: str, model: Model, facts: Facts, computes: Mapping[str, Precision], rest: Precision, profile: str
 ) -> PredictionInfo:
-    """Predict the time of a final graph.
+    """Predict the engine's time for a final graph.
 
     Args:
         gpu: the GPU's name.

@@ -1,4 +1,4 @@
-"""The report's schema: what report.json holds, checked whenever one is made or read. Numbers are strict JSON."""
+"""The schema of report.json, validated whenever a report is made or read. Numbers are strict JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ActualSource = Literal["inspector", "tactic", "weights", "network", "none"]
 
 
 class Tool(Part):
-    """What wrote the report."""
+    """The tool that wrote the report."""
 
     name: str = "qtool"
     version: str = ""
@@ -80,12 +80,12 @@ class RecipeInfo(Part):
 
 
 class BackendInfo(Part):
-    """What built the engine, and why this backend."""
+    """The backend that built the engine, and why it was used."""
 
     name: str
     version: str = ""
     reason: str = ""
-    typing: str = Field(default="", description="strong, weak, or empty where nothing was built")
+    typing: str = Field(default="", description="strong, weak, or empty if nothing was built")
     engine_bytes: int | None = None
     build_seconds: float | None = None
     log: list[str] = Field(default_factory=list)
@@ -122,11 +122,11 @@ class Summary(Part):
     share_by: Literal["actual", "asked"] = "actual"
     warnings: list[str] = Field(default_factory=list)
     helpers: list[str] = Field(
-        default_factory=list, description="which helper passes changed the model, and what they gained"
+        default_factory=list, description="helper passes that changed the model, with their effect"
     )
     bound: list[str] = Field(
         default_factory=list,
-        description="where a search's budget left less than 85 % of the work quantized: its figures that show why",
+        description="why less than 85 % of the work is quantized, if a search's budget is the reason",
     )
     floats: list[str] = Field(default_factory=list, description="layers in another float type than the rest, and why")
     next: list[Suggestion] = Field(default_factory=list)
@@ -165,7 +165,7 @@ class OpenedInfo(Part):
     precision: Precision | None = None
     status: Status
     source: ActualSource | Literal["values"]
-    values: OpenedValues | None = Field(default=None, description="where the opened engine was run on a GPU")
+    values: OpenedValues | None = Field(default=None, description="if the opened engine was run on a GPU")
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
     engine_layers: list[str] = Field(default_factory=list)
@@ -180,7 +180,7 @@ class ActualInfo(Part):
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
     source: ActualSource = "none"
-    opened: OpenedInfo | None = Field(default=None, description="for opaque nodes, where the recipe says open = true")
+    opened: OpenedInfo | None = Field(default=None, description="for opaque nodes, if the recipe has open = true")
 
 
 class LayerError(Measured):
@@ -205,23 +205,23 @@ class LayerInfo(Part):
     reason: str = Field(default="", description="why asked and actual differ, or what became of the node")
     remedy: str = Field(default="", description="what to do if they differ, if anything is known to help")
     inputs: list[str] = Field(
-        default_factory=list, description="the tensors it reads, those that its subgraphs take from outside included"
+        default_factory=list, description="the tensors it reads, including those that its subgraphs read from outside"
     )
-    outputs: list[str] = Field(default_factory=list, description="the tensors it makes")
+    outputs: list[str] = Field(default_factory=list, description="the tensors it produces")
     begins: dict[str, str] = Field(
-        default_factory=dict, description="of a Loop or Scan: what tensors inside its body are at first, by name"
+        default_factory=dict, description="for Loop and Scan: by tensor in the body, the tensor with its initial value"
     )
-    ends: list[str] = Field(default_factory=list, description="the tensors that its subgraphs give it")
+    ends: list[str] = Field(default_factory=list, description="the output tensors of its subgraphs")
     engine_layers: list[str] = Field(default_factory=list)
     error: LayerError | None = None
     time_ms: dict[str, float] = Field(
-        default_factory=dict, description="by profile; an engine layer of several nodes counts for its heaviest"
+        default_factory=dict, description="by profile; an engine layer's time counts for its node with the most work"
     )
     macs: int | None = None
 
     @property
     def asked_precision(self) -> Precision | None:
-        """The precision asked for, or None."""
+        """The requested precision, or None."""
         return self.asked.precision if self.asked else None
 
     @property
@@ -232,7 +232,7 @@ class LayerInfo(Part):
 
 
 class Declined(Part):
-    """A node that a pass declined to change, and the rule."""
+    """A node that a pass declined to change, with the rule."""
 
     node: str
     op: str = ""
@@ -261,14 +261,14 @@ class RangeInfo(Part):
 
 
 class StepInfo(Part):
-    """One step of the run: done again or reused, and why."""
+    """One step of the run: done or reused, and why."""
 
     name: str
     status: Literal["done", "reused"] = "done"
     seconds: float = 0.0
     why: str = ""
-    first: bool = Field(default=False, exclude=True, description="whether it was never done before in this run folder")
-    said: list[str] = Field(default_factory=list, exclude=True, description="what is to be heard before the next step")
+    first: bool = Field(default=False, exclude=True, description="whether it was never done in this run folder")
+    said: list[str] = Field(default_factory=list, exclude=True, description="messages to print before the next step")
 
 
 class Report(Part):
@@ -282,14 +282,14 @@ class Report(Part):
     backend: BackendInfo
     summary: Summary
     accuracy: Accuracy | None = None
-    device: DeviceInfo | None = Field(default=None, description="the engine's own outputs, run on the GPU")
+    device: DeviceInfo | None = Field(default=None, description="the engine's run on the GPU")
     latency: dict[str, JsonValue] | None = None
-    payoff: PayoffInfo | None = Field(default=None, description="what the engine's time goes into, and whether it paid")
-    prediction: PredictionInfo | None = Field(default=None, description="time predicted for a GPU, where one is named")
-    search: SearchInfo | None = Field(default=None, description="the precision search, where the recipe has one")
-    sensitivity: SensitivityInfo | None = Field(default=None, description="by ``qtool sensitivity``, where it was run")
-    bisection: BisectionInfo | None = Field(default=None, description="by ``qtool bisect``, where it was run")
-    weak_spots: list[WeakSpotInfo] = Field(default_factory=list, description="the worst layers, explained")
+    payoff: PayoffInfo | None = Field(default=None, description="time in conversions, and whether quantizing paid")
+    prediction: PredictionInfo | None = Field(default=None, description="time predicted for a named GPU")
+    search: SearchInfo | None = Field(default=None, description="the precision search, if the recipe has one")
+    sensitivity: SensitivityInfo | None = Field(default=None, description="by ``qtool sensitivity``, if it was run")
+    bisection: BisectionInfo | None = Field(default=None, description="by ``qtool bisect``, if it was run")
+    weak_spots: list[WeakSpotInfo] = Field(default_factory=list, description="the worst layers with causes")
     layers: list[LayerInfo]
     tensors: list[TensorInfo] = Field(
         default_factory=list, description="of the final graph, with types and shapes at the first profile's opt shapes"
@@ -327,7 +327,7 @@ class Report(Part):
         return [layer for layer in self.layers if layer.role == "compute"]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of report.json."""
+        """The content of report.json as Python objects."""
         return self.model_dump(mode="json", by_alias=True)
 
     def save(self, path: Path) -> None:

@@ -14,38 +14,38 @@ class PartFigures(Part):
 
     task: str
     outputs: list[str]
-    channels: list[int] | None = Field(default=None, description="first and last channel, where it is a slice")
-    unchanged: float = Field(description="share of answers that stay the float model's, 0 to 1")
+    channels: list[int] | None = Field(default=None, description="first and last channel, if the part is a slice")
+    unchanged: float = Field(description="share of answers equal to the float model's, 0 to 1")
     answers: int
-    least: float = Field(description="the share that must stay")
-    level: Finite = Field(default=None, description="the figure that shows it best")
+    least: float = Field(description="the least share that must be unchanged")
+    level: Finite = Field(default=None, description="the most telling figure")
     figure: str = Field(
-        default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections, points, labels"
+        default="", description="its name: positions, cosine_p5, iou, psnr_db, snr_db, detections, points or labels"
     )
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")
     standing: Literal["met", "unproven", "missed"]
     lacks: Literal["", "answers", "objects", "other answer", "varied samples"] = Field(
-        default="", description="what the samples lack to show that the share stays; empty where it is met or missed"
+        default="", description="what the samples lack to prove the share; empty if it is met or missed"
     )
     counts: bool = Field(
-        default=True, description="whether that share is a limit here: not where the recipe's budget has others alone"
+        default=True, description="whether the share is a limit; false if the recipe's budget has only other limits"
     )
-    rule: str = Field(default="", description="when an answer counts as unchanged, where it need not be the same")
+    rule: str = Field(default="", description="when an answer counts as unchanged, if it need not be equal")
 
 
 class FewAnswers(Part):
     """A limit that is not missed, but on too few answers, too varied samples, or a single sample to be proven."""
 
     limit: str = Field(description="the budget's name for it")
-    answers: int = Field(description="how many there are; samples, of a metric that is no share of answers")
-    samples: bool = Field(description="whether every sample has one answer")
-    share: float = Field(description="the largest share, or drop of the metric, that may be lost")
-    enough: int = Field(description="how many answers it takes to judge that; of one sample alone, the least that tell")
-    lost: float = Field(description="the share that is lost; below 0 where more were won against labels")
+    answers: int = Field(description="number of answers; of samples, if the metric is not a share of answers")
+    samples: bool = Field(description="whether every sample has exactly one answer")
+    share: float = Field(description="the largest share of answers, or drop of the metric, that may be lost")
+    enough: int = Field(description="number of answers needed to judge this; for a single sample, the least number")
+    lost: float = Field(description="the share that is lost; negative if more answers were gained")
     low: Finite = Field(
         default=None,
-        description="lower end of its 95 % interval (Wilson's; of other metrics by the jackknife); null on one sample",
+        description="lower end of its 95 % interval (Wilson; for other metrics, jackknife); null for one sample",
     )
     high: Finite = Field(default=None, description="its upper end")
 
@@ -54,5 +54,5 @@ class TaskInfo(Part):
     """The task that the model was judged by."""
 
     name: str
-    sure: bool = Field(description="whether the recipe says it, or several kinds of clue do")
+    sure: bool = Field(description="whether the recipe names it, or several kinds of evidence agree")
     why: str

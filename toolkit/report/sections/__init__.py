@@ -1,1 +1,1 @@
-"""The parts of a report made from what a run found: tensors, times, shares, the search, connections of nodes."""
+"""Builds the parts of a report from a run's results: tensors, ranges, times, shares, the search, node connections."""

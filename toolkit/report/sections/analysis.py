@@ -1,4 +1,4 @@
-"""The report's form of what sensitivity and bisection found."""
+"""Converts results of sensitivity and bisection to their form in the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.search.sensitivity.measure import Sensitivity
 
 
 def sensitivity_info(found: Sensitivity, spots: Sequence[WeakSpot]) -> SensitivityInfo:
-    """The report's form of a sensitivity."""
+    """The report's form of a sensitivity measurement, with its weak spots."""
     ops = {group.name: group.op for group in found.groups}
     return SensitivityInfo(
         method=found.method,
@@ -43,10 +43,10 @@ def bisection_info(
 
     Args:
         found: the bisection.
-        layers: how many layers there were to choose from.
-        asked: the limits or the command, and what was checked.
-        precision: what kept layers ran in.
-        fragment: a piece of recipe that keeps them.
+        layers: number of layers to choose from.
+        asked: the limits or the command, and where they were checked: simulation or engine.
+        precision: the precision of kept layers.
+        fragment: recipe fragment that keeps the layers in float.
     """
     check, on = asked
     return BisectionInfo(

@@ -1,4 +1,4 @@
-"""What the report says about the model, the profiles and the ranges."""
+"""Builds the report's parts on the model, the profiles and the ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def tensor_infos(model: Model, facts: Facts) -> list[TensorInfo]:
-    """Every tensor of the graph with what ``facts`` knows of it, the first of its shapes where there are several."""
+    """Every tensor of the graph with its type and shape from ``facts``; of several shapes, the first."""
     from toolkit.graph.surgery.tensors import onnx_type
 
     found: dict[str, TensorInfo] = {}
@@ -40,19 +40,19 @@ def _type_word(number: int) -> str:
 
 
 def _sizes(shape: Iterable[Any] | None) -> list[int | str | None] | None:
-    """A shape; unknown sizes are null."""
+    """A shape with None for unknown sizes."""
     if shape is None:
         return None
     return [s if isinstance(s, str) or (isinstance(s, int) and s >= 0) else None for s in shape]
 
 
 def model_info(model: Model, profiles: Profiles, path: str = "") -> ModelInfo:
-    """What the report says about the float model, before any pass.
+    """The report's part on the float model, before any pass.
 
     Args:
         model: the model as loaded.
         profiles: the recipe's profiles; multiply-accumulates are counted at the first one's opt shapes.
-        path: where it was read from, as the reader should see it.
+        path: the model's path to show.
     """
     from toolkit.graph.surgery.tensors import onnx_type
 
@@ -78,7 +78,7 @@ def model_info(model: Model, profiles: Profiles, path: str = "") -> ModelInfo:
 
 
 def profile_infos(profiles: Profiles, samples: Mapping[str, int] | None) -> list[ProfileInfo]:
-    """The profiles, each with the number of calibration samples it got (null where nothing was calibrated)."""
+    """The profiles, each with its number of calibration samples (null if nothing was calibrated)."""
     return [
         ProfileInfo(
             name=profile.name,
@@ -95,7 +95,7 @@ def profile_infos(profiles: Profiles, samples: Mapping[str, int] | None) -> list
 def range_infos(ranges: Ranges, quantized: Collection[str] | None = None) -> list[RangeInfo]:
     """The ranges; ``clipped``, ``sqnr_db``, ``outlier_ratio`` and ``histogram`` come from a range's diagnosis.
 
-    ``quantized`` names the tensors that are quantized; all of them where None.
+    ``quantized`` names the tensors that are quantized; None means all.
     """
     return [_range_info(name, one, quantized is None or name in quantized) for name, one in ranges.tensors.items()]
 
@@ -122,9 +122,9 @@ def _range_info(tensor: str, one: Range, quantized: bool) -> RangeInfo:
 
 
 def unlike_profiles(info: RangeInfo, factor: float = 2.0) -> tuple[str, str, float] | None:
-    """The profiles of the smallest and the largest amax with their ratio, where that is ``factor`` or more.
+    """The profiles with the smallest and the largest amax, and their ratio, if that is at least ``factor``; else None.
 
-    None for a tensor that is not quantized: no scale has to serve both.
+    None also for a tensor that is not quantized, since no scale is shared by the profiles.
     """
     seen = {name: amax for name, amax in info.per_profile.items() if amax > 0 and info.quantized}
     if len(seen) < 2:

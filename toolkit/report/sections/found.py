@@ -1,4 +1,4 @@
-"""What a run found, as the report joins it: requests, graphs, engine and measurements."""
+"""The results of a run that are joined into its report: requests, graphs, engine and measurements."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Requests:
-    """What was asked for.
+    """The recipe with the precisions that it requests.
 
     Attributes:
         recipe: the recipe; its ``rest`` is the type of nodes without a request.
-        plan: the precision asked for, by node of the final graph.
-        journal: events of all passes; what they declined goes into the report.
+        plan: the requested precision by node of the final graph.
+        journal: events of all passes; declined nodes are listed in the report.
     """
 
     recipe: RecipeInfo
@@ -38,15 +38,15 @@ class Requests:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The model before and after.
+    """The model before and after the passes.
 
     Attributes:
-        final: the final graph, every node of which gets one entry.
-        source: the float model that the run began with.
+        final: the final graph; each of its nodes has one entry in the report.
+        source: the float model before any pass.
         profiles: the recipe's profiles.
-        facts: types and shapes of the final graph, where they are known already.
+        facts: types and shapes of the final graph; None to infer them.
         ranges: the calibrated ranges.
-        quantized: the tensors whose ranges are used; all of them where None.
+        quantized: the tensors whose ranges are used; None means all.
     """
 
     final: Model
@@ -59,16 +59,16 @@ class Graphs:
 
 @dataclass(frozen=True)
 class EngineFound:
-    """What the backend built.
+    """The engine that the backend built, with everything known about it.
 
     Attributes:
-        build: what the backend made.
-        actuals: what each node runs in; nodes without a record are 'unknown'.
+        build: the backend's result: engine, layers, latencies.
+        actuals: actual precision by node name; nodes without an entry are 'unknown'.
         reason: why this backend was used.
-        typing: 'strong', 'weak', or empty where nothing was built.
-        engine_bytes: the engine's size where ``build`` does not hold its bytes.
+        typing: 'strong', 'weak', or empty if nothing was built.
+        engine_bytes: the engine's size if ``build`` does not hold its bytes.
         compared: engines of the unquantized model, by precision.
-        turns: latencies of this engine and those, measured in turn.
+        turns: latencies in milliseconds of this engine and the compared ones, measured in turn.
     """
 
     build: Build
@@ -82,13 +82,13 @@ class EngineFound:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured.
+    """The measurements of a run.
 
     Attributes:
-        errors: error by node name, where it was measured; NaN and infinity are allowed here and stored as null.
-        accuracy: the model before and after, or None where nothing was measured.
+        errors: measured errors by node name; NaN and infinity are allowed here and stored as null.
+        accuracy: the quantized model compared with the float model; None if not measured.
         device: the engine's run on the GPU, or why there was none.
-        search: the precision search, where there was one.
+        search: the precision search; None if there was none.
     """
 
     errors: Mapping[str, TensorError] = field(default_factory=dict)

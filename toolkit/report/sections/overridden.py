@@ -1,4 +1,4 @@
-"""What to do where a node runs in another precision than was asked, from what is known of the cause."""
+"""Remedies for nodes that run in another precision than requested, by cause."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _REMEDIES: dict[BaseCode, ReportCode] = {
 
 
 def cause_of(reason: Finding | None, op: str, backend: str) -> Finding | None:
-    """The cause of what was seen, where it is known and the reason does not state it already."""
+    """The cause behind the reason, if known and not stated in the reason itself; else None."""
     seen = EngineCode.KERNEL_READS_FLOAT in {one.code for one in _within(reason)}
     known = seen and op in NEVER_INT8.get(backend, ())
     return ReportCode.BACKEND_HAS_NO_KERNEL(backend=backend, op=op) if known else None
 
 
 def remedy_of(reason: Finding | None, by: str = "") -> Finding | None:
-    """What to do about a node that runs in another precision than asked; None where nothing is known to help.
+    """The remedy for a node that runs in another precision than requested; None if none is known.
 
     Args:
-        reason: why it does.
-        by: the pass of the recipe that asked for its precision.
+        reason: why the node runs in another precision.
+        by: the recipe's pass that requested its precision; empty if none did.
     """
     for one in _within(reason):
         if one.code in _REMEDIES:
@@ -61,7 +61,7 @@ def remedy_of(reason: Finding | None, by: str = "") -> Finding | None:
 
 
 def _within(reason: Finding | None) -> Iterator[Finding]:
-    """A finding and those that it follows from."""
+    """A finding and, recursively, the findings among its values."""
     if reason is None:
         return
     yield reason

@@ -1,9 +1,9 @@
-"""Whether quantizing paid: this engine's time against the unquantized model's, group by group, and why not.
+"""Whether quantizing paid: this engine's time compared with the unquantized model's, by group of nodes, with reasons.
 
-Time is known by engine layer, and the layers of two engines are not the same: one kernel runs several nodes, and which
-ones differs. So layers of both engines are joined wherever they run a node in common, and a group is what cannot be
-parted: its time in either engine is the sum over its layers. A layer that runs no node that computes (a reformat, a
-Q/DQ kernel) belongs to the layer it works for: to its reader, or, where it turns values back to float, to its maker.
+Time is measured by engine layer, but two engines have different layers, since a kernel can run several nodes. So layers
+of both engines that run a common node are joined into a group: the group's time in either engine is the sum over its
+layers. A layer that runs no computing node (a reformat, a Q/DQ kernel) belongs to the layer it converts for: its reader
+or, if it converts values back to float, its producer.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from toolkit.report.schema.engine import GroupTime, Latencies, Overhead, Paid, P
 from toolkit.report.schema.report import LayerInfo
 
 NOISE = 0.02
-"""Two times count as equal within this share: engines of the same kernels in the same memory differ by as much."""
+"""Times that differ by at most this share count as equal: engines with identical kernels differ by as much."""
 TINY_MS = 0.005
-"""Kernels shorter than this are mostly their launch: a narrower type saves nothing."""
+"""Shorter kernels consist mostly of their launch, so a narrower type saves nothing."""
 _LEAST_MS = 0.001
-"""Smaller differences count as none: CUDA events tell half a microsecond."""
+"""Smaller differences count as none: CUDA events resolve half a microsecond."""
 Turns = Mapping[str, Mapping[str, Sequence[float]]]
-"""Milliseconds of each turn, by profile and engine: this one is ``ours``, others have their precision's name."""
+"""Milliseconds of each turn, by profile and engine: ``ours`` for this engine, the precision's name for others."""
 _QUANTIZED = frozenset(str(precision) for precision in Precision if precision.quantized)
 
 
@@ -39,7 +39,7 @@ class Timed:
 
     Attributes:
         build: its layers, times and latencies.
-        runs: for each node that computes the names of the engine layers that run it.
+        runs: by computing node, the names of the engine layers that run it.
     """
 
     build: Build
@@ -49,11 +49,11 @@ class Timed:
 def payoff_of(
     layers: Sequence[LayerInfo], build: Build, others: Mapping[str, Timed], turns: Turns | None = None
 ) -> PayoffInfo | None:
-    """What this engine's time goes into, and how it compares with the engines in ``others``, by their precision.
+    """This engine's time in conversions, and its times compared with the engines in ``others``, by their precision.
 
     Latencies measured in turn take precedence over those that each build measured.
 
-    None where neither layers nor latencies were measured.
+    None if neither layers nor latencies were measured.
     """
     computing = [layer for layer in layers if layer.role == "compute"]
     own = Timed(build, {layer.node: layer.engine_layers for layer in computing})
@@ -74,7 +74,7 @@ def payoff_of(
 def _latencies(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, turns: Turns, alike: bool
 ) -> dict[str, Latencies]:
-    """Latencies by profile; two builds of one network differ only in their kernels' timing, which is no gain."""
+    """Latencies by profile; two builds of one network (``alike``) differ only by chance, which is no gain."""
     found = {}
     for profile, times in ours.items():
         mine, other = _opt(times), _opt(theirs.get(profile))
@@ -92,7 +92,7 @@ def _latencies(
 
 
 def _spread(turns: Sequence[float]) -> float:
-    """Half of the spread of the turns, as a share; of five or more the fastest and the slowest are left out."""
+    """Half the turns' spread over their median; of five or more, without the fastest and the slowest."""
     inner = sorted(turns)[1:-1] if len(turns) >= 5 else turns
     return (max(inner) - min(inner)) / 2 / statistics.median(inner)
 
@@ -103,7 +103,7 @@ def _opt(times: Any) -> float | None:
 
 
 def _paid(ours: float, other: float, noise: float = NOISE) -> Paid:
-    """Whether faster or slower by more than the noise and the timer's resolution."""
+    """Whether ``ours`` is faster or slower by more than the noise and the timer's resolution."""
     if abs(ours - other) <= max(noise * other, _LEAST_MS):
         return "even"
     return "faster" if ours < other else "slower"
@@ -113,7 +113,7 @@ def _paid(ours: float, other: float, noise: float = NOISE) -> Paid:
 
 
 def _overheads(build: Build, pairs: set[str]) -> dict[str, str]:
-    """Which layers only convert, by name: ``qdq`` or ``reformat``."""
+    """The kind of the layers that only convert, by name: ``qdq`` or ``reformat``."""
     found = {}
     for layer in build.layers:
         if layer.origin == "QDQ" or (layer.nodes and all(node in pairs for node in layer.nodes)):
@@ -140,13 +140,13 @@ def _overhead(build: Build, kinds: Mapping[str, str]) -> dict[str, Overhead]:
 
 
 class _Sets:
-    """Disjoint sets of keys, joined pair by pair."""
+    """Disjoint sets of keys (union-find)."""
 
     def __init__(self) -> None:
         self._parents: dict[Any, Any] = {}
 
     def find(self, key: Any) -> Any:
-        """The key that stands for the set of ``key``."""
+        """The representative of the set of ``key``."""
         path = [key]
         while (parent := self._parents.get(path[-1], path[-1])) != path[-1]:
             path.append(parent)
@@ -155,14 +155,14 @@ class _Sets:
         return path[-1]
 
     def join(self, first: Any, second: Any) -> None:
-        """Make one set of the two."""
+        """Unite the sets of two keys."""
         self._parents[self.find(first)] = self.find(second)
 
 
 def _groups(
     computing: Sequence[LayerInfo], ours: Timed, other: Timed, kinds: Mapping[str, str]
 ) -> tuple[list[PayoffGroup], dict[str, GroupTime]]:
-    """The groups with a time, the greatest cost first, and what belongs to none."""
+    """The groups with a time, the greatest cost first, and by profile the time of layers of no node."""
     sets = _Sets()
     for layer in computing:
         for side, engine in (("ours", ours), ("other", other)):
@@ -193,7 +193,7 @@ def _groups(
 
 
 def _hosts(build: Build, running: set[str]) -> dict[str, str]:
-    """For each layer that runs no node that computes: the layer it works for, where one is found."""
+    """For each layer that runs no computing node, the layer it converts for, if there is one."""
     found: dict[str, str] = {}
     for number in sorted({layer.profile for layer in build.layers}):
         layers = [layer for layer in build.layers if layer.profile == number]
@@ -212,7 +212,7 @@ def _hosts(build: Build, running: set[str]) -> dict[str, str]:
 
 
 def _follow(layer: Layer, side: str, neighbours: Mapping[str, Layer], running: set[str]) -> str | None:
-    """The nearest layer that runs a node, from reader to reader (side ``outputs``) or maker to maker (``inputs``)."""
+    """The nearest layer in ``running``, downstream (side ``outputs``) or upstream (``inputs``), or None."""
     seen = {layer.name}
     pending = [layer]
     while pending:
@@ -229,7 +229,7 @@ def _follow(layer: Layer, side: str, neighbours: Mapping[str, Layer], running: s
 
 
 def _makes_float(layer: Layer) -> bool:
-    """Whether a layer turns quantized values into float ones."""
+    """Whether a layer converts quantized values to float."""
     return any(p.precision in _QUANTIZED for p in layer.inputs) and not any(
         p.precision in _QUANTIZED for p in layer.outputs
     )
@@ -263,7 +263,7 @@ def _is(precision: Precision | None) -> bool:
 
 
 def _why(wanted: Sequence[LayerInfo], worst: GroupTime, tactics: Sequence[str]) -> list[Finding]:
-    """Why a group's quantized nodes did not pay, the heaviest reason first; times are of its worst profile."""
+    """Why quantizing a group did not pay, the most important reason first; ``worst``: times in its worst profile."""
     reasons = []
     float_ones = [layer for layer in wanted if layer.actual.precision is not None and not _is(layer.actual.precision)]
     if float_ones:

@@ -1,4 +1,4 @@
-"""Why a node without a request is not quantized, so that it runs in the type of the rest."""
+"""Why a node without a request is not quantized, and so runs in the recipe's ``rest`` type."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 BY_REST = "rest"
-"""The name under which the float type of a node without a request is asked for."""
+"""The ``by`` of a node without a request, which gets the ``rest`` type."""
 UNASKED = frozenset({BY_REST, BY_MODEL})
-"""The names under which nodes without a request get their float type."""
+"""All values of ``by`` for nodes without a request."""
 
 
 class RestReasons:
@@ -28,8 +28,8 @@ class RestReasons:
 
     Args:
         final: the final graph with its pairs.
-        journal: what all passes declined.
-        quantizers: the passes that quantize, as the journal calls them.
+        journal: for the nodes that passes declined.
+        quantizers: the passes that quantize, by their names in the journal.
         rest: the type of all nodes without a request.
     """
 
@@ -39,16 +39,16 @@ class RestReasons:
         self._declined = {event.node: event.why for event in journal.of("declined") if event.by in quantizers}
 
     def why(self, node: str) -> Finding:
-        """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say about it."""
+        """The reason for which a pass declined the node; else the one by TensorRT's rules for Q/DQ pairs."""
         why = self._declined.get(node)
         return why if why is not None else self._flow.verdict(self._flow.nodes[node]).reason
 
     def stated(self, node: str, precision: Precision) -> Finding:
-        """``why`` as the reason why a node runs in the type that the model states for it."""
+        """The reason for the type that the model states for a node, with ``why``."""
         return ReportCode.KEEPS_STATED_TYPE(precision=precision, why=self.why(node))
 
     def reason(self, node: str) -> Finding:
-        """``why`` as the reason of a request; a single one for all nodes with the same cause."""
+        """The reason for a node's ``rest`` type, with ``why``; one object for all nodes with the same cause."""
         why = self.why(node)
         if id(why) not in self._requests:
             self._requests[id(why)] = ReportCode.NOT_REQUESTED(rest=self._rest, why=why)

@@ -1,4 +1,4 @@
-"""The search's part of the report, made from the record that the search left."""
+"""Builds the report's part on the search from search.json."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from toolkit.search.sensitivity.measure import Sensitivity
 from toolkit.search.stages.record import SearchRecord
 
 _Key = tuple[list[str], dict[str, float]]
-"""The layers that a plan keeps float, and its ranges."""
+"""The layers that a plan keeps in float, sorted, and its amax by tensor."""
 
 
 def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
-    """The search of a run and the weak spots it explained; nothing where the run had no search.
+    """The search of a run and the weak spots it explained; None and an empty list if the run had no search.
 
     Raises:
-        QtoolError: the file is no search.json.
+        QtoolError: the file is not a search.json.
     """
     if not path.is_file():
         return None, []
@@ -68,7 +68,7 @@ def weak_spots_of(record: SearchRecord, info: SearchInfo) -> list[WeakSpotInfo]:
 
 
 def cause_info(cause: Cause) -> CauseInfo:
-    """A cause as the report holds it, in sentences."""
+    """The report's form of a cause, in sentences."""
     return CauseInfo(
         kind=cause.kind.value, tensor=cause.tensor, value=cause.value, text=sentence(cause.why),
         remedy=sentence(cause.remedy),
@@ -80,7 +80,7 @@ def _sentences(findings: Sequence[Finding]) -> list[str]:
 
 
 def _unsure(notes: Sequence[Finding]) -> str:
-    """What the samples leave undecided, where they lost more than the budget allows; empty where they did not."""
+    """The note that samples lost more than the budget allows, but too few to exclude chance; empty if they did not."""
     found: list[Any] = [note.values["why"] for note in notes if note.code is Code.SEARCH_UNPROVEN]
     return next((sentence(why) for why in found if why.values["lost"] > why.values["share"]), "")
 
@@ -90,7 +90,7 @@ def _key(plan: SearchedPlan) -> _Key:
 
 
 def _point(plan: SearchedPlan, front: Sequence[_Key], record: SearchRecord) -> PlanPoint:
-    # outputs that are all integers have no noise: what differs of them has been counted
+    # without float outputs ``noise`` is the share of elements that differ, which is no SQNR
     noise = plan.outcome.noise
     level = _db(noise) if plan.outcome.cosine is not None else None
     on_front, chosen = _key(plan) in front, _key(plan) == _key(record.best)
@@ -105,7 +105,7 @@ def _point(plan: SearchedPlan, front: Sequence[_Key], record: SearchRecord) -> P
 
 
 def layer_harms(found: Sensitivity, kept: Collection[str]) -> list[LayerHarm]:
-    """What each layer costs, the costliest first; ``kept`` names those that stay in float."""
+    """Each layer's cost, the costliest first; ``kept`` names the layers that stay in float."""
     harms = {group.name: min(group.harm(found.full), 1e30) for group in found.groups}
     total = sum(harms.values()) or 1.0
     return [

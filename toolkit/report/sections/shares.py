@@ -1,4 +1,4 @@
-"""How much of a model's arithmetic runs quantized, as every part of the report states it."""
+"""Shares of a model's arithmetic that run quantized, for all parts of the report."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from toolkit.report.schema.report import LayerInfo, Summary
 
 
 def work_in(layers: Iterable[LayerInfo]) -> Work:
-    """What the report's layers count for."""
+    """The work of the report's computing layers."""
     return Work.counted({layer.node: layer.macs for layer in layers if layer.role == "compute"})
 
 
 def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
-    """The shares of ``Summary``, by field.
+    """The quantized shares for the fields of ``Summary``, by field.
 
-    Where an engine's precisions are known, what runs is counted, never what was asked for; layers whose precision it
-    does not show count as not quantized, and their share is given separately.
+    If an engine's precisions are known, they are counted rather than requests; layers whose precision the engine does
+    not show count as not quantized, and have a share of their own.
     """
     work = work_in(layers)
     if not work.weights:
         return {}
     asked = {x.node for x in layers if x.asked_precision is not None and x.asked_precision.quantized}
-    # what the engine removed does not run at all: nothing of it is hidden
+    # layers that the engine removed do not run, so their precision is not hidden
     known = {x.node for x in layers if x.actual.precision is not None or x.status == "removed"} & work.weights.keys()
     runs = {x.node for x in layers if x.actual.precision is not None and x.actual.precision.quantized}
     engine = any(layer.actual.precision is not None for layer in layers if layer.role == "compute")
@@ -42,11 +42,11 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
 
 
 def work_not_known(layers: Sequence[LayerInfo], *, profiles: bool = True) -> Finding | None:
-    """The layers with unknown multiply-accumulates, because of which shares count layers; None where there are none.
+    """The finding that shares count layers, since some have unknown multiply-accumulates; None if all are known.
 
     Args:
         layers: all layers.
-        profiles: whether the recipe has profiles, whose shapes would tell.
+        profiles: whether the recipe has profiles; if not, the finding suggests them.
     """
     computing = [layer for layer in layers if layer.role == "compute"]
     unknown = [layer.node for layer in computing if layer.macs is None]
@@ -58,7 +58,7 @@ def work_not_known(layers: Sequence[LayerInfo], *, profiles: bool = True) -> Fin
 
 
 def share_words(summary: Summary) -> str:
-    """How much runs quantized, and what was asked for where that is not the same; empty where nothing computes."""
+    """The share that runs quantized, and the requested one if it differs; empty if nothing computes."""
     share, asked, hidden = summary.quantized_share, summary.asked_share, summary.hidden_share
     if share is None:
         return ""
@@ -71,6 +71,6 @@ def share_words(summary: Summary) -> str:
 
 
 def computes(layers: Iterable[LayerInfo]) -> dict[str, Precision]:
-    """What each node runs in, or was asked to run in where that is not known."""
+    """By node, its actual precision, or the requested one if that is not known."""
     known = {layer.node: layer.actual.precision or layer.asked_precision for layer in layers}
     return {node: precision for node, precision in known.items() if precision is not None}

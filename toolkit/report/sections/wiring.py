@@ -1,4 +1,4 @@
-"""How the nodes of a report are connected, with Q/DQ pairs and Casts folded into the connections."""
+"""The connections of a report's nodes, with Q/DQ pairs and Casts folded into them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.report.schema.report import LayerInfo, Report
 
 
 class Mark(IntFlag):
-    """What lies on a connection."""
+    """The conversions on a connection."""
 
     PAIR = 1
     CAST = 2
@@ -25,14 +25,14 @@ _SIZES = frozenset({"Shape", "Size"})
 
 
 class Connection(NamedTuple):
-    """A tensor's way from the node that makes it to one that reads it.
+    """A tensor's path from its producer to one reader.
 
     Attributes:
-        source: index of the maker among the layers; -1 for an input of the model.
+        source: index of the producer among the layers; -1 for an input of the model.
         target: index of the reader; -1 for an output of the model.
-        tensor: the tensor as its maker calls it.
-        carried: the tensor that goes between them: the quantized one of a pair, else the one that the reader reads.
-        marks: what was folded.
+        tensor: the producer's output tensor.
+        carried: the tensor in between: the quantized one of a pair, else the reader's input tensor.
+        marks: the folded conversions.
     """
 
     source: int
@@ -47,10 +47,10 @@ class Wiring:
     """All connections of a report's layers, by reader.
 
     Attributes:
-        connections: between nodes that are no conversions, and to and from the model's inputs and outputs.
-        weights: constants, with the layers that read them; ``source`` is -1.
-        outputs: names of the model's outputs, in the order of the connections that lead to them.
-        readers: of each conversion, by its index, the first layer downstream that is none, or else upstream.
+        connections: between nodes other than conversions, from the model's inputs and to its outputs.
+        weights: from constants to the layers that read them; ``source`` is -1.
+        outputs: names of the model's outputs, in the order of the connections to them.
+        readers: by index of a conversion, the first layer downstream that is not one; at an output, the first upstream.
     """
 
     connections: list[Connection]
@@ -60,7 +60,7 @@ class Wiring:
 
 
 def folded(layer: LayerInfo) -> bool:
-    """Whether a layer is drawn as a mark on a connection."""
+    """Whether a layer is a conversion that is folded into a connection."""
     return layer.op in CONVERSIONS and layer.role == "convert" and bool(layer.inputs)
 
 
@@ -136,10 +136,10 @@ class _Connector:
 
 
 def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
-    """Indices of the layers that compute in no float and still hand on data, not only sizes.
+    """Indices of the layers without float computation that still pass on data, not only sizes.
 
-    They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
-    tokens, or one that picks classes out of what NonMaxSuppression has selected.
+    They are on a path from an input or a layer that computes in float to another such layer or an output: for example a
+    Gather of tokens, or one of classes by the indices of NonMaxSuppression.
     """
     passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
     if not passing:

@@ -1,4 +1,4 @@
-"""What all terminal output is made of: the console, text shown as it is, headings and tables."""
+"""Building blocks of terminal output: the console, literal text, headings and tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_WIDTH = 100_000
-"""Columns where no terminal is: more than any line has, so that names stay whole for searching."""
+"""The width without a terminal: more columns than any line has, so that names stay whole and searchable."""
 
 
 def make_console() -> Console:
-    """A console for standard output: lines as long as they are and no escape sequences where that is no terminal."""
+    """A console for standard output; if that is not a terminal, with unbroken lines and no escape sequences."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -26,27 +26,27 @@ def make_console() -> Console:
 
 
 def plain_text(content: str, style: str = "") -> Text:
-    """Text that is shown as it is, each line with its control characters made visible."""
+    """Literal text, without markup, with control characters made visible."""
     from rich.text import Text
 
     return Text(plain_lines(content), style=style)
 
 
 def one_line(content: str) -> Text:
-    """What a table's cell shows, on one line: a line break within a name is visible as one."""
+    """Literal text on one line for a table's cell, with line breaks made visible, too."""
     from rich.text import Text
 
     return Text(plain(content))
 
 
 def section(console: Console, title: str) -> None:
-    """Begin a part of the output."""
+    """Print a blank line and a bold heading."""
     console.print()
     console.print(plain_text(title, "bold"))
 
 
 def table(*columns: tuple[str, str]) -> Table:
-    """An empty table of columns (name, left or right)."""
+    """An empty table with these columns: (name, "left" or "right")."""
     from rich import box
     from rich.table import Table
 

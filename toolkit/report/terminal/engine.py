@@ -1,4 +1,4 @@
-"""What the engine showed on the GPU, in the terminal: its numbers, its time, and what did not pay."""
+"""The engine's part of the terminal report: accuracy on the GPU, time, and groups that quantizing made slower."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_PREDICTED = 8
 
 
 def device_rows(device: DeviceInfo | None) -> list[tuple[str, Accuracy]]:
-    """Each profile's accuracy on the GPU, then that of all together where there are several."""
+    """Each profile's accuracy on the GPU, then that over all profiles if there are several."""
     if device is None or device.status != "ran" or device.accuracy is None:
         return []
     rows = list(device.profiles.items())
@@ -32,7 +32,7 @@ def device_rows(device: DeviceInfo | None) -> list[tuple[str, Accuracy]]:
 
 
 def print_engine(report: Report, console: Console) -> None:
-    """Print the run on the GPU and the time, as far as they are known."""
+    """Print the run on the GPU and the engine's time, as far as known."""
     if report.device is not None:
         print_device(report.device, console)
     if report.prediction is not None:
@@ -108,7 +108,7 @@ def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
 
 
 def print_prediction(found: PredictionInfo, console: Console, most: int | None = _MOST_PREDICTED) -> None:
-    """Print a predicted time and the layers that take most of it (None: all), each with its bounds."""
+    """Print a predicted time and the ``most`` slowest layers (None: all), each with its bounds."""
     section(console, f"PREDICTED time on {found.gpu}, from its datasheet: nothing was measured")
     if found.ms is None:
         console.print(plain_text(f"  {uncounted_words(found)}"))

@@ -1,4 +1,4 @@
-"""Measurements repeated for a run that has ended, in the terminal."""
+"""Prints repeated measurements of a finished run."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def print_accuracy_again(
     console: Console,
     changed: Finding | None = None,
 ) -> None:
-    """The verdict and the figures.
+    """Print the verdict and the accuracy figures.
 
     Args:
         report: the run's report.
-        accuracy: the accuracy in onnxruntime; None where the engine was run.
-        device: the engine's results.
+        accuracy: the accuracy in onnxruntime; None if the engine was run.
+        device: the engine's results; None if it was not run.
         why: why the engine was not run.
-        console: where to.
-        changed: that the samples are not the run's own any more.
+        console: where to print.
+        changed: the finding that the samples have changed since the run.
     """
     found = verdict(accuracy, device)
     said = headline(report.layers, accuracy, device)
@@ -59,14 +59,14 @@ def print_times(
     lacks: Mapping[str, str],
     console: Console,
 ) -> None:
-    """Latencies of engines, and their slowest layers.
+    """Print latencies of engines, and their slowest layers.
 
     Args:
-        gpu: where they ran.
+        gpu: the GPU that they ran on.
         times: by engine and profile ``engine``, ``profile``, ``median``, ``least``, ``most`` and ``before``, in ms.
-        layers: by run, layer and profile its milliseconds.
-        lacks: what was not measured, and why.
-        console: where to.
+        layers: milliseconds by run, layer and profile.
+        lacks: by name, why something was not measured.
+        console: where to print.
     """
     section(console, f"Latency at opt shapes on {gpu or 'the GPU'}, all engines in turn")
     names = ("median, ms", "fastest round", "slowest round", "when built")

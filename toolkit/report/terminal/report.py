@@ -1,6 +1,6 @@
-"""The report in the terminal: the verdict first, then counts, accuracy, the worst layers and what was declined.
+"""The report in the terminal: the verdict first, then counts, accuracy, the worst layers and declined nodes.
 
-Names that come from a model are shown as they are, never read as markup, with control characters made visible.
+Names from the model are shown literally, never interpreted as markup, with control characters made visible.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _SET, _MATCHED = "they are compared as a set", "those that both models have are 
 
 
 def print_report(report: Report, console: Console | None = None, *, files: Sequence[Path | str] = ()) -> None:
-    """Print the report; without a terminal plain text, whose lines are not broken.
+    """Print the report; without a terminal as plain text with unbroken lines.
 
     Args:
-        report: what to print.
-        console: where to; None makes one for standard output.
+        report: the report to print.
+        console: where to print; None for standard output.
         files: the files that the run wrote, named at the end.
     """
     console = console or make_console()
@@ -72,7 +72,7 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
 
 
 def _print_verdict(console: Console, report: Report) -> None:
-    """The first line, and the facts it rests on, a line each."""
+    """The first line, and the facts behind it, one per line."""
     summary = report.summary
     console.print(plain_text(summary.headline, STYLES[summary.verdict]))
     console.print(plain_text(_backend_line(report)))
@@ -98,7 +98,7 @@ def _print_verdict(console: Console, report: Report) -> None:
 def _backend_line(report: Report) -> str:
     backend = report.backend
     said = " ".join(part for part in (backend.name, backend.version) if part)
-    # what is also a warning is printed there
+    # a reason that is also a warning is printed with the warnings
     reason = "" if backend.reason in report.summary.warnings else backend.reason
     details = [backend.typing and f"{backend.typing} typing", reason]
     if backend.engine_bytes is not None:
@@ -116,7 +116,7 @@ def _print_precisions(console: Console, report: Report) -> None:
 
 
 def _print_layers(console: Console, report: Report) -> None:
-    """The layers that lose most, and those that passes declined."""
+    """The layers with the largest error, and the nodes that passes declined."""
     if bad := worst(report.layers, _WORST):
         seen = report.accuracy
         few = f" on {seen.layer_samples} of {count(seen.samples, 'sample')}" if seen and seen.on_fewer else ""
@@ -128,7 +128,7 @@ def _print_layers(console: Console, report: Report) -> None:
 
 
 def _print_end(console: Console, report: Report, files: Sequence[Path | str]) -> None:
-    """How long it took, and the files."""
+    """The steps with their total time, and the files."""
     if report.steps:
         reused = [step.name for step in report.steps if step.status == "reused"]
         seconds = sum(step.seconds for step in report.steps)
@@ -140,7 +140,7 @@ def _print_end(console: Console, report: Report, files: Sequence[Path | str]) ->
 
 
 def to_text(report: Report, *, files: Sequence[Path | str] = (), width: int = PLAIN_WIDTH) -> str:
-    """The report as plain text, no escape sequences."""
+    """The report as plain text, without escape sequences."""
     from rich.console import Console
 
     buffer = io.StringIO()
@@ -176,7 +176,7 @@ def _matrix(report: Report) -> Table:
 
 
 def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
-    """The figures and remarks on them; where the first line states a doubt already, the other doubts."""
+    """Print the accuracy figures with notes; if ``doubted``, without the first doubt, which the first line states."""
     held = "held out" if accuracy.held_out else "seen by calibration"
     by = f", {words}" if (words := source_words(accuracy)) else ""
     section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
@@ -198,7 +198,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
 
 
 def _metric_words(accuracy: Accuracy, before: float, quantized: float) -> str:
-    """The metric of the float and the quantized model, its drop, and the budget of that."""
+    """The metric of the float and the quantized model, its drop, and the drop's budget, in words."""
     words = f"{accuracy.metric or 'metric'}: float {before:.4g}, quantized {quantized:.4g}"
     if accuracy.drop is not None:
         words += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
@@ -211,7 +211,7 @@ def _metric_words(accuracy: Accuracy, before: float, quantized: float) -> str:
 
 
 def _output_figures(output: OutputError) -> list[str]:
-    """An output's figures against the float model's, each in words."""
+    """An output's figures compared with the float model, each in words."""
     figures = [f"its rows are ranked by score, so {_SET if output.unknown else _MATCHED}"] if output.ranked else []
     figures += ["identical to float"] if output.identical else []
     figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []

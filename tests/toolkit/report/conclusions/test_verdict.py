@@ -265,7 +265,7 @@ def test_einsums_of_weights_are_to_be_written_as_matmul(inputs, macs, passes, to
     assert bool(said) is told
     assert not told or said == [
         f"1 Einsum of activations and weights, such as 'experts', does {100 * macs / (macs + 940):.1f} % of the "
-        "multiply-accumulates. Einsum has no quantized kernel, and MatMul has: write it as MatMul (torch.matmul) and "
+        "multiply-accumulates. Einsum has no quantized kernel, but MatMul has: write it as MatMul (torch.matmul) and "
         "export again."
     ]
 

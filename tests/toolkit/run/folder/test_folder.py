@@ -260,7 +260,7 @@ def test_where_its_own_recipe_is_gone_nothing_of_the_other_is_measured_in_silenc
     capsys.readouterr()
     assert invoke(["accuracy", str(folder), "--json"]) in (0, 1)
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
-    assert warning.startswith("data.npz does not hold the samples of the run any more")
+    assert warning.startswith("data.npz no longer holds the run's samples")
     assert invoke(["accuracy", str(folder)]) in (0, 1)
     assert f"Warning: {warning}" in " ".join(capsys.readouterr().out.split())
     assert invoke(["accuracy", str(folder), "--data", "b/data.npz", "--json"]) in (0, 1)

@@ -1,1 +1,1 @@
-"""In words: what the commands beside a run have to say, what to try next, and one node explained."""
+"""Messages of commands other than `qtool run`, advice on what to try next, and the explanation of a node."""

@@ -1,4 +1,4 @@
-"""What to try next."""
+"""Messages with advice on what to try next."""
 
 from __future__ import annotations
 
@@ -90,17 +90,17 @@ ADVICE: Table = {
         "both: check that each profile's samples are typical, or build one engine per profile."
     ),
     ReportCode.GIVE_LABELLED_SAMPLES: "Give the recipe labelled samples that calibration does not see, and a budget.",
-    ReportCode.SET_A_BUDGET: "Set a budget, so that the next run judges the result (exit status 1 where it is missed).",
+    ReportCode.SET_A_BUDGET: "Set a budget, so that the next run judges the result (exit status 1 if it is missed).",
     ReportCode.BEGIN_WITH_DECLINED: _declined,
     ReportCode.WRITE_AS_MATMUL: lambda count, node, share: (
         f"{counted(count, 'Einsum')} of activations and weights, such as '{node}', {'does' if count == 1 else 'do'} "
-        f"{percent(share)} of the multiply-accumulates. Einsum has no quantized kernel, and MatMul has: write "
+        f"{percent(share)} of the multiply-accumulates. Einsum has no quantized kernel, but MatMul has: write "
         f"{'it' if count == 1 else 'them'} as MatMul (torch.matmul) and export again."
     ),
     ReportCode.TAKE_OUT_OF_BODIES: lambda count, node: (
         f"{counted(count, 'layer')}, such as '{node}', {'is' if count == 1 else 'are'} inside an If, Loop or Scan, "
-        "where nothing is quantized and types stay: export the model without it, unrolled or for the one case that "
-        f"is needed. Where an input's value decides an If, fixed_inputs of {pass_for(Role.FOLD)} takes that case."
+        "where nothing is quantized and types are kept: export the model without it, unrolled or for the one case that "
+        f"is needed. If an input's value decides an If, fixed_inputs of {pass_for(Role.FOLD)} takes that case."
     ),
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."

@@ -1,4 +1,4 @@
-"""How runs compare, in one line; the first run is said first, everywhere."""
+"""Messages on the comparison of runs, in one line; the first run always comes first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _differ(
     renamed: int,
     unbuilt: tuple[str, ...],
 ) -> str:
-    # what makes all figures below incomparable comes first
+    # different models make all figures incomparable, so they are mentioned first
     parts = [] if same_model else [f"{a} and {b} started from DIFFERENT MODELS"]
     parts.append(f"{a} {_VERDICTS[verdict_a]}, {b} {_VERDICTS[verdict_b]}")
     if figure and value_a is not None and value_b is not None:

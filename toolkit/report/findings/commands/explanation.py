@@ -1,4 +1,4 @@
-"""What is known of one node and of the tensors beside it, in the words of ``qtool explain`` and of the page's panel."""
+"""Facts about one node and its tensors in words, for ``qtool explain`` and the page's panel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ _WHY = ("why",)
 
 
 class Chip(str):
-    """A precision, which a page draws in its colour."""
+    """The name of a precision, which the page shows in its colour."""
 
 
 class Filling(str):
-    """Words that hardly two nodes share.
+    """Words of a fact that differ from node to node.
 
     Attributes:
-        figure: the figure of a layer that they are, by which a page finds it among its columns: ``sqnr``, ``drop``,
-            ``macs``, ``node``, ``why``, or ``time`` and a profile; empty where there is none, or it would be written
-            otherwise.
+        figure: the layer's column in which a page finds these words: ``sqnr``, ``drop``, ``macs``, ``node``, ``why``,
+            or ``time`` and a profile; empty if there is none, or if the page would format it differently.
     """
 
     figure: tuple[str, ...] = ()
@@ -41,11 +40,11 @@ def _filling(words: str, *figure: str) -> Filling:
 
 
 class Fact(NamedTuple):
-    """One thing that is known.
+    """One fact about a node.
 
     Attributes:
-        term: what it is about.
-        pieces: the words, in pieces that other facts share; those that they do not are ``Filling``.
+        term: its subject.
+        pieces: its words, in pieces shared with facts of other nodes, and ``Filling`` for those that are not.
     """
 
     term: str
@@ -53,24 +52,24 @@ class Fact(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The words."""
+        """The words of the fact."""
         return "".join(self.pieces)
 
 
 class Known(NamedTuple):
-    """What a report knows of one node.
+    """The entries of a report that concern one node.
 
     Attributes:
         layer: the node.
         declined: the passes that declined it, with their reasons.
-        harm: what quantizing it costs at the model's output, where that was measured.
+        harm: the cost of quantizing it at the model's output, if measured.
         kept: whether a bisection found that it must stay in float.
         causes: why it loses accuracy, for the worst layers.
-        group: its time against the unquantized engine, where both were measured.
-        against: what that engine is called.
-        work_share: its share of the multiply-accumulates, 0 to 1, where they are known.
-        other: the same node of another run.
-        label: what that run is called; empty where there is none.
+        group: its time and that in the unquantized engine, if both were measured.
+        against: the name of the unquantized engine.
+        work_share: its share of the multiply-accumulates, 0 to 1, if known.
+        other: its counterpart in another run.
+        label: the name of the other run; empty if there is none.
     """
 
     layer: LayerInfo
@@ -86,18 +85,18 @@ class Known(NamedTuple):
 
 
 def decided(known: Known) -> list[Fact]:
-    """What was decided of a node, and why; each ``Filling`` in it is the figure ``why``.
+    """The precisions of a node, with reasons; each ``Filling`` in these facts has the figure ``why``.
 
-    It is the same, but for those words, for nodes of which ``decision`` is.
+    Apart from these words, the facts are equal for nodes with equal ``decision``.
     """
     return [*_made(_types(known)), *_made(_reasons(known))]
 
 
 def decision(known: Known) -> tuple[object, ...]:
-    """All that ``decided`` hangs on, but for the words that are the figure ``why``."""
+    """Everything that ``decided`` depends on, except the words with the figure ``why``."""
     layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
     why, asked_why = layer.why, asked.reason if asked is not None else ""
-    # what was declined is compared with the words themselves
+    # ``decided`` compares the reasons of declined nodes with these words
     shared = bool(why) and not known.declined
     return (
         (asked.precision, asked.by) if asked is not None else None,
@@ -108,13 +107,13 @@ def decision(known: Known) -> tuple[object, ...]:
         _WHY if shared and layer.reason == why else layer.reason,
         layer.remedy,
         tuple([(entry.by, entry.rule, entry.reason) for entry in known.declined]) if known.declined else (),
-        # what another run has of a node are figures, which hardly two share
+        # the other run's figures differ from node to node
         layer.node if known.label else "",
     )
 
 
 def found(known: Known) -> Iterator[Fact]:
-    """What else is known of a node: what its type costs, and what it is in the engine."""
+    """The other facts about a node: accuracy, time and work, and its layers in the engine."""
     if not _has_more(known):
         return
     opened = known.layer.actual.opened
@@ -124,7 +123,7 @@ def found(known: Known) -> Iterator[Fact]:
 
 
 def _has_more(known: Known) -> bool:
-    """Whether ``found`` yields anything: of the pairs and Casts of a large graph it mostly does not."""
+    """Whether ``found`` yields anything; for most pairs and Casts of a large graph it does not."""
     layer, actual = known.layer, known.layer.actual
     return bool(
         layer.error is not None or layer.macs or layer.time_ms or layer.engine_layers or actual.opened is not None
@@ -139,13 +138,13 @@ def _made(words: Iterable[tuple[str, ...]]) -> Iterator[Fact]:
 
 
 def _reason(layer: LayerInfo, asked: Asked | None = None) -> str:
-    """Why a node runs as it does, or why ``asked`` was, as the layer's figure where it is that."""
+    """The reason for a node's precision, or for ``asked``; as the figure ``why`` if equal to ``layer.why``."""
     words = layer.reason if asked is None else asked.reason
     return _filling(words, *_WHY) if words and words == layer.why else words
 
 
 def _types(known: Known) -> Iterator[tuple[str, ...]]:
-    """What was asked for, what runs, and what another run has."""
+    """The requested and the actual precision, and those in the other run."""
     layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
     if asked is not None and asked.precision is not None:
         by = (" by ", asked.by) if asked.by else ()
@@ -161,7 +160,7 @@ def _types(known: Known) -> Iterator[tuple[str, ...]]:
 
 
 def _reasons(known: Known) -> Iterator[tuple[str, ...]]:
-    """Why it runs as it does, each reason once."""
+    """The reasons for the node's precision, each once."""
     layer, asked = known.layer, known.layer.asked
     reasons = [asked.reason] if asked is not None and asked.precision is not None else []
     if layer.reason and layer.reason not in reasons:
@@ -170,14 +169,14 @@ def _reasons(known: Known) -> Iterator[tuple[str, ...]]:
     if layer.remedy:
         yield "What to do", layer.remedy
     for entry in known.declined:
-        # a pass that asks for a float type gives the same reason twice
+        # a pass that requests a float type gives the same reason twice
         said = any(one in entry.reason or entry.reason in one for one in reasons if one)
         yield "Declined", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
         reasons.append(entry.reason)
 
 
 def _errors(known: Known) -> Iterator[tuple[str, ...]]:
-    """What its type costs in accuracy, and why."""
+    """The accuracy that the node costs, and why."""
     if known.layer.error is not None:
         yield "Error", *_error(known.layer)
     if known.harm is not None:
@@ -189,7 +188,7 @@ def _errors(known: Known) -> Iterator[tuple[str, ...]]:
 
 
 def _costs(known: Known) -> Iterator[tuple[str, ...]]:
-    """Its time, what its pairs pay, and its work."""
+    """The node's time, whether quantizing it paid, and its work."""
     layer = known.layer
     if layer.time_ms:
         yield "Time", *_times(layer.time_ms)
@@ -226,7 +225,7 @@ def _in_other(other: LayerInfo | None) -> Iterator[str]:
 def _times(time_ms: Mapping[str, float]) -> Iterator[str]:
     for number, (name, ms) in enumerate(time_ms.items()):
         words = f"{ms:.4g}"
-        # a script writes so small and so large numbers without an exponent
+        # JavaScript formats such small and large numbers without an exponent
         figure = () if "e" in words else ("time", name)
         yield from (", " if number else "", _filling(words, *figure), f" ms in profile '{name}'")
 
@@ -247,7 +246,7 @@ def _error(layer: LayerInfo) -> Iterator[str]:
     assert error is not None
     if error.sqnr_db is not None:
         words = f"{error.sqnr_db:.1f}"
-        # nor does a script write a minus before zero
+        # JavaScript formats minus zero without its sign
         yield from (_filling(words, *(("sqnr",) if words != "-0.0" else ())), " dB SQNR at its output")
     else:
         yield from (decibels(error), " at its output")
@@ -306,13 +305,13 @@ def tensor_words(dtype: str, shape: Sequence[int | str | None] | None) -> str:
 
 
 def folded_words(pair: bool, cast: bool, carried: str) -> str:
-    """What lies between a tensor and its reader; ``carried`` is the type that a pair carries."""
+    """The conversions between a tensor and its reader; ``carried`` is the quantized type of a pair."""
     found = [f"in a Q/DQ pair as {_SHORT.get(carried, carried) or '?'}"] if pair else []
     return ", ".join([*found, *(["Cast"] if cast else [])])
 
 
 def range_words(info: RangeInfo) -> str:
-    """A tensor's range: what is kept, by which method, and what was seen."""
+    """A tensor's range in words: amax with its method, observed values, and the clipped share."""
     words = f"±{info.amax:.4g}" + (f" ({info.method})" if info.method else "")
     if info.observed is not None:
         words += f", seen {info.observed[0]:.4g} to {info.observed[1]:.4g}"

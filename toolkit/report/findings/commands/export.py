@@ -1,4 +1,4 @@
-"""What there is to say of what a run is exported as."""
+"""Messages of `qtool export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _refused(why: str | None, sqnr_db: float | None, written_db: float | None) -
     if why is not None:
         return f"onnxruntime refuses the float32 model with its default optimizations: {why}"
     return (
-        "onnxruntime computes something else from the float32 model with its default optimizations: "
+        "onnxruntime computes other outputs from the float32 model with its default optimizations: "
         f"{db(sqnr_db)} SQNR instead of {db(written_db)}"
     )
 

@@ -1,4 +1,4 @@
-"""What there is to say of a run folder: results that are out of date, and two recipes in one folder."""
+"""Messages on a run folder: results that are out of date, and two recipes in one folder."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ FOLDER: Table = {
     ),
     ReportCode.FILE_OF_UNFINISHED: _of_unfinished,
     ReportCode.OTHER_SAMPLES_BY_NOW: (
-        "{data} does not hold the samples of the run any more, so its figures and these are of different samples."
+        "{data} no longer holds the run's samples, so the run's figures and these are of different samples."
     ),
     ReportCode.FOLDER_OF_ANOTHER: (
         "This folder held the results of another recipe, {recipe}. "
-        "Its results are reused only where all that they depend on is the same."
+        "Its results are reused only if everything they depend on is the same."
     ),
 }

@@ -1,4 +1,4 @@
-"""What became of flags, calls, ranges and pairs in `qtool migrate`."""
+"""Messages of `qtool migrate` on flags, calls, ranges and pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `qtool new` decided for a recipe, what is odd of samples, and what the user should look into."""
+"""Messages of `qtool new`: choices made for the recipe, oddities of samples, and what to check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import float_metric, joined, pass_for, quoted
 
 _MOST = 4
-"""Dimensions and settings that are named."""
+"""The most dimensions or settings to name."""
 
 
 def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The answers to what people ask of a run first, in words."""
+"""The answers to the first questions about a run, in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.report.schema.search import LayerHarm
 
 
 def floats_words(floats: int, computing: int) -> str:
-    """How many layers run in float."""
+    """The question why layers run in float, with their number."""
     if not floats:
         return "Why float? No computing layer runs in float."
     runs = "runs" if computing == 1 else "run"
@@ -20,23 +20,23 @@ def floats_words(floats: int, computing: int) -> str:
 
 
 def reason_words(number: int, rule: str, node: str, reason: str) -> str:
-    """Why layers run in float, by the first of them."""
+    """How many layers run in float by one rule, with the first as example."""
     return f"{number} by {rule or 'nobody'}, such as '{node}': {reason}"
 
 
 def no_time_words() -> str:
-    """That no time is known, and what would tell."""
+    """The message that no time is known, with the commands to get one."""
     return "Nothing was measured and nothing predicted: `qtool time RUN` measures, `qtool time RUN --gpu L4` predicts."
 
 
 def predicted_words(found: PredictionInfo) -> str:
-    """A predicted latency in words that mark it as a prediction."""
+    """A predicted latency, clearly marked as a prediction."""
     words = prediction_words(found) if found.ms is not None else uncounted_words(found)
     return f"PREDICTED for {found.gpu}, nothing was measured: {words}"
 
 
 def costs_words(nodes: Sequence[str], harms: Sequence[LayerHarm]) -> str:
-    """The layers that cost the accuracy, with their shares of the loss where these were measured."""
+    """The layers that cost accuracy, with their shares of the loss if measured."""
     if not nodes:
         return "None stands out, or nothing was measured: `qtool sensitivity RECIPE` measures every layer."
     if not harms:

@@ -1,1 +1,1 @@
-"""In words: what the engine runs and why, what opening it showed, and how fast it is."""
+"""Messages on the engine: actual precisions and their reasons, opened blocks, and speed."""

@@ -1,4 +1,4 @@
-"""What a node of the graph runs in, and why that is not what was asked."""
+"""Messages on a node's actual precision, and why it is not the requested one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend is taken, and which GPUs it builds for."""
+"""Messages on the choice of the backend and on the GPUs it builds for."""
 
 from __future__ import annotations
 

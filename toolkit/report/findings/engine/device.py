@@ -1,4 +1,4 @@
-"""The engine's run on the GPU: why there was none, what failed, and what to know of the samples."""
+"""Messages on the engine's run on the GPU: why it was skipped or failed, and which samples it left out."""
 
 from __future__ import annotations
 

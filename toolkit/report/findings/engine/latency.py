@@ -1,4 +1,4 @@
-"""The engine's speed: beside the unquantized model's, where its time goes, and what did not pay."""
+"""Messages on the engine's speed compared with the unquantized model's, and on the time of conversions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair_words(times: Latencies) -> str:
 
 
 def overhead_words(one: Overhead) -> str:
-    """What a profile's time goes into besides computing."""
+    """A profile's time in reformats and Q/DQ kernels, in words."""
     return _overhead(**one.model_dump(), share=one.share)
 
 

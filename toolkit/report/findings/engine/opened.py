@@ -1,4 +1,4 @@
-"""What opening a block that TensorRT compiles as one tells of a node inside it."""
+"""Messages on a node inside an opaque block of TensorRT, from opening the block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was done to see inside opaque blocks, and what came of it."""
+"""Messages on opening opaque blocks."""
 
 from __future__ import annotations
 

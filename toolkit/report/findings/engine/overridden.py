@@ -1,4 +1,4 @@
-"""What to do where a node runs in another precision than was asked; each follows «what to do»."""
+"""Remedies for nodes in another precision than requested; each completes the sentence "To fix it, ..."."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ OVERRIDDEN: Table = {
     ReportCode.DO_EXCLUDE_FLOAT_KERNEL: lambda by="": (
         f"exclude it in {by or pass_for(Role.QUANTIZE)}: its pairs cost accuracy and time, and no kernel uses them"
     ),
-    ReportCode.DO_ASK_FLOAT: "ask for a float type for it, which is what it runs in",
+    ReportCode.DO_ASK_FLOAT: "request a float type for it, since it runs in float anyway",
     ReportCode.DO_PLACE_PAIRS: lambda: (
         f"let {pass_for(Role.QUANTIZE)} place pairs on its inputs and weights: a request alone quantizes nothing"
     ),
     ReportCode.DO_ONE_TYPE: "quantize all its inputs to one type",
-    ReportCode.DO_QUANTIZE_READERS: "quantize what reads its output too, or ask for a float type for it",
+    ReportCode.DO_QUANTIZE_READERS: "quantize the readers of its output too, or request a float type for it",
     ReportCode.DO_TIME_KERNELS: (
-        "nothing where the float kernel is faster; else let TensorRT time kernels longer "
+        "nothing if the float kernel is faster; else let TensorRT time kernels longer "
         "([engine] avg_timing_iterations = 8, optimization_level = 5)"
     ),
     ReportCode.DO_USE_PAIRS: 'use Q/DQ pairs ([engine] quantization = "explicit"), which enforce the precision',
     ReportCode.DO_OBEY: 'set [engine] constraints = "obey"',
-    ReportCode.DO_ASK_HOST: "ask for the same precision for '{node}', in whose kernel it runs",
+    ReportCode.DO_ASK_HOST: "request the same precision for '{node}', since it runs in the same kernel",
     ReportCode.DO_KEEP_BEFORE: lambda: (
-        f"ask for it with {pass_for(Role.KEEP)} before the pass that quantizes, or exclude it there"
+        f"request it with {pass_for(Role.KEEP)} before the pass that quantizes, or exclude it there"
     ),
-    ReportCode.DO_ASK_NEIGHBOURS: "ask for the same type around it, or set [engine] io for the model's own tensors",
-    ReportCode.DO_EDIT_CAST: "remove the Cast from the model, or ask for the type that it casts to",
-    ReportCode.DO_WIDER_TYPE: "leave it: float16 cannot hold its values; bf16 can, where the GPU is Ampere or newer",
+    ReportCode.DO_ASK_NEIGHBOURS: "request the same type for its neighbours, or set [engine] io for inputs and outputs",
+    ReportCode.DO_EDIT_CAST: "remove the Cast from the model, or request the type that it casts to",
+    ReportCode.DO_WIDER_TYPE: "nothing: float16 cannot represent its values; bf16 can, on Ampere and newer GPUs",
 }

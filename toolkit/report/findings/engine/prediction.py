@@ -1,4 +1,4 @@
-"""A predicted time in words, which never pass for a measurement."""
+"""A predicted time in words that cannot be mistaken for a measurement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit.report.schema.prediction import PredictionInfo
 
 
 def prediction_words(found: PredictionInfo) -> str:
-    """The sum, what it would be without pairs, and what limits it."""
+    """The predicted time, that without pairs, and the shares of its bounds."""
     assert found.ms is not None
     plain = f", {found.float_ms:.3f} ms without any pair" if found.float_ms is not None else ""
     shares = ", ".join(
@@ -23,7 +23,7 @@ def prediction_words(found: PredictionInfo) -> str:
 
 
 def _paid(found: PredictionInfo) -> str:
-    """Why the quantized graph is not faster by these bounds; empty where it is, or has no kernels of pairs."""
+    """Why the quantized graph is not faster by these bounds; empty if it is, or has no kernels of pairs."""
     if found.ms is None or found.float_ms is None or found.ms < found.float_ms or not found.pair_kernels:
         return ""
     saved = found.float_ms - (found.ms - found.pair_ms)

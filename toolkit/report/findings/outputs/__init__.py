@@ -1,1 +1,1 @@
-"""In words: samples, tasks and answers, accuracy, and what to know before trusting its figures."""
+"""Messages on samples, tasks and answers, accuracy, and warnings about its figures."""

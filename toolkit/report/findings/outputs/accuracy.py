@@ -1,4 +1,4 @@
-"""Accuracy in words: figures of outputs, changes of the metric, what is broken, and which target was missed."""
+"""Messages on accuracy: figures of outputs, changes of the metric, broken outputs, missed limits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SIMULATION = "onnxruntime"
 IDENTICAL, NOT_FINITE, ZERO_SIGNAL, RANKED = "identical", "NaN/inf", "zero signal", "by rank"
 _MOST_OUTPUTS = 3
 _DIGITS = 4
-"""The significant digits up to which values that differ are shown to."""
+"""The most significant digits to show of values that differ."""
 
 
 def number(value: float) -> str:
-    """A metric's value: three decimal places, three digits of what is small, four of what is over 1."""
+    """A metric's value: three decimal places; below 0.01 three significant digits, above 1 four."""
     if 0.01 <= abs(value) <= 1 or not value:
         return f"{value:.3f}"
     return f"{value:.4g}" if abs(value) > 1 else f"{value:.3g}"
 
 
 def numbers(*values: float) -> tuple[str, ...]:
-    """A metric's values side by side: with as many decimal places each, and enough to differ where four digits can."""
+    """A metric's values with equally many decimal places, enough to tell them apart if four digits do."""
     shown = tuple(map(number, values))
     if any("e" in one for one in shown):
         return shown
@@ -40,7 +40,7 @@ def numbers(*values: float) -> tuple[str, ...]:
 
 
 def level(error: OutputError) -> str:
-    """An output's SQNR in dB without its unit, or why it has none."""
+    """An output's SQNR in dB without the unit, or why it has none."""
     if error.sqnr_db is not None:
         return f"{error.sqnr_db:.1f}"
     if isinstance(error, OutputError) and error.ranked:
@@ -49,7 +49,7 @@ def level(error: OutputError) -> str:
 
 
 def brief(accuracy: Accuracy) -> str:
-    """The one figure that says most: the metric, or the first output's."""
+    """The most telling figure: the metric, or the first output's figure."""
     if accuracy.quantized is not None:
         return number(accuracy.quantized)
     if accuracy.parts:
@@ -62,8 +62,8 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     """The accuracy in one phrase: the metric before and after, or the outputs' own figures.
 
     Args:
-        accuracy: what was measured.
-        answers: whether the answers that stay are said; not where a miss says them already.
+        accuracy: the measured accuracy.
+        answers: whether to include unchanged answers; False if a missed limit states them already.
     """
     before, after = accuracy.before, accuracy.quantized
     if after is not None and before is not None:
@@ -81,7 +81,7 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     said = []
     if accuracy.parts and answers:
         said = [kept_words(accuracy.parts[0], len(accuracy.parts) > 1)]
-        # the noisiest stands for all beside what it comes to
+        # next to the answers, the noisiest output represents all
         levels = [(one.sqnr_db, name) for name, one in accuracy.outputs.items() if one.sqnr_db is not None]
         shown = [(name, accuracy.outputs[name]) for _, name in sorted(levels)[:1]] or shown[:1]
     return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
@@ -95,7 +95,7 @@ def source_words(accuracy: Accuracy) -> str:
 
 
 def unrounded(accuracy: Accuracy) -> str:
-    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same as shown."""
+    """The first line's figure as onnxruntime itself computes model.onnx; empty if it is displayed the same."""
     own = accuracy.quantized if accuracy.metric else accuracy.parts[0].unchanged if accuracy.parts else None
     figure = accuracy.unrounded
     if figure is None or (own is not None and not differ_as_shown(accuracy.metric, own, figure)):
@@ -110,7 +110,7 @@ def _headline_figure(metric: str | None, value: float) -> str:
 
 
 def differ_as_shown(metric: str | None, one: float, other: float) -> bool:
-    """Whether two figures of the first line differ as they are shown."""
+    """Whether two figures of the first line differ as displayed."""
     return _headline_figure(metric, one) != _headline_figure(metric, other)
 
 
@@ -139,13 +139,13 @@ def _unrounded_differs(
 
 
 def change(drop: float, accuracy: Accuracy) -> str:
-    """The change of the metric with its direction: a drop or a gain, worse or better where less is better."""
+    """The change of the metric with its direction: drop or gain; if lower is better, worse or better."""
     worse, better = ("drop", "gain") if accuracy.rising else ("worse by", "better by")
     return f"{worse if drop >= 0 else better} {amount(abs(drop), accuracy.in_points)}"
 
 
 def drop_interval(accuracy: Accuracy) -> str:
-    """The interval of the metric's drop in brackets; empty where it is not known."""
+    """The interval of the metric's drop in brackets; empty if not known."""
     if accuracy.drop_low is None or accuracy.drop_high is None:
         return ""
     low, high = (amount(one, accuracy.in_points) for one in (accuracy.drop_low, accuracy.drop_high))
@@ -153,7 +153,7 @@ def drop_interval(accuracy: Accuracy) -> str:
 
 
 def with_points(words: str, value: float, accuracy: Accuracy) -> str:
-    """Words that end in a change of the metric, with its unit where that is percentage points."""
+    """Words that end with a change of the metric, followed by "points" if these are its unit."""
     if not accuracy.in_points:
         return words
     return f"{words} point{'' if amount(abs(value), True) == '1' else 's'}"
@@ -165,7 +165,7 @@ def amount(value: float, in_points: bool) -> str:
 
 
 def agreement_name(discrete: bool) -> str:
-    """What an output's agreement is called: of integers and the like it is the share of equal elements."""
+    """The name of an output's agreement; for integers and the like, it is the share of equal elements."""
     return "agreement" if discrete else "top-1 agreement"
 
 

@@ -1,4 +1,4 @@
-"""What loading the model changed, and what is to be known of samples and ranges."""
+"""Messages on changes made when loading the model, and on samples and ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import capital, joined, quoted
 
 _MOST = 8
-"""Inputs that are named."""
+"""The most inputs to name."""
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
     "sparse": ("sparse initializer", "made dense"),

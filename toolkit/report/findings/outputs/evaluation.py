@@ -1,4 +1,4 @@
-"""What the evaluation noted: what it could not compare or compute exactly, and data that is unlike calibration's."""
+"""Messages of the evaluation: outputs not compared or computed exactly, data unlike calibration's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _defaults_untold(nodes: tuple[str, ...], release: str, seconds: int | None =
     what = f"did not end within {seconds} s" if seconds is not None else f"was ended from outside ({ended_by})"
     return (
         f"It is not known whether onnxruntime {release} can load model.onnx with its default optimizations: a process "
-        f"that tried {what}. Release 1.32 dies of some float16 products behind a Transpose of the batch, as at "
+        f"that tried {what}. Release 1.32 crashes on some float16 products after a Transpose of the batch, such as "
         f"{quoted(nodes)}. {_WITHOUT_FUSION}; TensorRT is not affected."
     )
 
@@ -67,8 +67,8 @@ EVALUATION: Table = {
     EvaluationCode.OUTPUT_SHAPE_DIFFERS: _shape,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED: lambda output, declared, observed: (
         f"Output '{output}' is [{', '.join(observed)}] on the samples, and the model declares "
-        f"[{', '.join(declared)}]: what is observed counts. To fix the declaration, export the model again or correct "
-        "its shape."
+        f"[{', '.join(declared)}]: the observed shape is used. To fix the declaration, export the model again or "
+        "correct its shape."
     ),
     EvaluationCode.METRIC_NOT_FINITE: (
         "The metric is {before} for the float model and {after} for this one, so no drop is known."
@@ -110,12 +110,12 @@ EVALUATION: Table = {
         f"{_AS_WRITTEN}."
     ),
     EvaluationCode.DEFAULTS_CHANGE: lambda nodes, sqnr_db, written_db: (
-        f"onnxruntime computes something else from model.onnx with its default optimizations, which rewrite "
+        f"onnxruntime computes other outputs from model.onnx with its default optimizations, which rewrite "
         f"{quoted(nodes)}: {db(sqnr_db)} SQNR instead of {db(written_db)}. {_AS_WRITTEN}."
     ),
     EvaluationCode.DEFAULTS_END: lambda nodes, release, ended_by: (
         f"A process that loads model.onnx in onnxruntime {release} with its default optimizations ends ({ended_by}) at "
-        f"{quoted(nodes)}: float16, behind a Transpose of the batch. {_WITHOUT_FUSION}; TensorRT is not affected."
+        f"{quoted(nodes)}: float16, after a Transpose of the batch. {_WITHOUT_FUSION}; TensorRT is not affected."
     ),
     EvaluationCode.DEFAULTS_UNTOLD: _defaults_untold,
     EvaluationCode.FLOAT_FORM_NOT_RUN: (

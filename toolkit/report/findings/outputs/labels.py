@@ -1,4 +1,4 @@
-"""Labels in words: what fits no output, what the float model itself makes of them, and what that says of both."""
+"""Messages on labels: those that fit no output, and the float model's own metric against them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.report.findings.words import float_metric, percent
 def _no_better(metric: str, value: float, samples: int, useless: float) -> str:
     info = METRICS.get(metric)
     ahead = info is not None and (value > useless if info.higher_is_better else value < useless)
-    # by so little that it may be chance
+    # better, but possibly by chance
     told = f"not measurably better than {useless:.4g}" if ahead else f"no better than {useless:.4g}"
     return f"{float_metric(metric, value, samples)}, {told}, which needs no model"
 

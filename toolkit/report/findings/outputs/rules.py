@@ -1,4 +1,4 @@
-"""When an answer counts as unchanged, task by task, in words."""
+"""When an answer counts as unchanged, by task, in words."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ def _detections(
     read = f" Scores are read {', '.join(how)}." if how else ""
     return (
         f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
-        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched.{read}"
+        f"more{weaker}. A sample's detections are kept if at least {floor:.3g} of them are matched.{read}"
     )
 
 
 def _points(floor: float, seen: float, slack: float, near: float, several: float = 0.0) -> str:
     where = (
-        f"A key point is each separate peak of a map, where that is {several:g} of the map's highest one or more and "
-        f"{seen:g} of the usual height above the map's median or more."
+        f"A key point is each separate peak of a map that is at least {several:g} of the map's highest one, and at "
+        f"least {seen:g} of the usual height above the map's median."
         if several
-        else f"A key point is where its map is highest, where that is {seen:g} of the usual height above the map's "
-        "median or more; other peaks of the map are not compared."
+        else f"A key point is the maximum of its map, if it is at least {seen:g} of the usual height above the map's "
+        "median; other peaks of the map are not compared."
     )
     return (
-        f"{where} It is matched where the other model has it at most one cell away, or {percent(near, 0)} of the "
-        f"map's side, at {slack:g} of that height or more. A sample's points are kept where a share of at least "
-        f"{floor:.3g} is matched."
+        f"{where} It is matched if the other model has it at most one cell, or {percent(near, 0)} of the map's side, "
+        f"away, at {slack:g} of that height or more. A sample's points are kept if at least {floor:.3g} of them are "
+        "matched."
     )
 
 
 RULES: Table = {
     EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
-        f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
+        f"An embedding is kept if its cosine with the float model's is at least {floor:g} and the sample that is "
         f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
         "the nearest and the median sample."
     ),
     EvaluationCode.RULE_DETECTION: _detections,
     EvaluationCode.RULE_INDICES: (
-        "The model gives the places of the chosen boxes and not the boxes: one of either model is matched where the "
-        "other model chose the same place, with the same class where there is one, in any order. A sample's choice is "
-        "kept where a share of at least {floor:.3g} is matched. Another box of the same object counts as lost: add "
-        "boxes and scores to the outputs to compare these."
+        "The model returns the indices of the chosen boxes, not the boxes: an index of either model is matched if the "
+        "other model chose the same one, with the same class if there is one, in any order. A sample's choice is kept "
+        "if at least {floor:.3g} of it is matched. Another box of the same object counts as lost: add boxes and scores "
+        "to the outputs to compare these."
     ),
     EvaluationCode.RULE_POINTS: _points,
     EvaluationCode.RULE_MASK: lambda floor, small: (
-        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}"
+        f"A mask is kept if its mean IoU with the float model's is at least {floor:g}"
         + (f"; classes of less than {percent(small)} of the pixels are left out" if small else ", however small it is")
         + "."
     ),
     EvaluationCode.RULE_LABELS: lambda threshold, single: (
-        f"An answer is kept where its score stays on the same side of {threshold:.3g}."
+        f"An answer is kept if its score stays on the same side of {threshold:.3g}."
         if single
-        else f"Labels are kept where the same classes score over {threshold:.3g}."
+        else f"Labels are kept if the same classes score over {threshold:.3g}."
     ),
     EvaluationCode.RULE_READING: (
-        "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
+        "A reading is kept if it is the same, with repeats collapsed and class {blank} left out."
     ),
     EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
-        f"Values are kept where the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
+        f"Values are kept if the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
         "values / mean squared difference from them), with the variance "
         + (
             "over all samples."
             if few
-            else f"within the sample, or {percent(quiet, 0)} of what is usual where that is more."
+            else f"within the sample, or {percent(quiet, 0)} of the usual one if that is more."
         )
         + " The SNR shown is the mean over samples."
     ),
     EvaluationCode.RULE_PSNR: (
-        "An image is kept where its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
+        "An image is kept if its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
         "from the float model's), with a range of {peak:.4g}. The PSNR shown is the mean over images."
     ),
 }

@@ -1,4 +1,4 @@
-"""Tasks in words: what a model was taken to be for and why, the figures of its answers, and too few samples."""
+"""Messages on tasks: the assumed task and why, figures of answers, too few samples."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def part_name(outputs: Sequence[str], channels: Sequence[int] | None) -> str:
 
 
 def part_words(part: PartFigures, named: bool = False) -> str:
-    """How many answers of a part stay the float model's, and the figure that shows it best."""
+    """The share of unchanged answers of a part in words, with the part's figure."""
     return kept_words(part, named) + figure_words(part.figure, part.level)
 
 
 def kept_words(part: PartFigures, named: bool = False) -> str:
-    """How many answers of a part stay the float model's."""
+    """The share of unchanged answers of a part in words."""
     unit = "position" if part.task == "generation" else "sample"
     what = "keep their key points" if part.figure == "points" else _KEPT[part.task]
     kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {what}"
@@ -98,7 +98,7 @@ def kept_words(part: PartFigures, named: bool = False) -> str:
 
 
 def limit_words(part: PartFigures) -> str:
-    """The share of answers that must stay, or that it is no limit here."""
+    """The least share of unchanged answers in words, or that it is not a limit."""
     return f"{percent(part.least)} must" if part.counts else "not a limit here: the recipe's budget has others"
 
 
@@ -111,14 +111,14 @@ _LACKING = {
 
 
 def standing_words(part: PartFigures) -> str:
-    """How the share of answers that must stay stands, and what the samples lack where it is not proven."""
+    """Whether the limit on unchanged answers is met, and what the samples lack if it is not proven."""
     if not part.lacks:
         return part.standing
     return _LACKING[part.lacks].format(unit="position" if part.task == "generation" else "sample")
 
 
 def figure_words(figure: str, level: float | None) -> str:
-    """The figure that shows best how far answers stay, in brackets after a space; empty without one."""
+    """A part's figure in brackets after a space; empty without one."""
     if level is None or figure not in _FIGURES:
         return ""
     shown = percent(level) if figure in ("positions", "detections", "points", "labels") else level
@@ -128,7 +128,7 @@ def figure_words(figure: str, level: float | None) -> str:
 def answers_changed(
     task: str, outputs: Sequence[str], channels: Sequence[int] | None, changed: float, answers: int
 ) -> str:
-    """How many answers of a part do not stay the float model's."""
+    """The share of changed answers of a part in words."""
     unit = "position" if task == "generation" else "sample"
     which = part_name(outputs, channels)
     return f"{percent(changed)} of these {count(answers, unit)} do not {_KEPT[task]} at {which}"
@@ -150,7 +150,7 @@ def _unit(samples: bool) -> str:
 
 
 def few_details(few: FewAnswers) -> str:
-    """What so few answers can tell, for those who look into it."""
+    """What can be concluded from so few answers, in detail."""
     unit = _unit(few.samples)
     if few.low is None or few.high is None:
         return "One labelled sample says nothing about how much others differ from it: give more."
@@ -198,7 +198,7 @@ def _clue(kind: str, what: str, output: str, value: object) -> str:
 
 
 def _once(outputs: tuple[str, ...]) -> str:
-    """The outputs' names; one that is judged in slices is named once."""
+    """The outputs' names, without duplicates for outputs judged in slices."""
     return names(tuple(dict.fromkeys(outputs)))
 
 

@@ -1,4 +1,4 @@
-"""What the reader must know before trusting the figures."""
+"""Warnings about the figures, and why layers were left in float."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ WARNINGS: Table = {
     ReportCode.ZERO_RANGES: lambda tensors: (
         f"{quoted(tensors)} {'has' if len(tensors) == 1 else 'have'} the range 0, so nothing shows how large values "
         "get: pairs keep values between -1 and 1, and clip all others. Calibrate with samples in which other values "
-        "occur, or keep what reads them in float."
+        "occur, or keep their readers in float."
     ),
     ReportCode.RANDOM_CALIBRATION: (
         "RANDOM DATA: the ranges come from random values and are meaningless for real inputs."
@@ -124,7 +124,7 @@ WARNINGS: Table = {
         "Accuracy was not measured: the recipe has neither evaluation data nor calibration data."
     ),
     ReportCode.TIMING_CACHE_REFUSED: (
-        "TensorRT could not read the timing cache and timed every kernel again ('{said}'): delete the file; where that "
+        "TensorRT could not read the timing cache and timed every kernel again ('{said}'): delete the file; if that "
         "does not help, each engine takes as long to build as this one."
     ),
     ReportCode.LATENCY_NOT_MEASURED: lambda profile, why, engine="": (
@@ -135,7 +135,8 @@ WARNINGS: Table = {
         "percent may be noise: {why}."
     ),
     ReportCode.KEEPS_STATED_TYPE: (
-        "no pass requested a precision, and the model states {precision} for it, which [engine] rest leaves: {why}"
+        "no pass requested a precision, and the model states {precision} for it, which [engine] rest does not change: "
+        "{why}"
     ),
     ReportCode.NOT_REQUESTED: "no pass requested a precision, and the rest runs in {rest}: {why}",
     ReportCode.CONVERTS_TYPES: "converts between types",

@@ -1,1 +1,1 @@
-"""In words: what passes and a search did or declined, why layers are quantized or not, and what they lose."""
+"""Messages on passes and the search: what they changed or declined and why, and where accuracy is lost."""

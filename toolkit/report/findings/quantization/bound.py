@@ -1,4 +1,4 @@
-"""Why a search quantized less of the work than there could be, in words."""
+"""Messages on why a search did not quantize more of the work."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, output_words, percent, quoted, share_percent, work_share
 
 _MOST = 0.75
-"""Where so much of the work stays float, the rest cannot make the whole a quarter faster."""
+"""If this share of the work stays in float, quantizing the rest cannot save a quarter of the time."""
 
 
 def _answers(
     metric: str, allowed: float | None, value: float | None, unchanged: float | None, expected: float | None,
     samples: int, limits: tuple[str, ...], lacks: tuple[float | str, ...], rest: str,
 ) -> str:  # fmt: skip
-    """What a plan does to the answers, and what the budget allows; ``rest`` is the type of its float layers."""
+    """A plan's accuracy and which limits it misses; ``rest`` is the type of its float layers."""
     parts = []
     if metric and value is not None:
         parts.append(f"{metric} {number(value)}")
@@ -32,7 +32,7 @@ def _answers(
     missed = lacks_words({name: float(by) if by != "inf" else None for name, by in zip(limits, lacks)})
     kept = unchanged is not None and allowed is not None and 1 - unchanged <= allowed
     if kept and expected is not None and limits == ("min_unchanged",):
-        # as simulated it is within what is allowed
+        # in the simulation itself the limit is met
         missed += f" once the error that {rest.upper()} adds is counted"
     return f"{', '.join(parts)}{where}, which misses {missed}" if parts else f"it misses {missed}{where}"
 

@@ -1,4 +1,4 @@
-"""Why a node gets the type it has in the final graph, and what lowering changed."""
+"""Messages on types in the final graph and on changes by lowering."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.report.findings.words import quoted
 
 
 def _no_kernel(op: str, version: int) -> str:
-    # what is known of the one case there is; see NO_INT8_KERNEL in backends/lowering/weak.py
+    # the only known case; see NO_INT8_KERNEL in backends/lowering/weak.py
     return (
         f"TensorRT {version} has no usable INT8 {op}: 8.6.0 fails to build it (refitUtils.cpp, seen on an H200), and "
         "where it builds it is slower than FP16 (NVIDIA/TensorRT issue 1699)"
@@ -67,7 +67,7 @@ LOWERING: Table = {
     Code.BIAS_REQUANTIZED: "by default onnxruntime quantizes biases of one dimension, which float16 cannot count",
     Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {_readers(readers)}",
     Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {_readers(readers)}",
-    Code.BLOCK_FORMS: lambda pairs: f"{count(pairs, 'pair')} of blocks written in TensorRT's own operators.",
+    Code.BLOCK_FORMS: lambda pairs: f"{count(pairs, 'pair')} with block scales written in TensorRT's own operators.",
     Code.SCALES_OF_BLOCKS: "computes the scales of the blocks that '{node}' dequantizes",
     Code.BLOCKS: "has a scale for every block, so its stored weights stay",
     Code.COMPUTED_ZERO_POINT: "its zero point is computed, so its stored weights stay",

@@ -1,4 +1,4 @@
-"""What the passes did to a node and why, and what they declined to do."""
+"""Messages on changes by passes, their reasons, and refusals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _risk(words: str, by: str, requested: str) -> str:
 
 
 def _reach(value: float | str, limit: float, precision: str) -> str:
-    """How far values go, and how far the type does; a value that is not finite is a word."""
+    """A value with its ratio to the type's largest number; ``value`` is a string if not finite."""
     reached = float(value)
     ratio = reached / limit
     beyond = f" ({times(ratio)} times {precision}'s largest number, {limit:.5g})" if math.isfinite(ratio) else ""

@@ -1,4 +1,4 @@
-"""Why a node is quantized, or stays float, and what became of the Q/DQ pairs."""
+"""Messages on why a node is quantized or stays in float, and on Q/DQ pairs."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "", le
 def _shared_unlike(
     weights: tuple[str, ...], nodes: tuple[str, ...], precisions: tuple[str, ...], layers: tuple[str, ...]
 ) -> str:
-    # each precision has a layer that is named: the one that differs may come last
+    # name layers of each precision: the one that differs may come last
     alike = {one: [node for node, asked in zip(nodes, precisions) if asked == one] for one in precisions}
     most = max(_NAMED // len(alike), 1)
     parts = [f"{quoted(names, most)} in {precision.upper()}" for precision, names in alike.items()]
     asked = joined(parts) if len(nodes) == len(alike) else "; ".join(parts)
     many = f"{count(len(weights), 'weight')}, such as '{weights[0]}', are" if len(weights) > 1 else f"'{weights[0]}' is"
     return (
-        f"{many} shared by layers that are asked to run in different precisions: {asked}. The engine keeps a copy for "
-        "each, and the branches no longer round alike; accuracy is measured so. To keep them alike, exclude all "
+        f"{many} shared by layers with different requested precisions: {asked}. The engine keeps a copy for each, and "
+        "the branches no longer round alike, as in the accuracy measured here. To keep them alike, exclude all "
         f"{len(layers)} layers from quantization."
     )
 
@@ -86,9 +86,9 @@ def _random_source(nodes: Sequence[str], unlike: Sequence[str] = (), train: Sequ
         remedy = mode if len(train) == len(nodes) else f"{mode}, and make the other numbers an input of the model"
     if unlike:
         those = "" if len(unlike) == len(nodes) else f", by {quoted(unlike)}"
-        return f"{drawn}, so what is compared differs even without quantization{those}, and is not judged: {remedy}."
+        return f"{drawn}, so outputs differ even without quantization{those}, and are not judged: {remedy}."
     return (
-        f"{drawn}. In onnxruntime all is measured with the same ones for every model and sample; an engine draws its "
+        f"{drawn}. In onnxruntime every model and sample is measured with the same ones; an engine draws its "
         f"own, so its outputs differ even without quantization, and are not judged: {remedy} to compare those."
     )
 
@@ -143,7 +143,7 @@ PLACEMENT: Table = {
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
     PlacementCode.UNPAIRED: lambda tensors: f"reads {quoted(tensors)} unquantized",
-    PlacementCode.BESIDE_FLOAT: "its pair is of use only between quantized layers, and one of these is float now",
+    PlacementCode.BESIDE_FLOAT: "its pair is useful only between quantized layers, and one of them is float now",
     PlacementCode.RUN_TIME_WEIGHTS: "its weights are computed at run time",
     Code.ACTIVATION_MATMUL: (
         "both operands are activations: quantized scores cost accuracy; activation_matmul = true quantizes it"
@@ -166,7 +166,7 @@ PLACEMENT: Table = {
         "if both branches are"
     ),
     Code.STREAM_BRANCH: (
-        "branch of '{node}': '{behind}' writes it, and what adds and normalizes it reads it, at a quarter of the bytes"
+        "branch of '{node}': quantized, '{behind}' writes and the Add and normalization read a quarter of the bytes"
     ),
     Code.PATCHES: (
         "no quantized layer reads its output, and quantized kernels take its {channels} input channels as {padded}"

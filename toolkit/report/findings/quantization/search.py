@@ -1,4 +1,4 @@
-"""A precision search in words: its outcome in one line, its budget, and what a plan misses."""
+"""A precision search in words: its outcome in one line, its budget, and the limits that a plan misses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.report.schema.search import PlanPoint, SearchInfo
 
 
 def search_line(info: SearchInfo) -> str:
-    """The search in one line."""
+    """The search's outcome in one line."""
     plan = info.chosen
     times = f"; {plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
     if info.measured_share:
@@ -27,13 +27,13 @@ def search_line(info: SearchInfo) -> str:
 
 
 def bound_words(info: SearchInfo) -> str:
-    """What ``Summary.bound`` is about, without a colon."""
+    """The heading of ``Summary.bound``, without a colon."""
     share = work_share(1.0 - info.chosen.quantized_share, info.share_of)
     return f"What keeps {share} out of {str(info.precision).upper()}"
 
 
 def standing(info: SearchInfo) -> str:
-    """Whether the chosen plan meets the budget, in the types that it runs in; a verb with what it says of the plan."""
+    """Whether the chosen plan meets the budget in its actual types, as a predicate without subject."""
     if info.met:
         stands = f"the substitute for a limit on {info.unlabelled} without labels" if info.unlabelled else "the budget"
         return f"is {info.unsure}" if info.unsure else f"meets {stands}"
@@ -46,7 +46,7 @@ def standing(info: SearchInfo) -> str:
 
 
 def plan_standing(info: SearchInfo, plan: PlanPoint) -> str:
-    """Whether a plan met the budget, for a table's cell."""
+    """Whether a plan meets the budget, for a table's cell."""
     if not plan.meets:
         return "missed" + (f": {lacks_words(plan.lacks)}" if plan.lacks else "")
     return f"met in FP32, missed in {str(info.rest).upper()}" if plan.chosen and info.in_types else "met"
@@ -63,7 +63,7 @@ def lacks_words(lacks: Mapping[str, float | str | None]) -> str:
 
 
 def budget_words(info: SearchInfo) -> str:
-    """The budget's limits, and the margin kept from them."""
+    """The budget's limits and margin, in words."""
     limits = [f"{name} {value:g}" for name, value in info.budget.items() if name != "margin"]
     margin = info.budget.get("margin")
     return ", ".join(limits) + (f", with a margin of {margin:g}" if margin else "")

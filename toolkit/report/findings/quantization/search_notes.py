@@ -1,4 +1,4 @@
-"""What a search for the layers to quantize decided on, tried and chose."""
+"""Messages on a search's samples, plans and choices."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from toolkit.search.codes import DemandCode, KeptCode, SearchEndCode
 
 UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
-"""Limits that hold whatever the budget is."""
+"""Limits that apply whatever the budget is."""
 _NAMED = 4
 
 
 def misses(limits: tuple[str, ...], by: tuple[float | str, ...]) -> str:
-    """By how much each limit is missed; a limit that could not be measured has no number."""
+    """By how much each limit is missed, in words; a limit that could not be measured has no figure."""
     return joined(
         f"{NOT_SET.get(limit, limit)} by {float(lack):.3g}{UNITS.get(limit, '')}"
         if float(lack) < float("inf")
@@ -100,12 +100,12 @@ def _no_plan(
     helpers: tuple[str, ...] = (),
     **_earlier: bool,
 ) -> str:
-    # journals of earlier releases say whether any helpers were tried
+    # journals of earlier releases have a value that tells whether helpers were tried
     listed = ", ".join(f'"{name}"' for name in helpers)
     helping = f"helpers = [{listed}], " if helpers else ""
     return (
         f"No plan with {dtype.upper()} is within the budget ({count(plans, 'plan')} tried; the nearest misses "
-        f"{misses(limits, by)}): nothing is quantized. Layers run in {rest.upper()} unless a pass asks for another "
+        f"{misses(limits, by)}): nothing is quantized. Layers run in {rest.upper()} unless a pass requests another "
         f"type. To try next: {helping}more inferences or minutes for the search, or a looser budget."
     )
 
@@ -223,7 +223,7 @@ def _together_misses(
     precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None,
     samples: int | None = None,
 ) -> str:  # fmt: skip
-    # layers are measured on some of the samples that a plan is decided on
+    # single layers are measured on a subset of the samples used for plans
     measured = f" on the {count(samples, 'sample')} that single layers were measured on" if samples else ""
     work = f", {work_share(share)}," if share is not None else ""
     return (
@@ -287,7 +287,7 @@ SEARCH: Table = {
     ),
     DemandCode.ON_CHANCE: lambda answers, allowed, changed, most, sqnr_db, least_db: (
         f"Of {count(answers, 'answer')} {percent(changed)} change under the plan found first ({db(sqnr_db)} SQNR): on "
-        f"so few, that the metric drops by at most {100 * allowed:.3g} points is chance. The search goes on to a plan "
+        f"so few, a drop of the metric within {100 * allowed:.3g} points may be chance. The search goes on to a plan "
         f"of at least {db(least_db)}, under which {percent(most)} are likely to change; margin = 0 skips this."
     ),
     Code.SEARCH_MINUTES_OVER: lambda minutes: (
@@ -329,7 +329,7 @@ SEARCH: Table = {
     ),
     KeptCode.WIDE_REFUSED: lambda why, nodes, by: (
         f"{why}, also with all other layers in FP32. {quoted(nodes)} {'stays' if len(nodes) == 1 else 'stay'} as {by} "
-        f"asked. FP32 was not tried there: leave {'it' if len(nodes) == 1 else 'them'} out of {by} to have it tried."
+        f"requested. FP32 was not tried there: to try it, leave {'it' if len(nodes) == 1 else 'them'} out of {by}."
     ),
     KeptCode.NO_PLAN: "no plan tried with a layer in {precision} meets the accuracy budget, and all float does",
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",

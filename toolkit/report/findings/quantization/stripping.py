@@ -1,4 +1,4 @@
-"""What was found while Q/DQ pairs were removed."""
+"""Messages on the removal of Q/DQ pairs."""
 
 from __future__ import annotations
 

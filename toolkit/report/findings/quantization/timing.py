@@ -1,4 +1,4 @@
-"""What engines took that were built to decide which layers to quantize, and where times come from."""
+"""Messages on engines timed to decide which layers to quantize, and on the sources of times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit.search.codes import AttentionCode, TrialCode
 
 
 def _against(profiles: tuple[str, ...], ms: tuple[float, ...], without_ms: tuple[float, ...], other: str) -> str:
-    """Both latencies, profile by profile."""
+    """Both latencies by profile, in words."""
     told = [
         f"{here:.4g} ms against {there:.4g} ms {other}" + (f" in profile '{name}'" if len(profiles) > 1 else "")
         for name, here, there in zip(profiles, ms, without_ms)

@@ -1,4 +1,4 @@
-"""Why a layer loses accuracy in a quantized type, and what would help."""
+"""Messages on causes of accuracy loss in quantized layers, and remedies."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def _rounding_of_small(
 ) -> str:
     _, listed = _operands(operands, tensors, [float(level) for level in levels_db])
     return (
-        f"rounding leaves {db(own_db)} at the layer itself, far less than its operands have as wholes ({listed}): its "
-        "result rests on values that are small beside the largest, as where one channel is far larger than the others"
+        f"rounding leaves {db(own_db)} at the layer itself, far less than its operands have as a whole ({listed}): its "
+        "result depends on values that are small compared with the largest, as when one channel is far larger than the "
+        "others"
     )
 
 
@@ -92,9 +93,9 @@ CAUSES: Table = {
     CauseCode.CLIPPED_ON_UNLIKE_DATA: _clipped,
     CauseCode.UNEVEN_CHANNELS: lambda ratio: f"its largest channel reaches {times(ratio)} times the median channel",
     CauseCode.OUTLIERS: lambda ratio: f"its largest value is {times(ratio)} times its 99.9th percentile",
-    CauseCode.SHARED_SCALE: lambda ratio: f"a Concat forces a scale on it that is {times(ratio)} times its own",
+    CauseCode.SHARED_SCALE: lambda ratio: f"through a Concat it shares a scale that is {times(ratio)} times its own",
     CauseCode.PROFILES_UNLIKE: lambda high, low, ratio: (
-        f"in profile '{high}' it reaches {times(ratio)} times what it does in '{low}'"
+        f"its values in profile '{high}' reach {times(ratio)} times those in '{low}'"
     ),
     CauseCode.FEW_LEVELS: "its values use few of the 256 levels: {sqnr_db:.1f} dB SQNR after rounding",
     CauseCode.UNEVEN_WEIGHTS: lambda ratio: (
