@@ -6,6 +6,7 @@ import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
@@ -47,11 +48,18 @@ _ALPHABET = 5
 def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """What the output is called."""
     found = []
+    # what comes next is a token only where tokens are read
+    called = output.words if seen.reads_tokens else output.words - {"next"}
     for task, words in _NAMES.items():
-        hit = sorted(output.words & words)
+        hit = sorted(called & words)
         if hit:
             found.append(Clue(task, "name", 1.0, hit[0]))
     return found
+
+
+def series(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """Values of series, which a forecast continues."""
+    return forecasts(output, seen, _called_classes(output))
 
 
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
@@ -252,11 +260,17 @@ def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
 
 def _shaped_as_input(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether rows have the shape of an input of signals, and no name that says what else they are."""
-    if any(output.words & words for task, words in _NAMES.items() if task not in ("regression", "embedding")):
+    if _called_classes(output):
         # as many tags as features
         return False
     like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
     return bool(like) and min(output.shape) >= _SIGNALS and not output.ops & (_CHANCES | SHARES)
+
+
+def _called_classes(output: SeenOutput) -> bool:
+    """Whether its name says that an output holds classes of some kind."""
+    plain = ("regression", "embedding", "generation")
+    return any(output.words & words for task, words in _NAMES.items() if task not in plain)
 
 
 def _value_per_position(output: SeenOutput) -> bool:
@@ -317,7 +331,7 @@ def _long(output: SeenOutput, axis: int) -> list[Clue]:
     return [Clue("regression", "shape", 3.0, "length", positions), ANY]
 
 
-CLUES = (names, vectors, rows, pictures)
+CLUES = (names, vectors, rows, pictures, series)
 
 
 def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:

@@ -29,6 +29,8 @@ _WHAT = {
     "anchors": "its shape is that of boxes and scores of anchors",
     "single": "it has one value per sample",
     "each": "it has one value per position",
+    "horizons": "it is a longer or a shorter horizon of what another output forecasts",
+    "series": "it has the channels of an input's series, and other steps",
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
     "squashed": "a Tanh or Clip bounds its values on both sides of zero, as those of actions",

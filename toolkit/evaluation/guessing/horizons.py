@@ -1,0 +1,78 @@
+"""What speaks for a forecast of series: several horizons of it, or the channels of the series that is read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.evaluation.guessing.clue import SHARES, Clue, of_values
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+
+_CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
+_TOGETHER = 0.9
+"""How much the values of two horizons correlate over samples, in the median of their common steps. Those of two heads
+of classes do not, but for two or three classes by chance."""
+_SOME, _STEPS = 8, 4
+"""The fewest samples that show it, and the fewest common steps for which it is no chance."""
+_SERIES = 2
+"""Axes of a series of several channels."""
+
+
+def forecasts(output: SeenOutput, seen: SeenModel, classes: bool) -> list[Clue]:
+    """Clues that an output forecasts series.
+
+    Args:
+        output: the output.
+        seen: the model that it belongs to.
+        classes: whether its name says that it holds something else.
+    """
+    if output.discrete or seen.reads_tokens or seen.images or output.ops & (SHARES | _CHANCES):
+        return []
+    steps = max((_common_steps(output, one) for one in seen.outputs if one is not output), default=0)
+    if steps >= _STEPS:
+        return of_values("horizons", 2.5)
+    # what may as well be classes is judged as both
+    if steps:
+        return of_values("horizons", 1.5)
+    return of_values("series", 1.5) if not classes and _of_a_series(output, seen) else []
+
+
+def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
+    """How many steps two outputs have in common if one is a longer horizon of the same forecast; 0 where it is not.
+
+    They differ in the number of steps alone, and the model tells the same of the steps that both have, or nearly.
+    """
+    a, b = output.shape, other.shape
+    differ = [axis for axis, pair in enumerate(zip(a, b)) if len(set(pair)) > 1]
+    unlike = len(a) != len(b) or len(differ) != 1 or other.discrete or other.ops & (SHARES | _CHANCES)
+    if unlike or other.name in output.feeds or output.name in other.feeds:
+        return 0
+    shapes = {one.shape for one in output.samples}, {one.shape for one in other.samples}
+    if len(output.samples) != len(other.samples) or len(output.samples) < _SOME or max(map(len, shapes)) > 1:
+        return 0
+    steps = min(a[differ[0]], b[differ[0]])
+    first, second = (
+        np.stack([np.take(one, range(steps), axis=differ[0]).reshape(-1) for one in each.samples]).astype(np.float64)
+        for each in (output, other)
+    )
+    if np.array_equal(first, second) or not (np.isfinite(first).all() and np.isfinite(second).all()):
+        # parts of one tensor
+        return 0
+    first, second = (each - each.mean(axis=0) for each in (first, second))
+    size = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=0)
+    together = (first * second).sum(axis=0)[size > 0] / size[size > 0]
+    return steps if len(together) and float(np.median(together)) >= _TOGETHER else 0
+
+
+def _of_a_series(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether rows are of the channels of a float input of other steps, which are no whole part of its own.
+
+    Labels of positions are as many as these, or as what is left of them where an encoder takes several together.
+    """
+    if len(output.shape) != _SERIES or output.ops & SHARES:
+        return False
+    series = [one.shape for one in seen.inputs.values() if one.ndim == _SERIES and one.dtype.kind == "f"]
+    for axis in range(_SERIES):
+        channels, steps = output.shape[axis], output.shape[1 - axis]
+        if channels > 1 and any(one[axis] == channels and one[1 - axis] != steps for one in series):
+            return True
+    return False
