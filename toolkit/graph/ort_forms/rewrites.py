@@ -134,8 +134,11 @@ def output_rounding_rewrites(proto: onnx.ModelProto) -> list[str]:
 
 
 def _rounds_output(graph: onnx.GraphProto) -> bool:
-    # an operator that may be taken out stands for what it reads, and for what reads it
     same, turned = {value.name for value in graph.output}, set[str]()
+    # what an output is made of by operators that may be taken out, or turns that undo each other, becomes the output
+    for node in reversed(graph.node):
+        if (node.op_type == "Transpose" or node.op_type in TAKEN_OUT) and not same.isdisjoint(node.output):
+            same.update(node.input)
     for node in graph.node:
         if node.op_type == "Transpose":
             turned.update(node.output if not (same | turned).isdisjoint(node.input) else ())

@@ -136,6 +136,17 @@ def test_an_output_is_not_rounded_by_a_pair_behind_a_transpose(between: str) -> 
     np.testing.assert_allclose(session(proto, ["h"]).run({"x": x})["h"], np.tanh(x), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "last", [node("Transpose", ["t"], ["k"], perm=[0, 2, 1]), node("Identity", ["h"], ["k"]), node("Mul", ["h", "one"], ["k"])]
+)
+def test_an_output_that_becomes_what_the_transpose_reads_is_not_rounded(last: onnx.NodeProto) -> None:
+    """Two Transposes that undo each other, and operators that do nothing, are taken out."""
+    nodes = [*_paired(_BEFORE_PAIR["transpose"]), last]
+    x = normal(2, 8, 4)
+    made = session(build(nodes, {"x": [2, 8, 4]}, {"y": None, "k": [2, 8, 4]}, _NUMBERS)).run({"x": x})
+    np.testing.assert_allclose(made["k"], np.tanh(x), atol=1e-6)
+
+
 def test_an_output_of_a_body_is_not_rounded_either() -> None:
     made = [helper.make_tensor_value_info(name, 1, None) for name in ("h", "y")]
     same = [node("Identity", ["x"], ["a"]), node("Identity", ["x"], ["b"])]
