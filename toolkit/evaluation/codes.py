@@ -45,6 +45,7 @@ class EvaluationCode(BaseCode):
     ONE_SIDED = "evaluation-one-sided"
     RULE_READING = "evaluation-rule-reading"
     RULE_SNR = "evaluation-rule-snr"
+    RULE_SNR_PAIRS = "evaluation-rule-snr-pairs"
     RULE_PSNR = "evaluation-rule-psnr"
     WITHIN_ON_FEW = "evaluation-within-on-few"
     WITHIN_ON_UNLIKE = "evaluation-within-on-unlike"

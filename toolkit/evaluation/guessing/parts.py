@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guessing.class_axes import blank_of, channel_axis, class_axis
+from toolkit.evaluation.guessing.similarities import between_samples
 from toolkit.evaluation.guessing.value_clues import has_several_peaks, peak_height
 from toolkit.evaluation.numerics.masks import valued
 from toolkit.evaluation.observation.lengths import lengths_of
@@ -193,6 +194,10 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
     if len(output.shape) == 3 and (height := peak_height(output, axis := channel_axis(output))) is not None:
         several = {"several": True} if has_several_peaks(output, axis, height) else {}
         return [OutputPart("regression", (output.name,), {**base, "axis": axis, "height": height, **several})]
+    between = between_samples(output, seen)
+    if between is not None:
+        settings = {**base, "mean": float(between.mean()), "variance": float(between.var()), "few": True, "pairs": True}
+        return [OutputPart("regression", (output.name,), settings)]
     axis, slices = _slices(output)
     found = []
     for first, last in slices:

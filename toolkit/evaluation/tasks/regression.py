@@ -22,7 +22,7 @@ class Regression(Task):
 
     The level is SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w with mean m,
     and the other model's values f. In parts with few values per sample, the float model's variance over samples
-    replaces the sample's own.
+    replaces the sample's own; of the similarities of two other outputs it is that over all pairs of samples.
     """
 
     name: ClassVar[str] = "regression"
@@ -32,6 +32,8 @@ class Regression(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
+        if self.settings.get("pairs"):
+            return EvaluationCode.RULE_SNR_PAIRS(floor=self.level_needed)
         return EvaluationCode.RULE_SNR(floor=self.level_needed, few=bool(self.settings.get("few")), quiet=_QUIET)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:

@@ -74,6 +74,11 @@ RULES: Table = {
         )
         + " The SNR shown is the mean over samples."
     ),
+    EvaluationCode.RULE_SNR_PAIRS: (
+        "A similarity is kept where its SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
+        "similarities / squared difference from them), with the variance over all pairs of samples. The SNR shown is "
+        "the mean over samples."
+    ),
     EvaluationCode.RULE_PSNR: (
         "An image is kept if its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
         "from the float model's), with a range of {peak:.4g}. The PSNR shown is the mean over images."

@@ -1,0 +1,96 @@
+"""Similarities of two towers: run on a sample at a time they hardly vary, and it is between samples that they count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, node, normal
+from toolkit import CalibrationData, Model, Recipe, run
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guessing.parts import parts_for
+from toolkit.evaluation.guessing.similarities import between_samples
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import reader
+
+SAMPLES, WIDE = 12, 32
+
+
+def rows(seed, near=None, apart=0.05):
+    """Unit vectors, float32 [samples, width]: random ones, or those near others."""
+    values = normal(SAMPLES, WIDE, seed=seed)
+    values = values if near is None else near + apart * values / np.linalg.norm(values, axis=1, keepdims=True)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def seen(values, image, text):
+    def output(name, given, *feeds):
+        return SeenOutput(name, ("n", *given.shape[1:]), list(given), 0, feeds=frozenset(feeds))
+
+    made = output("similarity", np.asarray(values, np.float32).reshape(-1, 1))
+    model = SeenModel([made, output("image", image, "similarity"), output("text", text, "similarity")], {}, frozenset())
+    return made, model
+
+
+@pytest.mark.parametrize(("factor", "number", "apart"), [(14.3, 0.0, 0.05), (1.0, 0.0, 0.0), (115.0, -12.9, 0.5)])
+def test_similarities_vary_as_those_of_all_pairs(factor, number, apart):
+    image = rows(1)
+    text = rows(2, near=image, apart=apart)
+    every = factor * image.astype(np.float64) @ text.T.astype(np.float64) + number
+    output, model = seen(np.diag(every), image, text)
+    np.testing.assert_allclose(between_samples(output, model), every, atol=2e-3 * factor)
+    (part,) = parts_for("regression", output, model)
+    assert part.settings["variance"] == pytest.approx(every.var(), rel=1e-3)
+    task = reader(part)
+    assert task.rule().code is EvaluationCode.RULE_SNR_PAIRS
+    wanted = np.diag(every).astype(np.float32).reshape(-1, 1)
+    noise = np.full_like(wanted, every.std())
+    kept = [task.compare([wanted], [wanted + share * noise])["right"].all() for share in (0.09, 0.11)]
+    assert kept == [True, False]
+    # a factor that is damaged is lost, however alike all similarities are
+    assert not task.compare([wanted], [0.7 * wanted])["right"].any()
+
+
+@pytest.mark.parametrize("near", [0.0, 0.999])
+def test_what_the_products_do_not_tell_is_judged_by_what_varies_in_it(near):
+    image = rows(1)
+    text = rows(2, near=image)
+    values = near + 1e-2 * normal(SAMPLES, seed=5)
+    output, model = seen(values, image, text)
+    assert between_samples(output, model) is None
+    (part,) = parts_for("regression", output, model)
+    assert part.settings["variance"] == pytest.approx(values.var(), rel=1e-3) and "pairs" not in part.settings
+
+
+def test_vectors_of_other_outputs_that_it_is_not_made_of_tell_nothing():
+    image = rows(1)
+    output, model = seen(np.ones(SAMPLES), image, image)
+    assert between_samples(output, model) is not None
+    for one in model.outputs[1:]:
+        one.feeds = frozenset()
+    assert between_samples(output, model) is None
+
+
+def test_two_towers_in_int8_are_judged_by_what_int8_changes(tmp_path):
+    """One tower's vectors are nearly the other's: the similarity of a pair is 10, to five digits, in every sample."""
+    nodes = [
+        *(part for tower, weight in (("a", "w"), ("b", "w")) for part in (
+            node("MatMul", [tower, weight], [f"{tower}m"], f"{tower}_layer"),
+            node("LpNormalization", [f"{tower}m"], [f"{tower}_embeds"], axis=-1, p=2))),
+        node("Transpose", ["b_embeds"], ["t"], perm=[1, 0]), node("Mul", ["a_embeds", "scale"], ["s"]),
+        node("MatMul", ["s", "t"], ["logits_per_a"], "similarity"),
+    ]  # fmt: skip
+    outputs = {"a_embeds": ["images", 16], "b_embeds": ["texts", 16], "logits_per_a": ["images", "texts"]}
+    weights = {"w": normal(24, 16, seed=1, scale=0.2), "scale": np.float32(10)}
+    proto = build(nodes, {"a": ["images", 24], "b": ["texts", 24]}, outputs, weights)
+    Model.from_proto(proto).save(tmp_path / "model.onnx")
+    values = normal(40, 24, seed=2)
+    np.savez(tmp_path / "data.npz", a=values, b=values + 0.002 * normal(40, 24, seed=3))
+    assert len(CalibrationData.open(tmp_path / "data.npz", Model.load(tmp_path / "model.onnx"))) == 40
+    recipe = Recipe.build(
+        "towers", model={"path": tmp_path / "model.onnx"}, passes=["insert_qdq"], engine={"backend": "none"},
+        calibration={"data": str(tmp_path / "data.npz")}, evaluation={"data": str(tmp_path / "data.npz")},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    parts = {part.outputs[0]: part for part in report.accuracy.parts}
+    assert parts["logits_per_a"].unchanged == 1.0 and report.summary.verdict != "broken"
