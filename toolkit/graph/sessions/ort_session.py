@@ -71,10 +71,11 @@ _WRITTEN = {
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _BUSY_US, _WAITS_BRIEFLY = "10", (1, 27)
 """Microseconds that a thread spins while waiting for work, and the first version with this setting. Waking a thread
-takes
-about as long, and most operators start the next within this time."""
+takes about as long, and most operators start the next within this time."""
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
 """The place of a failed check in onnxruntime's source code, with its C++ expression."""
+_NO_KERNEL = ("NOT_IMPLEMENTED", "data type is not supported")
+"""Messages of onnxruntime for a type without a kernel, or one that a kernel refuses when it runs."""
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
 """Messages of onnxruntime for a model with a newer opset or IR version than it supports."""
 
@@ -256,6 +257,9 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
             "or export the model at an older opset",
         )
     remedy = "check that the model runs in onnxruntime on its own"
-    if "NOT_IMPLEMENTED" in text:
-        remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
+    if any(sign in text for sign in _NO_KERNEL):
+        remedy = (
+            "onnxruntime has no kernel for this operator in its type: export the model in float32, "
+            "that of a run by qtool export --to onnxruntime"
+        )
     return ModelError(f"{what}: {on_one_line(text)}", where=where, remedy=remedy)

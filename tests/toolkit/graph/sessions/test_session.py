@@ -137,6 +137,15 @@ def test_what_a_session_refuses_is_named() -> None:
         session("/nowhere.onnx")
 
 
+def test_a_kernel_that_refuses_a_type_when_it_runs_is_no_fault_of_the_model() -> None:
+    nodes = [node("ScatterND", ["x", "where", "more"], ["y"], reduction="add")]
+    more = {"where": np.int64([[0], [0]]), "more": np.ones((2, 4), np.float16)}
+    kinds = {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16}
+    scatter = build(nodes, {"x": [3, 4]}, {"y": [3, 4]}, more, types=kinds, opset=18)
+    with pytest.raises(ModelError, match="export the model in float32, that of a run by qtool export --to onnxruntime"):
+        session(scatter).run({"x": np.zeros((3, 4), np.float16)})
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_a_transposed_product_with_a_vector_is_computed_as_written(given):
     x, v = np.arange(15, dtype=np.float32).reshape(5, 3), np.float32([1, 2, 4, 8, 16])
