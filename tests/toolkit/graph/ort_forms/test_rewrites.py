@@ -137,7 +137,8 @@ def test_an_output_is_not_rounded_by_a_pair_behind_a_transpose(between: str) -> 
 
 
 @pytest.mark.parametrize(
-    "last", [node("Transpose", ["t"], ["k"], perm=[0, 2, 1]), node("Identity", ["h"], ["k"]), node("Mul", ["h", "one"], ["k"])]
+    "last",
+    [node("Transpose", ["t"], ["k"], perm=[0, 2, 1]), node("Identity", ["h"], ["k"]), node("Mul", ["h", "one"], ["k"])],
 )
 def test_an_output_that_becomes_what_the_transpose_reads_is_not_rounded(last: onnx.NodeProto) -> None:
     """Two Transposes that undo each other, and operators that do nothing, are taken out."""
