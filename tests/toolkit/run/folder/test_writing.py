@@ -81,7 +81,7 @@ def test_a_recipe_that_may_not_be_read(place, capsys, monkeypatch):
 
     monkeypatch.setattr("toolkit.base.reading.open_regular", refuse)
     said = complain(place, capsys, "check", str(place / "recipe.toml"))
-    why = "it cannot be read: Permission denied. Name a place that you may read and write"
+    why = "it cannot be read: Permission denied. Choose a place that you may read and write"
     assert said == f"qtool: {place / 'recipe.toml'}: {why}"
 
 

@@ -171,7 +171,7 @@ def test_a_fused_engine_that_is_faster_is_told_so(place, monkeypatch):
     monkeypatch.setitem(globals(), "PAIR_MS", 0.0)
     result = run(place / "digits.toml", place / "out")
     compared = result.report.payoff.against["fp16"]
-    assert "; 1.50 times as fast as FP16." in result.report.summary.headline
+    assert "; 1.50 times as fast as FP16; " in result.report.summary.headline
     quantized = [group for group in compared.groups if group.quantized]
     assert quantized and {group.paid for group in quantized} == {"faster"} and not any(group.why for group in quantized)
     assert not any("only_if_faster" in s.fragment or "compare" in s.fragment for s in result.report.summary.next)
