@@ -176,6 +176,8 @@ class Runner:
             vars(twin).pop(name, None)
         twin._pieces, twin._base, twin._full = pieces, base, twin.signatures(base)
         twin._loaded = LoadedPieces(pieces, self.memory // (_PARTS_JOINED if self.joins else _PARTS))
+        # the float states are shared, and the twin keeps as much at the cuts beside them
+        twin._loaded.reserve(self._cuts.size)
         twin._kept = [one for one in self._kept if one.signatures == self._off]
         return twin
 

@@ -15,6 +15,7 @@ from toolkit import Context, Model
 from toolkit.base.errors import PassError
 from toolkit.base.spread import spread_indices
 from toolkit.calibration.weights import weight_amax
+from toolkit.graph.large_models.memory import loaded
 from toolkit.graph.sessions.session import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import KeptCuts, affordable_cuts
@@ -47,6 +48,17 @@ def test_every_state_is_what_insert_qdq_gives(samples, name, data):
     names = sim.names
     for kept in ([], names[2:4], names[1:], names[::2], names[:-1]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_states_that_are_kept_count_against_the_memory_after_a_change_of_ranges():
+    before, sim = loaded.reserved, simulation(chain(), feeds(32), batch=4)
+    runner = sim.runner
+    size = loaded.reserved - before
+    twin = sim.rebased({"x": 0.5})
+    runner.forget(float_too=False)
+    kept = [value for one in twin.runner._kept for state in one.states.values() for found in state.values() if found
+            for value in found.values()]  # fmt: skip
+    assert 0 < sum(value.nbytes for value in kept) <= loaded.reserved - before == size
 
 
 def test_a_simulation_that_has_rested_gives_the_same(samples, monkeypatch):

@@ -224,7 +224,7 @@ class LoadedSessions:
 
     def _room_for(self, size: int, most: int | None, owner: int) -> bool:
         room = self._make_room(size, most, owner)
-        return room and self._make_room(size + sum(self._reserved.values()), self.room, None)
+        return room and self._make_room(size + self.reserved, self.room, None)
 
     def _await_load(self, key: tuple[int, Hashable]) -> None:
         """Wait until no other thread is loading this part; a load does not wait for room if this thread may hold it."""
@@ -271,6 +271,12 @@ class LoadedSessions:
         """Account for memory that an owner needs besides its parts, until these are dropped."""
         with self._alone():
             self._reserved[owner] = size
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that all owners need besides their parts."""
+        with self._alone():
+            return sum(self._reserved.values())
 
     def count(self, owner: int) -> int:
         """The number of an owner's loaded parts."""
