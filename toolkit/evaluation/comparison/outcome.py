@@ -341,7 +341,7 @@ def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> 
 
 
 def _noises(differences: Mapping[str, Difference], discrete: Collection[str]) -> dict[str, float]:
-    """The noise of each output; integers count only where no output holds floats."""
+    """The noise of each output; integer outputs count only if no output holds floats."""
     ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
     return ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
 

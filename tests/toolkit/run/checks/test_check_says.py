@@ -378,7 +378,7 @@ def test_a_model_that_draws_numbers_is_told_with_a_seed_too_and_measured_with_th
     onnx.save(corpus.network(noise), tmp_path / "m.onnx")
     recipe = Recipe.load(tmp_path / "r.toml")
     told = sentence(Code.RANDOM_SOURCE(nodes=["r"], unlike=[]))
-    assert told in dry_run(recipe).warnings and "with the same ones for every model and sample" in told
+    assert told in dry_run(recipe).warnings and "every model and sample is measured with the same ones" in told
     made = run(recipe.model_copy(update={"passes": []}), tmp_path / "o")
     output = next(iter(made.report.accuracy.outputs.values()))
     assert output.sqnr_db is None or output.sqnr_db > 40
