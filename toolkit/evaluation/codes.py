@@ -57,6 +57,7 @@ class EvaluationCode(BaseCode):
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
     POSITIONS_OFF = "evaluation-positions-off"
+    LAYER_POSITIONS_UNTOLD = "evaluation-layer-positions-untold"
     POSITIONS_BEYOND = "evaluation-positions-beyond"
     USUAL_RATE_LIMIT = "evaluation-usual-rate-limit"
     USUAL_ERROR_LIMIT = "evaluation-usual-error-limit"

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.observation.one_each import weight_shape
 from toolkit.evaluation.observation.position_mask import positions_on
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 
+_LAYERS = {
+    "MatMul": (1,), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "LayerNormalization": (1,),
+    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+"""By operator of a layer the inputs whose extents are numbers of channels, or of features."""
 _LENGTH, _ROWS = 1, 2
 """The first axis of a mask that may be that of positions, and the rank of tensors with one row per position."""
 
@@ -26,12 +34,15 @@ class LayerPositions:
         off: the input's value for a masked position, see ``PositionMask``.
         dynamic: whether the number of positions differs between samples.
         facts: the model's types and shapes, to distinguish dynamic dimensions from others of the same size.
+        channels: the extents of the layers' weights. If an axis has the same extent as one of them and as the positions,
+            and is fixed or unknown, nothing tells whether it holds channels or positions.
     """
 
     mask: str
     off: float
     dynamic: bool
     facts: Facts
+    channels: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, parts: Sequence[OutputPart], model: Model) -> LayerPositions | None:
@@ -43,14 +54,27 @@ class LayerPositions:
             return None
         # the axis of positions is the last one, or the last but one before an axis of length 1
         dynamic = any(not isinstance(one, int) for one in dims[_LENGTH:])
-        return cls(mask, float(off), dynamic, model.facts())
+        return cls(mask, float(off), dynamic, model.facts(), _channels(model))
+
+    @classmethod
+    def untold(cls, parts: Sequence[OutputPart], model: Model) -> Finding | None:
+        """A finding if layers have as many channels as there are positions, and both are fixed: padding is then
+        left out of no layer's error; None where that is not so.
+        """
+        found = cls.of(parts, model)
+        if found is None or found.dynamic:
+            return None
+        length = max((dim for dim in model.input_shapes()[found.mask][_LENGTH:] if isinstance(dim, int)), default=0)
+        if length not in found.channels:
+            return None
+        return EvaluationCode.LAYER_POSITIONS_UNTOLD(input=found.mask, positions=length)
 
     def on(self, tensor: str, value: Array, inputs: Mapping[str, Array]) -> Array | None:
         """Which entries of a tensor belong to positions that count; None if all do, or positions are not known.
 
         Axes of positions are those with as many entries as there are positions, such as both axes of attention scores,
         and the rows of a matrix with one row per position of all samples. If the number of positions is dynamic, fixed
-        dimensions are excluded; if it is fixed, exactly one axis must have this length.
+        dimensions are excluded; if it is fixed, exactly one axis must have this length, and no layer as many channels.
 
         Args:
             tensor: the tensor's name.
@@ -64,10 +88,10 @@ class LayerPositions:
         counts = positions_on(mask, self.off) if mask is not None else None
         if counts is None or value.ndim < 2 or counts.all():
             return None
-        if value.ndim == _ROWS and value.shape[0] == counts.size and self._varies(tensor, 0):
+        if value.ndim == _ROWS and value.shape[0] == counts.size and self._varies(tensor, 0, counts.size):
             return counts.reshape(-1, 1)
         alike = [axis for axis in range(1, value.ndim) if value.shape[axis] == counts.shape[_LENGTH]]
-        axes = [axis for axis in alike if self._varies(tensor, axis)]
+        axes = [axis for axis in alike if self._varies(tensor, axis, counts.shape[_LENGTH])]
         if value.shape[0] != len(counts) or not axes or (len(axes) > 1 and not self.dynamic):
             return None
         on = np.ones((), bool)
@@ -77,7 +101,17 @@ class LayerPositions:
             on = on & counts.reshape(shape)
         return on
 
-    def _varies(self, tensor: str, axis: int) -> bool:
-        """Whether an axis may be one of positions: it is dynamic, or the number of positions is fixed."""
+    def _varies(self, tensor: str, axis: int, extent: int) -> bool:
+        """Whether an axis of this extent may be one of positions: it is dynamic as they are, or no layer's channels."""
         shapes = self.facts.shapes.get(tensor, [])
-        return not self.dynamic or not shapes or shapes[0][axis] < 0
+        return shapes[0][axis] < 0 if self.dynamic and shapes else extent not in self.channels
+
+
+def _channels(model: Model) -> frozenset[int]:
+    """The extents of the weights of a model's layers."""
+    found: set[int] = set()
+    for node in model.nodes:
+        for place in _LAYERS.get(node.op, ()):
+            if place < len(node.inputs):
+                found.update(weight_shape(node.inputs[place]))
+    return frozenset(found)

@@ -37,7 +37,7 @@ def _channels(node: gs.Node) -> int | None:
     """How many values a layer gives each position; None for other nodes, and where its weight is computed."""
     if node.op == "MatMulNBits":
         return int(node.attrs["N"])
-    shape = _weight_shape(node.inputs[1]) if len(node.inputs) > 1 else ()
+    shape = weight_shape(node.inputs[1]) if len(node.inputs) > 1 else ()
     if len(shape) < 2:
         return None
     if node.op == "Conv":
@@ -49,13 +49,13 @@ def _channels(node: gs.Node) -> int | None:
     return None
 
 
-def _weight_shape(tensor: gs.Tensor) -> tuple[int, ...]:
+def weight_shape(tensor: gs.Tensor) -> tuple[int, ...]:
     """The shape of a weight, also of one that is stored in another type or transposed; empty where it is computed."""
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op not in (*_STORED, "Transpose"):
         return ()
-    shape = _weight_shape(node.inputs[0])
+    shape = weight_shape(node.inputs[0])
     places = node.attrs.get("perm", range(len(shape))[::-1]) if node.op == "Transpose" else range(len(shape))
     return tuple(shape[place] for place in places) if len(places) == len(shape) else ()

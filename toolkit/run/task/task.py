@@ -181,6 +181,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
 def _look(inputs: Inputs) -> ObservedTask:
     from toolkit.evaluation.guessing.judged import judged_by
     from toolkit.evaluation.guessing.parts import masked_positions, one_sided_among
+    from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 
     job, section = inputs.job, inputs.job.recipe.evaluation
     found = first_seen(inputs)
@@ -200,8 +201,10 @@ def _look(inputs: Inputs) -> ObservedTask:
     notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     drawing, unlike = random_nodes(inputs.source())
+    untold = LayerPositions.untold(judged.parts, inputs.reference())
+    uncounted = [*masked_positions(judged.parts, watched), *([untold] if untold is not None else [])]
     record = TaskRecord(
-        task=judged.task, sure=judged.sure, why=why, uncounted=masked_positions(judged.parts, watched),
+        task=judged.task, sure=judged.sure, why=why, uncounted=uncounted,
         parts=[part.to_json() for part in judged.parts], notes=notes,
         quantized_source=quantized_source(inputs.reference(), stripping=False) is not None, drawing=drawing,
         unlike=unlike, at_once=watched.at_once,

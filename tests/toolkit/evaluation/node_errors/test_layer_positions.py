@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import node, placeholder_context
 from tests.toolkit.evaluation.observation.test_position_mask import LENGTH, TAGS, sentences, tagger
 from toolkit import Model
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 from toolkit.evaluation.numerics.difference import Difference
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions.session import session
+from toolkit.report.findings import sentence
 
 SETTINGS = {"batch_axis": 0, "axis": -1, "mask": "mask", "mask_off": 0, "positions": -2}
 PART = OutputPart("sequence", ("logits",), SETTINGS)
@@ -112,3 +114,38 @@ def test_padding_counts_where_another_output_may_read_it():
     pooled = OutputPart("embedding", ("pooled",), {"batch_axis": 0})
     assert positions(tagger(), PART, pooled) is None and positions(tagger(), pooled) is None
     assert positions(tagger(), PART) is not None
+
+
+def widened(proto):
+    """The tagger with as many features as its sentences have words."""
+    for one in proto.graph.initializer:
+        if 16 in one.dims:
+            values = numpy_helper.to_array(one)
+            cut = values[tuple(slice(LENGTH) if size == 16 else slice(None) for size in values.shape)]
+            one.CopyFrom(numpy_helper.from_array(cut.copy(), one.name))
+    return proto
+
+
+def test_channels_are_no_positions_though_as_many():
+    """Of [samples, features] the padding of a sentence hid features."""
+    mask = (np.arange(LENGTH) < np.array([[3], [5]])).astype(np.int64)
+    pooled = np.zeros((2, LENGTH), np.float32)
+    # a fixed length that no layer has channels of: scores of positions
+    assert positions(fixed()).on("unknown", pooled, {"mask": mask}).shape == (2, LENGTH)
+    alike = positions(widened(fixed()))
+    for shape in ((2, LENGTH), (2, LENGTH, 48), (2, 7, LENGTH)):
+        assert alike.on("unknown", np.zeros(shape, np.float32), {"mask": mask}) is None
+    # a length that is dynamic is told by the shapes that are known, and by these alone
+    dynamic = positions(widened(tagger()))
+    assert dynamic.on("unknown", pooled, {"mask": mask}) is None
+    state = np.zeros((2, LENGTH, LENGTH), np.float32)
+    assert dynamic.on("state", state, {"mask": mask}).shape == (2, LENGTH, 1)
+
+
+def test_that_the_axes_cannot_be_told_is_said():
+    (said,) = [LayerPositions.untold([PART], Model.from_proto(widened(fixed())))]
+    assert said == EvaluationCode.LAYER_POSITIONS_UNTOLD(input="mask", positions=LENGTH)
+    assert "as many channels" in sentence(said)
+    for told in (fixed(), tagger(), widened(tagger())):
+        assert LayerPositions.untold([PART], Model.from_proto(told)) is None
+    assert LayerPositions.untold([OutputPart("embedding", ("pooled",))], Model.from_proto(fixed())) is None
