@@ -58,8 +58,8 @@ class LayerPositions:
 
     @classmethod
     def untold(cls, parts: Sequence[OutputPart], model: Model) -> Finding | None:
-        """A finding if layers have as many channels as there are positions, and both are fixed: padding is then
-        left out of no layer's error; None where that is not so.
+        """A finding that padding counts in the errors of layers, since layers have as many channels as there are
+        positions and both numbers are fixed; None if padding is left out.
         """
         found = cls.of(parts, model)
         if found is None or found.dynamic:
