@@ -34,8 +34,8 @@ class LayerPositions:
         off: the input's value for a masked position, see ``PositionMask``.
         dynamic: whether the number of positions differs between samples.
         facts: the model's types and shapes, to distinguish dynamic dimensions from others of the same size.
-        channels: the extents of the layers' weights. If an axis has the same extent as one of them and as the positions,
-            and is fixed or unknown, nothing tells whether it holds channels or positions.
+        channels: the extents of the layers' weights. If a fixed or unknown axis has the same extent as one of them and
+            as the positions, nothing tells whether it holds channels or positions.
     """
 
     mask: str
