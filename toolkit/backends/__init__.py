@@ -1,6 +1,6 @@
-"""What builds engines: TensorRT, TensorRT-RTX or nothing.
+"""Backends, which build engines: TensorRT, TensorRT-RTX, or none.
 
-``backend`` says what each offers and the settings of an engine; ``choose`` picks one. A build goes through the
-sub-packages: ``lowering`` makes the graph, ``processes`` starts a child in which one of ``jobs`` runs, ``building``
-configures TensorRT, ``execution`` measures the engine, ``attribution`` tells what every node runs in.
+``backend`` defines their interface and the settings of an engine; ``choose`` selects one. A build uses the
+sub-packages: ``lowering`` prepares the graph, ``processes`` starts a child process that runs one of ``jobs``,
+``building`` configures TensorRT, ``execution`` measures the engine, ``attribution`` finds what every node runs in.
 """

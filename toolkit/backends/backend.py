@@ -1,4 +1,4 @@
-"""What every backend offers, and the settings of an engine."""
+"""The interface of all backends, and the settings of an engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Typing = Literal["strong", "weak"]
 
 
 class EngineChoices(pydantic.BaseModel):
-    """Settings that a recipe's ``[engine]`` and a backend share. Every default is TensorRT's own.
+    """Settings shared by a recipe's ``[engine]`` and the backends. All defaults are TensorRT's own.
 
     Attributes:
         refit: whether weights can be replaced in the built engine.
@@ -42,7 +42,7 @@ class EngineChoices(pydantic.BaseModel):
         "auto", description="how TensorRT is told the precisions"
     )
     quantization: Literal["explicit", "implicit"] = pydantic.Field(
-        "explicit", description="Q/DQ pairs, or ranges (8.6 and 10)"
+        "explicit", description="explicit: Q/DQ pairs; implicit: ranges (TensorRT 8.6 and 10)"
     )
     calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = pydantic.Field(
         "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
@@ -53,9 +53,9 @@ class EngineChoices(pydantic.BaseModel):
         "pay off stay in float; int8: they are quantized anyway, and a search looks "
         "for much in int8",
     )
-    measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
+    measure: bool = pydantic.Field(True, description="measure latency and layer times if a GPU is present")
     compute_capabilities: list[str] = pydantic.Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
-    tactic_sources: list[str] | None = pydantic.Field(None, description="TensorRT's default if not given; [] for none")
+    tactic_sources: list[str] | None = pydantic.Field(None, description="default: TensorRT's own choice; [] for none")
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
     trial_level: int = pydantic.Field(
         2, ge=0, le=5,
@@ -73,8 +73,8 @@ class EngineChoices(pydantic.BaseModel):
     )  # fmt: skip
     constraints: Literal["auto", "obey", "prefer"] = pydantic.Field(
         "auto",
-        description="weak typing: how strictly layer precisions hold; auto is prefer for a network with Q/DQ pairs and "
-        "obey for any other",
+        description="weak typing: how strictly layer precisions are enforced; auto is prefer for a network with Q/DQ "
+        "pairs and obey for any other",
     )
     refit: bool = False
     sparse_weights: bool = False
@@ -159,15 +159,15 @@ class Backend(Protocol):
         ...
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Measure the latency of several engines in turn.
+        """Measure the latency of several engines in turns.
 
         Args:
-            engines: files of engines that it built, by name.
+            engines: files of engines built by this backend, by name.
             profiles: the profiles that they were built with.
             progress: called with the current task, the amount done, and the total.
 
         Raises:
-            BackendError: an engine cannot be opened, or nothing can be measured here.
+            BackendError: an engine cannot be opened, or this machine cannot measure.
         """
         ...
 
@@ -212,6 +212,6 @@ class Backend(Protocol):
             extras: further inputs, mainly for weak typing.
 
         Raises:
-            BackendError: TensorRT is missing, refused the model, or crashed.
+            BackendError: TensorRT is missing, rejected the model, or crashed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Which backend a recipe gets, and why."""
+"""Which backend a recipe uses, and why."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from toolkit.contract.findings import Finding
 
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
 _BUILDING = ("tensorrt", "tensorrt_rtx")
-"""What ``auto`` takes, the first that can be used."""
+"""The candidates of ``auto``, in order of preference."""
 NEVER_INT8 = {"tensorrt_rtx": frozenset({"ConvTranspose"})}
-"""Operators for which a backend was never seen to take an INT8 kernel, though pairs lie around them (RTX 1.7.1.116, for
-compute capability 8.9 and 12.0: its kernel reads float16 after its own Dequantize)."""
+"""Operators for which a backend was never observed to use an INT8 kernel despite Q/DQ pairs (RTX 1.7.1.116, for compute
+capability 8.9 and 12.0: its kernel reads float16 after a separate Dequantize)."""
 _INSTALL = {"tensorrt": "run pip install 'qtool[tensorrt]'", "tensorrt_rtx": "run pip install 'qtool[rtx]'"}
 
 
 def lacks_int8(backend: str, op: str) -> str:
-    """The name of the backend that is meant (see ``choose``) if it lacks INT8 kernels for an operator; else "".
+    """The name of the backend that ``choose`` would return if it lacks INT8 kernels for an operator; else "".
 
-    No backend is loaded for operators that all of them have kernels for.
+    No backend is loaded for operators for which all backends have kernels.
     """
     if not any(op in ops for ops in NEVER_INT8.values()) or backend == "none":
         return ""
@@ -35,14 +35,14 @@ def lacks_int8(backend: str, op: str) -> str:
 
 
 def choose(name: str = "auto") -> tuple[Backend, Finding]:
-    """The backend of that name and why it was taken.
+    """The backend of this name, and why it was chosen.
 
-    ``auto`` takes tensorrt where it loads and a GPU is here, else tensorrt_rtx where it loads, else none; the reason
-    says why those before it were not taken.
+    ``auto`` chooses tensorrt if it loads and there is a GPU, else tensorrt_rtx if it loads, else none; the finding says
+    why preferred candidates were not chosen.
 
     Raises:
-        RecipeError: there is no backend of that name.
-        BackendError: the backend that was asked for by name cannot be used here.
+        RecipeError: there is no backend of this name.
+        BackendError: the named backend cannot be used on this machine.
     """
     if name not in NAMES:
         raise RecipeError(f"there is no backend '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
@@ -66,7 +66,7 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
 
 
 def next_after(refusing: str) -> str:
-    """The name of the backend that ``auto`` takes next where ``refusing`` refuses the model."""
+    """The name of the backend that ``auto`` tries next if ``refusing`` rejects the model."""
     following = _BUILDING[_BUILDING.index(refusing) + 1 :]
     return next((name for name in following if usable(name)[0] is not None), "none")
 
@@ -84,7 +84,7 @@ def _features(module: str) -> tuple[dict[str, Any] | None, BackendError | None]:
 
 
 def usable(backend: str) -> tuple[dict[str, Any] | None, BackendError | None]:
-    """What the backend's module offers, or None and why it cannot be used here."""
+    """The features of the backend's module, or None and why it cannot be used on this machine."""
     if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is not None and find_gpu() is None:
         what = "tensorrt is installed but builds only on a GPU, and this machine has none"
         return None, BackendError(what, remedy="run on a machine with a GPU, or use another backend")

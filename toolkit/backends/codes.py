@@ -1,4 +1,4 @@
-"""Codes of the backends' findings: which backend is used, for which GPUs it builds, and what a node runs in and why."""
+"""Codes of the backends' findings: which backend is used, its target GPUs, and what each node runs in and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class EngineCode(BaseCode):
-    """A finding of the backends: which one is used, for which GPUs it builds, and what a node runs in and why."""
+    """A finding of the backends: which one is used, its target GPUs, and what each node runs in and why."""
 
     BACKEND_REQUESTED = "engine-backend-requested"
     NO_BACKEND_REQUESTED = "engine-no-backend-requested"

@@ -1,4 +1,4 @@
-"""No backend: the run stops at the ONNX model."""
+"""No backend: the run ends with the ONNX model."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from toolkit.contract.bench import TurnsFound
 
 
 class NoBackend:
-    """Builds nothing; the lowered ONNX model is the result."""
+    """Builds no engine; the lowered ONNX model is the result."""
 
     name = "none"
     typing: Typing = "strong"
 
     def typing_for(self, settings: EngineSettings) -> Typing:
-        """Strong unless the settings say weak: the model is lowered as for TensorRT."""
+        """Strong unless the settings request weak: the model is lowered as for TensorRT."""
         return "weak" if settings.typing == "weak" else "strong"
 
     def version(self) -> str:
-        """Empty: there is no TensorRT."""
+        """Empty, since there is no TensorRT."""
         return ""
 
     def cannot_measure(self) -> str:
-        """There is no engine to measure."""
+        """Why nothing can be measured: there is no engine."""
         return "no backend here builds an engine"
 
     def parallel_build_memory(self) -> int:
-        """None: nothing is built."""
+        """0, since no engine is built."""
         return 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Refused: nothing is measured.
+        """Not supported: nothing can be measured.
 
         Raises:
             BackendError: always.
@@ -45,11 +45,11 @@ class NoBackend:
         raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the tensorrt backend")
 
     def max_opset(self) -> int:
-        """The newest operator set qtool itself reads."""
+        """The newest opset that qtool supports."""
         return 23
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """None: nothing is built."""
+        """Empty, since nothing is built."""
         return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:

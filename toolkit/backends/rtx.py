@@ -28,16 +28,16 @@ AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 _RECURRENT_BRANCHES_FAIL = (1, 7)
-"""The newest release seen to fail on an LSTM or GRU inside an If, by an internal assertion of its builder."""
+"""The newest release observed to fail on an LSTM or GRU inside an If, with an internal assertion of its builder."""
 _BFLOAT16_DECONVOLUTIONS_FAIL = (1, 7)
-"""The newest release seen to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
+"""The newest release observed to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
 
 
 class RtxBackend:
     """Builds with TensorRT-RTX through Polygraphy.
 
-    Its layers are known from the typed network definition, and those with weights also from the compiled program in
-    the engine, which tells what their kernels read.
+    Its layers are known from the typed network definition; for those with weights, the compiled program in the engine
+    also tells what their kernels read.
     """
 
     name = "tensorrt_rtx"
@@ -47,7 +47,7 @@ class RtxBackend:
         """Always strong.
 
         Raises:
-            BackendError: weak typing, implicit quantization, or a setting that TensorRT-RTX lacks is asked.
+            BackendError: weak typing, implicit quantization, or another setting that TensorRT-RTX does not support.
         """
         if settings.typing == "weak" or settings.quantization == "implicit":
             asked = 'typing = "weak"' if settings.typing == "weak" else 'quantization = "implicit"'
@@ -71,7 +71,7 @@ class RtxBackend:
         return "strong"
 
     def version(self) -> str:
-        """The installed version of TensorRT-RTX, empty where it is not installed."""
+        """The installed version of TensorRT-RTX; empty if it is not installed."""
         for distribution in ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"):
             try:
                 return importlib.metadata.version(distribution)
@@ -84,15 +84,15 @@ class RtxBackend:
         return tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
 
     def cannot_measure(self) -> str:
-        """Engines of TensorRT-RTX are built, but not run."""
+        """Why nothing can be measured: TensorRT-RTX engines are only built, not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
 
     def parallel_build_memory(self) -> int:
-        """None: its engines are built in seconds."""
+        """0, since its engines are built in seconds."""
         return 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Refused: nothing is measured.
+        """Not supported: nothing can be measured.
 
         Raises:
             BackendError: always.
@@ -100,18 +100,18 @@ class RtxBackend:
         raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
 
     def max_opset(self) -> int:
-        """The newest operator set: its parser takes all that qtool reads."""
+        """The newest opset: its parser supports all that qtool supports."""
         return 23
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """Transposed convolutions in bfloat16, of any kernel, stride, rank or number of groups."""
+        """ConvTranspose in bfloat16, with any kernel, stride, rank or number of groups."""
         return {Precision.BF16: frozenset({"ConvTranspose"})} if self._release <= _BFLOAT16_DECONVOLUTIONS_FAIL else {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
-        """Let the parser read the model; see ``Backend.parse``."""
+        """Parse the model; see ``Backend.parse``."""
         from toolkit.backends.lowering.conditionals import refuse_conditionals
 
-        # RNN, Loop and Scan build inside an If, and LSTM and GRU next to one
+        # RNN, Loop and Scan build inside an If, and so do LSTM and GRU outside of one
         recurrent = self._release <= _RECURRENT_BRANCHES_FAIL
         refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
         capabilities, _ = target_capabilities(settings)
@@ -131,12 +131,12 @@ class RtxBackend:
         progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
-        """Build an engine; see ``Backend.build``. The plan is in the graph's types already."""
+        """Build an engine; see ``Backend.build``. The graph's types already contain the plan."""
         typing = self.typing_for(settings)
         capabilities, why = target_capabilities(settings)
         resolved = {
             **settings.model_dump(mode="json"),
-            # Kernels are chosen on the GPU that runs the engine: a build without a GPU has no times to keep.
+            # Kernels are chosen on the GPU that runs the engine, so a build without a GPU measures no times to cache.
             "timing_cache": str(settings.timing_cache) if settings.timing_cache and find_gpu() else None,
             "typing": typing,
             "profiles": profiles.names,
@@ -179,7 +179,7 @@ class RtxBackend:
 
 
 def target_capabilities(settings: EngineSettings) -> tuple[list[str], Finding]:
-    """The compute capabilities to build for, and why these."""
+    """The compute capabilities to build for, and why."""
     if settings.compute_capabilities:
         return list(settings.compute_capabilities), EngineCode.CAPABILITY_REQUESTED()
     if settings.hardware_compatible:

@@ -1,4 +1,4 @@
-"""The tensorrt backend: 8.6, 10 and 11, chosen by what the installed module offers. Builds on the GPU it runs on."""
+"""The tensorrt backend: versions 8.6, 10 and 11, by the features of the installed module. Builds on the local GPU."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8
 
 
 class TensorRTBackend:
-    """Builds with TensorRT through Polygraphy, then asks the engine's inspector what every layer runs in.
+    """Builds with TensorRT through Polygraphy, then queries the engine inspector for what every layer runs in.
 
     Args:
-        features: what ``probe`` found in the installed module.
+        features: the result of ``probe`` for the installed module.
     """
 
     name = "tensorrt"
@@ -44,14 +44,14 @@ class TensorRTBackend:
 
     @property
     def typing(self) -> Typing:
-        """Strong where this version knows it, else weak."""
+        """Strong if this version supports it, else weak."""
         return "strong" if self._features["strong"] else "weak"
 
     def typing_for(self, settings: EngineSettings) -> Typing:
-        """The typing asked for; ``auto`` is this version's own, and weak for implicit quantization.
+        """The requested typing; ``auto`` is this version's default, or weak for implicit quantization.
 
         Raises:
-            BackendError: this version has no such typing, or no implicit quantization.
+            BackendError: this version does not support the typing, or implicit quantization.
         """
         version = self.version()
         if settings.quantization == "implicit":
@@ -75,7 +75,7 @@ class TensorRTBackend:
             raise BackendError(
                 f"TensorRT {version} has no {settings.typing} typing",
                 where=f'[engine] typing = "{settings.typing}"',
-                remedy='leave typing out: "auto" takes what this version has',
+                remedy='leave typing out: "auto" selects the one that this version supports',
             )
         return settings.typing
 
@@ -84,30 +84,30 @@ class TensorRTBackend:
         return str(self._features["version"])
 
     def cannot_measure(self) -> str:
-        """Why nothing can be measured here: no GPU, or no cuda-python."""
+        """Why nothing can be measured: no GPU, or no cuda-python; empty if measuring is possible."""
         if find_gpu() is None:
             return "there is no GPU here to measure on"
         return "" if cuda_runtime() is not None else "cuda-python is not installed"
 
     def parallel_build_memory(self) -> int:
-        """What was free when the module was looked at; see ``Backend.parallel_build_memory``."""
+        """Free GPU memory when the module was probed; see ``Backend.parallel_build_memory``."""
         return int(self._features.get("free_bytes", 0)) if CAN_STOP else 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Measure engines in turn; see ``Backend.in_turn``."""
+        """Measure engines in turns; see ``Backend.in_turn``."""
         return measure_turns(self.name, engines, profiles, progress)
 
     def max_opset(self) -> int:
-        """The newest operator set its parser takes."""
+        """The newest opset that its parser supports."""
         mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
         return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """None is known."""
+        """Empty: no such operators are known."""
         return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
-        """Let the parser read the model; see ``Backend.parse``."""
+        """Parse the model; see ``Backend.parse``."""
         from toolkit.backends.lowering.conditionals import refuse_conditionals
 
         refuse_conditionals(model_path, profiles, f"TensorRT {self.version()}", recurrent=False)
@@ -180,10 +180,10 @@ class TensorRTBackend:
 def _examined(
     folder: Path, profiles: Profiles, settings: EngineSettings, log: LogLine, progress: Progress
 ) -> dict[str, Any]:
-    """What ``examine_engine`` found; where its process dies even the second time, as much as is known without it.
+    """The result of ``examine_engine``, without inspection if its process dies twice; empty if it dies again.
 
-    TensorRT 8.6.0 was seen to crash where a context is made for its inspector, and not the next time («missing offset
-    in id2offset»): the engine, which took minutes, must not be lost with it.
+    TensorRT 8.6.0 was observed to crash when a context is created for the inspector, but not on the next attempt
+    («missing offset in id2offset»): the engine, which took minutes to build, must not be lost.
     """
     request = {
         "folder": str(folder),
@@ -197,14 +197,14 @@ def _examined(
             found = run_job("examine_tensorrt", {**request, "inspect": inspect}, log, progress)
             return {**found, "log": [*warnings, *found["log"]]}
         except ProcessDiedError as error:
-            warnings.append(f"WARNING: the engine was built, but looking at it failed: {error}")
+            warnings.append(f"WARNING: the engine was built, but examining it failed: {error}")
             log(warnings[-1])
     lacks = dict.fromkeys(profiles.names or ["default"], warnings[-1]) if settings.measure else {}
     return {"inspected": [], "log": warnings, "time_ms": {}, "latency": {}, "lacks": lacks}
 
 
 def _amax(extras: Extras) -> dict[str, float]:
-    """The amax of every tensor: as calibrated where placement wanted it, else the largest magnitude seen."""
+    """The amax of every tensor: the calibrated one for tensors that placement quantizes, else the largest magnitude."""
     if extras.ranges is None:
         return {}
     seen = {name: max(abs(low), abs(high)) for name, (low, high) in extras.ranges.observed.items()}
@@ -212,10 +212,10 @@ def _amax(extras: Extras) -> dict[str, float]:
 
 
 def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> list[str]:
-    """Write calibration batches where the child process reads them, each with the same shapes.
+    """Write calibration batches to files for the child process, all of the same shapes.
 
     Raises:
-        BackendError: there is no batch, or one has other shapes: TensorRT would end calibration there without a word.
+        BackendError: there are no batches, or their shapes differ (TensorRT would silently end calibration there).
     """
     if settings.quantization != "implicit" or settings.calibrator == "ranges":
         return []

@@ -12,10 +12,10 @@ from toolkit.base.types import Array
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz file of these arrays by name, atomically.
+    """Write arrays to an .npz file by name, atomically.
 
     Raises:
-        WriteError: the disk is full, and the like; see ``atomic_path``.
+        WriteError: the file cannot be written, for example because the disk is full; see ``atomic_path``.
     """
     size = sum(values.nbytes for values in arrays.values())
     with atomic_path(path, size) as temporary, temporary.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""Letting TensorRT compute attention by several kernels where it has no single one for it."""
+"""Lets TensorRT compute attention with several kernels if it has no fused kernel for it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 
 def make_decomposable(trt: Any, network: Any) -> int:
-    """Allow every ``IAttention`` of a ``trt.INetworkDefinition`` to be computed by several kernels.
+    """Allow TensorRT to decompose every ``IAttention`` of a ``trt.INetworkDefinition`` into several kernels.
 
-    The parser makes an IAttention of each Attention node. TensorRT computes it by one fused kernel if it has one for
-    its head size, types and mask; otherwise the build fails, unless ``IAttention.decomposable`` is set, which changes
-    nothing where there is such a kernel (NVIDIA's documentation of IAttention).
+    The parser creates an IAttention for each Attention node. TensorRT computes it with one fused kernel if it has one
+    for the head size, types and mask; otherwise the build fails, unless ``IAttention.decomposable`` is set, which has
+    no effect if there is a fused kernel (NVIDIA's documentation of IAttention).
 
     Args:
-        trt: TensorRT's module, or TensorRT-RTX's.
-        network: the parsed network, changed in place.
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        network: the parsed network, modified in place.
 
     Returns:
-        How many there are; 0 in versions that have none.
+        The number of IAttention layers; 0 in versions that have none.
     """
     begins = getattr(trt.LayerType, "ATTENTION_INPUT", None)
     found = 0
     for index in range(network.num_layers if begins is not None else 0):
         layer = network.get_layer(index)
         if layer.type == begins:
-            # the bindings give every layer its base class
+            # the Python bindings return every layer as its base class
             layer.__class__ = trt.IAttentionInputLayer
             layer.attention.decomposable = True
             found += 1

@@ -1,4 +1,4 @@
-"""The names of the operators that quantize in blocks: TensorRT's own, and qtool's in a graph under work."""
+"""Names of the operators that quantize in blocks: TensorRT's own, and qtool's in graphs being processed."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ QTOOL = "qtool"
 
 
 def domain_of(precision: Precision) -> str:
-    """The domain of the Q/DQ pairs of a type whose activation blocks get their scales at run time."""
+    """The domain of Q/DQ pairs of a type that computes the block scales of activations at run time."""
     return f"{QTOOL}.{precision}"

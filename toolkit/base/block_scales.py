@@ -1,4 +1,4 @@
-"""The numbers of NVFP4 and MXFP8: rounding to E2M1, and the scales of blocks."""
+"""Numerics of NVFP4 and MXFP8: rounding to E2M1, and block scales."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ E2M1_MAX, E4M3_MAX, E4M3_SMALLEST = 6.0, 448.0, 2.0**-9
 _BITS = 20
 _FEWEST, _MOST = -126, 127
 _LARGEST = (448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 240.0)
-"""An E4M3 number of every mantissa, as the scale of the largest block."""
+"""One E4M3 number per mantissa: candidates for the scale of the block with the largest scale."""
 _SAME, _SAME_HALF = 2.0**-20, 2.0**-10
-"""How far off a scale that was rounded to float32, and to float16, may be."""
+"""Relative tolerances for scales that were rounded to float32 and to float16."""
 
 
 def to_e2m1(values: Array) -> Array:
-    """The nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6 with their signs, ties to the even code, saturated.
+    """Round values to the nearest E2M1 number (0, 0.5, 1, 1.5, 2, 3, 4, 6 and negatives), ties to even, saturating.
 
     OCP Microscaling Formats (MX) v1.0, 5.3.3: steps of 0.5 below 2, of 1 below 4, of 2 above. NaN stays NaN.
     """
@@ -28,25 +28,26 @@ def to_e2m1(values: Array) -> Array:
 
 
 def tensor_scale(amax: float) -> float:
-    """NVFP4's float32 scale of a whole tensor, amax / (6 * 448), rounded up to 20 significant bits.
+    """NVFP4's float32 scale of a tensor with this amax: amax / (6 * 448), rounded up to 20 significant bits.
 
-    NVIDIA, "Pretraining large language models with NVFP4", 2025, equation 1, inverted: the block of the largest values
-    has the largest scale that E4M3 holds. With 20 bits its product with any E4M3 number, and so the scale of any block,
-    is exact in float32. An amax of 0 counts as 1.
+    The inverse of equation 1 in NVIDIA, "Pretraining large language models with NVFP4", 2025: the block with the
+    largest values gets the largest scale that E4M3 can represent. With 20 bits, the product with any E4M3 number, and
+    so the scale of any block, is exact in float32. An amax of 0 counts as 1.
     """
     mantissa, exponent = np.frexp((amax if amax > 0 else 1.0) / (E2M1_MAX * E4M3_MAX))
     return float(np.ldexp(np.ceil(mantissa * 2**_BITS), max(int(exponent), _FEWEST + _BITS) - _BITS))
 
 
 def scales_of_blocks(amax: Array, precision: Precision) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """The scales by which the blocks of one tensor are stored, float32 of the shape of ``amax``.
+    """The scales of the blocks of one tensor as they are stored: float32, of the shape of ``amax``.
 
-    NVFP4: amax / 6 / ``tensor_scale``, rounded to the nearest E4M3 number (ties to even; 2^-9 at least, so that no
-    scale is 0), times ``tensor_scale``; equation 2 of the same report. The tensor's amax is the largest of the blocks.
+    NVFP4: amax / 6 / ``tensor_scale``, rounded to the nearest E4M3 number (ties to even; at least 2^-9, so that no
+    scale is 0), times ``tensor_scale``; equation 2 of the same report. The tensor's amax is the largest amax of its
+    blocks.
 
-    MXFP8: the smallest power of two at which no value of the block leaves E4M3, 2^ceil(log2(amax / 448)), a number of
-    E8M0. MX v1.0, 6.3, takes 2^(floor(log2(amax)) - 8), which is half as much where amax is beyond 1.75 powers of two,
-    and saturates there; NVIDIA's kernels round up (cuDNN, «Block Scaling»). A block that is all zero counts as amax 1.
+    MXFP8: the smallest power of two for which no value of the block exceeds E4M3's range, 2^ceil(log2(amax / 448)), an
+    E8M0 number. MX v1.0, 6.3, uses 2^(floor(log2(amax)) - 8), which is half of that, and saturates, if amax exceeds
+    1.75 times a power of two; NVIDIA's kernels round up (cuDNN, «Block Scaling»). A block of zeros has amax 1.
     """
     wide = np.asarray(amax, np.float64)
     if precision is Precision.NVFP4:
@@ -63,9 +64,9 @@ def scales_of_blocks(amax: Array, precision: Precision) -> np.ndarray[tuple[int,
 
 
 def split_scales(scales: Array) -> tuple[Array, float] | None:
-    """NVFP4's scales of a tensor's blocks as E4M3 numbers in float32, and the tensor's scale that multiplies them.
+    """Split NVFP4 block scales into E4M3 numbers, as float32, and the tensor's scale by which they are multiplied.
 
-    None where no scale of a tensor does that, up to the rounding of their own float type: models from elsewhere may
+    None if no tensor scale gives these block scales up to the rounding of their float type: models from other tools may
     have any scales.
     """
     import ml_dtypes
@@ -82,7 +83,7 @@ def split_scales(scales: Array) -> tuple[Array, float] | None:
 
 
 def can_store(scales: Array, precision: Precision) -> bool:
-    """Whether a type of blocks can store these scales: MXFP8 powers of two, NVFP4 what ``split_scales`` splits."""
+    """Whether a block type can represent these scales: powers of two for MXFP8, see ``split_scales`` for NVFP4."""
     if precision is Precision.NVFP4:
         return split_scales(scales) is not None
     mantissa, exponent = np.frexp(np.asarray(scales, np.float64))

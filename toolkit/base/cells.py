@@ -1,4 +1,4 @@
-"""Values computed from each other: when one changes, those computed from it are recomputed, and no others."""
+"""Values computed from each other: if one changes, only the values that depend on it are recomputed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Making(threading.local):
-    """The cells that are being computed in this thread, the innermost last."""
+    """The cells that are being computed in this thread, innermost last."""
 
     def __init__(self) -> None:
         self.stack: list[Cell[Any]] = []
@@ -21,10 +21,10 @@ _making = _Making()
 
 
 class Input(Generic[T]):
-    """A value that is set from outside.
+    """A value that is set from outside the network.
 
     Args:
-        value: what it is at first.
+        value: the initial value.
     """
 
     def __init__(self, value: T) -> None:
@@ -32,13 +32,13 @@ class Input(Generic[T]):
         self._readers: set[Cell[Any]] = set()
 
     def __call__(self) -> T:
-        """The value; the cell being computed, if any, is recomputed once this value changes."""
+        """The value; if a cell is being computed, it is recomputed when this value changes."""
         if _making.stack:
             self._readers.add(_making.stack[-1])
         return self._value
 
     def set(self, value: T) -> None:
-        """Change it; what was computed from it is out of date until the network settles."""
+        """Set the value; cells that depend on it are out of date until the network settles."""
         if value != self._value:
             self._value = value
             for reader in self._readers:
@@ -46,18 +46,18 @@ class Input(Generic[T]):
 
 
 class Cell(Input[T]):
-    """A value computed from others; created by ``Network.add``."""
+    """A value computed from other cells and inputs; created by ``Network.add``."""
 
     def __init__(self, network: Network, rank: int, make: Callable[[], T]) -> None:
         self._network, self.rank, self._make = network, rank, make
         super().__init__(self._made())
 
     def doubt(self) -> None:
-        """Note that something it was computed from has changed."""
+        """Mark this cell for recomputation because a value it depends on has changed."""
         self._network.doubted(self)
 
     def remake(self) -> None:
-        """Recompute it; its readers are doubted where the value has changed."""
+        """Recompute the value; if it changes, its readers are marked for recomputation."""
         self.set(self._made())
 
     def _made(self) -> T:
@@ -69,7 +69,7 @@ class Cell(Input[T]):
 
 
 class Network:
-    """Cells in an order in which each is computed from earlier ones alone."""
+    """Cells in an order in which each depends only on earlier ones."""
 
     def __init__(self) -> None:
         self._cells: list[Cell[Any]] = []
@@ -77,25 +77,25 @@ class Network:
         self._waiting: set[int] = set()
 
     def add(self, make: Callable[[], T]) -> Cell[T]:
-        """A cell whose value ``make`` computes from earlier cells and inputs; computed at once."""
+        """Add a cell whose value ``make`` computes from earlier cells and inputs; it is computed at once."""
         cell = Cell(self, len(self._cells), make)
         self._cells.append(cell)
         return cell
 
     def doubted(self, cell: Cell[Any]) -> None:
-        """Note that a cell is to be recomputed."""
+        """Mark a cell for recomputation."""
         if cell.rank not in self._waiting:
             self._waiting.add(cell.rank)
             heapq.heappush(self._doubted, cell.rank)
 
     def close(self) -> None:
-        """Free what the cells hold, in reference cycles; none may be read afterwards."""
+        """Free the objects that the cells hold in reference cycles; no cell may be read afterwards."""
         for cell in self._cells:
             cell.__dict__.clear()
         self._cells.clear()
 
     def settle(self) -> None:
-        """Recompute all doubted cells, in their order."""
+        """Recompute all marked cells, in order."""
         while self._doubted:
             rank = heapq.heappop(self._doubted)
             self._waiting.discard(rank)

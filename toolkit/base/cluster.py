@@ -1,7 +1,7 @@
-"""Work done on a Ray cluster. The one module that knows Ray, which is imported when a cluster is asked for.
+"""Work on a Ray cluster. Only this module uses Ray, which is imported when a cluster is requested.
 
-Tasks are what runs in one process too; each worker opens a work once and keeps it. A work and its arrays are put into
-Ray's object store once, from where the workers of one machine share them. A task whose worker is lost runs again.
+Tasks are the same as in a single process; each worker opens a work once and keeps it open. A work and its arrays are
+put into Ray's object store once, shared by the workers of a machine. If a worker is lost, its task is retried.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, t
 from toolkit.base.reads import Reads, aside, following
 
 ADDRESS = r"ray://[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}"
-"""What Ray Client's addresses look like."""
+"""Pattern of a Ray Client address."""
 _RETRIES = 5
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LINE = 300
 _SOON = 60
-"""Seconds within which Ray assigns a GPU that is free."""
+"""Seconds within which Ray assigns a free GPU."""
 
 
 class RemoteTracebackError(Exception):
-    """Where an error arose in a worker: the text of its traceback."""
+    """The traceback, as text, of an error in a worker."""
 
 
 @contextmanager
 def cluster(address: str | None = None) -> Iterator[Cluster]:
-    """A Ray cluster, for the block. It is connected to when there is work for it.
+    """A Ray cluster for the duration of the block; it is connected to when there is work for it.
 
-    The cluster that the caller's program is already connected to; else the one at ``address``; else the one that
-    ``RAY_ADDRESS`` names or that was started on this machine; else one of this machine's cores, which ends with the
-    block.
+    This is the cluster that the caller's program is already connected to; else the one at ``address``; else the one
+    that ``RAY_ADDRESS`` names or that was started on this machine; else a new one on this machine's cores, which ends
+    with the block.
 
     Args:
         address: ``ray://host:port`` of a Ray Client server.
@@ -78,12 +78,12 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Start Ray or connect to the cluster at ``address``, and keep this process's own signal handlers."""
+    """Start Ray, or connect to the cluster at ``address``; this process's signal handlers are kept."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        # what its warnings say, its error says too
+        # the error raised contains what the warnings say
         with aside(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if address is not None:
@@ -99,25 +99,25 @@ def _connect(ray: Any, address: str | None) -> None:
         raise QtoolError(f"Ray cannot be used: {_first(error)}", where=place, remedy=remedy) from error
     finally:
         if main:
-            # Ray's own would end the process at once
+            # Ray's handler would end the process at once
             signal.signal(signal.SIGTERM, before)
 
 
 def _first(error: BaseException) -> str:
-    """The first lines of one of Ray's messages, which go on for pages."""
+    """The first lines of a Ray message, which may be pages long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return re.sub(r"\x1b\[[0-9;]*m", "", " ".join(lines[:3]))[:_LINE] or type(error).__name__
 
 
 @contextmanager
 def _answering(*lost: type[Exception]) -> Iterator[None]:
-    """Turn Ray's errors in the block into qtool's.
+    """Convert Ray's errors in the block to qtool's.
 
     Args:
-        lost: errors by which Ray says that the cluster has gone; a lost connection is a ConnectionError.
+        lost: errors by which Ray reports that the cluster is gone; a lost connection is a ConnectionError.
 
     Raises:
-        QtoolError: the cluster or the connection has gone.
+        QtoolError: the cluster is gone or the connection is lost.
     """
     try:
         yield
@@ -131,10 +131,10 @@ def _answering(*lost: type[Exception]) -> Iterator[None]:
 
 @dataclass
 class Cluster:
-    """The machines of a Ray cluster; see ``Workplace``, and ``cluster``.
+    """The machines of a Ray cluster; see ``Workplace`` and ``cluster``.
 
     Attributes:
-        address: where it is; see ``cluster``.
+        address: address of the cluster; see ``cluster``.
         unlike: see ``Workplace``.
     """
 
@@ -144,7 +144,7 @@ class Cluster:
 
     @cached_property
     def ray(self) -> Any:
-        """The module, connected.
+        """The module ``ray``, connected to the cluster.
 
         Raises:
             QtoolError: Ray does not answer, or a machine of the cluster has other versions than this one.
@@ -158,7 +158,7 @@ class Cluster:
         return ray
 
     def close(self) -> None:
-        """End the connection, where this made it."""
+        """Disconnect, if this object made the connection."""
         if self._connected:
             self._connected = False
             with aside():
@@ -166,7 +166,7 @@ class Cluster:
 
     @property
     def slots(self) -> int:
-        """How many tasks run at a time: one a core."""
+        """Number of tasks that run at a time: one per core."""
         with _answering(self.ray.exceptions.RayError):
             return max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
 
@@ -175,14 +175,14 @@ class Cluster:
         """See ``Workplace``.
 
         Raises:
-            QtoolError: the work cannot be pickled, there is no room for it, or the cluster has gone.
+            QtoolError: the work cannot be pickled, it does not fit into the object store, or the cluster is gone.
         """
         with self._tasks(work, 2 * self.slots, num_cpus=1) as tasks:
             yield tasks
 
     @contextmanager
     def gpu_workers(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT] | None]:
-        """See ``Workplace``, and ``workers``; GPUs that the cluster has no time for are not waited for."""
+        """See ``Workplace`` and ``workers``; does not wait for GPUs that are busy."""
         with self._others_than_own() as others:
             if not others:
                 yield None
@@ -192,7 +192,7 @@ class Cluster:
 
     @contextmanager
     def _others_than_own(self) -> Iterator[int]:
-        """How many GPUs there are besides the one this process computes on, which no task gets within the block."""
+        """Yields the number of GPUs other than this process's own, which is reserved so that no task gets it."""
         ray, own = self.ray, gpu_uuid()
         held, mine = list[Any](), list[Any]()
         try:
@@ -212,14 +212,14 @@ class Cluster:
             self._end(held + mine)
 
     def _end(self, actors: list[Any]) -> None:
-        """Have actors release what they hold."""
+        """End actors, which releases their resources."""
         while actors:
             with suppress(Exception):
                 self.ray.kill(actors.pop())
 
     @contextmanager
     def _tasks(self, work: SharedWork[Any, Any], window: int, **needs: int) -> Iterator[_RayTasks]:
-        """Tasks for a work that need so many cores and GPUs each."""
+        """Tasks for a work; ``needs`` are the cores and GPUs of each task."""
         try:
             with _answering():
                 held = self.ray.put(work)
@@ -242,10 +242,10 @@ class Cluster:
             workers.give_up()
 
     def _require_alike(self, ray: Any) -> None:
-        """Refuse machines of the cluster with another version of qtool, Python or onnxruntime."""
+        """Raise a QtoolError if a machine has other versions of qtool, Python or packages, or does not answer."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) < 2 and not ray.util.client.ray.is_connected():
-            # this very machine
+            # the only machine is this one
             return
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         asked = {}
@@ -267,7 +267,7 @@ def _places() -> list[str]:
 
 @dataclass
 class _RayTasks:
-    """Ray tasks that share a work."""
+    """Ray tasks that share one work."""
 
     ray: Any
     task: Any
@@ -277,17 +277,17 @@ class _RayTasks:
     _under_way: set[Any] = field(default_factory=set)
 
     def submit(self, item: Any) -> _RayTask:
-        # a reference within a list is not fetched before the task needs it
+        # a reference inside a list is not fetched before the task needs it
         with _answering(self.ray.exceptions.RayError):
             reference = self.task.remote([self.shared[0]], *self.shared[1:], item)
         self._under_way.add(reference)
         return _RayTask(self, reference)
 
     def get(self, reference: Any) -> Any:
-        """A task's answer.
+        """The answer of a task.
 
         Raises:
-            QtoolError: its worker was lost again and again, it cannot be run there, or the cluster has gone.
+            QtoolError: its worker was lost in every retry, the task failed there, or the cluster is gone.
         """
         try:
             with _answering():
@@ -315,12 +315,12 @@ class _RayTasks:
         return taken_in(found)
 
     def give_up(self) -> None:
-        """End what is still under way."""
+        """Cancel all tasks under way."""
         for reference in list(self._under_way):
             self.end(reference)
 
     def end(self, reference: Any) -> None:
-        """End one task."""
+        """Cancel one task."""
         self._under_way.discard(reference)
         with suppress(Exception):
             self.ray.cancel(reference, force=True)
@@ -341,26 +341,26 @@ class _RayTask:
 # ---------------------------------------------------------------- in a worker
 
 _open: dict[str, Callable[[Any], Any]] = {}
-"""The answers of the work that was asked for last, by its place in the object store."""
+"""The opened work that was used last, by its key in the object store."""
 
 
 def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: Any) -> tuple[bool, Any, str]:
-    """One task: whether it failed; its answer with what was read for it, or its error and the traceback; the CPU.
+    """One task: whether it failed; its answer and what was read, or its error and traceback; the kind of CPU.
 
     Args:
-        box: the work's reference.
-        ours: the versions of the process that asks.
-        paths: where that finds modules.
-        item: what is to be answered.
+        box: a list with the reference of the work.
+        ours: the versions of the requesting process.
+        paths: the requesting process's module search path.
+        item: the item to answer.
     """
     try:
         key = box[0].hex()
         if key not in _open:
             refuse_unlike(ours, stamp(), platform.node())
-            # the sessions of another work go before this one's come
+            # close the sessions of the previous work before opening this one's
             _open.clear()
             if not _followed:
-                # for as long as this process lives: a metric of the user's may read files here
+                # active until the process ends: a user's metric may read files here
                 following(Reads()).__enter__()
                 _followed.append(True)
             _reach(paths)
@@ -374,14 +374,14 @@ _followed: list[bool] = []
 
 
 class _Holder:
-    """An actor that has a GPU and leaves it alone."""
+    """An actor that occupies a GPU without using it."""
 
     def gpu(self) -> str:
         return gpu_uuid()
 
 
 def _reach(paths: list[str]) -> None:
-    """Find modules where the asking process finds them, and reload those that the user may have changed."""
+    """Extend the module search path by the requesting process's, and drop modules that the user may have changed."""
     missing = [path for path in paths if path not in sys.path and Path(path).is_dir()]
     sys.path += missing
     kept = tuple(f"{place}{os.sep}" for place in (Path(__file__).parents[2], sysconfig.get_path("stdlib")))

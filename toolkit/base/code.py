@@ -1,4 +1,4 @@
-"""Objects that a recipe names as ``module:Name``: code of its author, which runs only where the user allows it."""
+"""Objects that a recipe names as ``module:Name``: its author's code, which runs only if the user allows it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from toolkit.base.reads import is_users
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:
-    """The object named ``module:Name``, or given by the caller (see ``toolkit.base.given``).
+    """The object named ``module:Name``, or passed in by the caller (see ``toolkit.base.given``).
 
     Raises:
         NotAllowedError: code is not allowed.
-        RecipeError: the module cannot be imported, fails while it is, or has no such name.
+        RecipeError: the module cannot be imported, raises an error when imported, or has no such name.
     """
     if is_given(use):
         return taken(use)
@@ -60,10 +60,10 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
 
 
 def _refuse_other_file(module: ModuleType, use: str, kind: str) -> None:
-    """Refuse a module of another place, such as one of Python's own, where a file beside the recipe has its name.
+    """Refuse a module from elsewhere, such as Python's own, if a file beside the recipe has the same name.
 
     Raises:
-        RecipeError: it is one.
+        RecipeError: the module is not that file.
     """
     file, beside = getattr(module, "__file__", None), Path(sys.path[0] or ".") / f"{module.__name__}.py"
     if beside.is_file() and (file is None or Path(file).resolve() != beside.resolve()):
@@ -75,7 +75,7 @@ def _refuse_other_file(module: ModuleType, use: str, kind: str) -> None:
 
 
 def failure_of(error: BaseException) -> str:
-    """An exception in words, and the last line of the user's own code that it came through, as (file.py, line 3)."""
+    """An exception as text, with the last line of user code in its traceback, such as (file.py, line 3)."""
     kind, trace, line = type(error).__name__, error.__traceback__, ""
     said = f"{kind}: {error}" if str(error) else kind
     while trace is not None:
@@ -87,17 +87,17 @@ def failure_of(error: BaseException) -> str:
 
 
 def code_of(use: str) -> str:
-    """What an object that a recipe names depends on, as far as its source tells; empty where it is qtool's own."""
+    """A fingerprint of the code of an object named in a recipe, as far as its source shows; empty for qtool's own."""
     if isinstance(use, CallerObject):
         return code_print(use.thing)
     return module_fingerprint(use.partition(":")[0]) if ":" in use and not is_given(use) else ""
 
 
 class _SourceFinder(MetaPathFinder):
-    """Finds the modules below a folder as Python does, and has them recompiled from source.
+    """Finds modules in a folder like Python does, but compiles them from source every time.
 
-    Compiled files are matched by modification time in seconds and size, too coarse for a file being worked on: what
-    runs might not be what the file says.
+    Python matches compiled files by size and modification time in seconds, which is too coarse for a file being edited:
+    an outdated version might run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ class _SourceFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module, where its source lies below the folder; None leaves it to others."""
+        """The spec of a module whose source is in the folder; None leaves it to other finders."""
         spec = PathFinder.find_spec(fullname, [str(self.folder)] if path is None else path, target)
         if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
             return None
@@ -118,7 +118,7 @@ class _SourceFinder(MetaPathFinder):
 
 class _SourceLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
-        """The source, compiled."""
+        """The code compiled from source."""
         path = self.get_filename(fullname)
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
@@ -130,9 +130,9 @@ def _public(module: ModuleType) -> list[str]:
 
 @contextmanager
 def import_path(folder: Path | None) -> Iterator[None]:
-    """Let modules beside the recipe be imported, where the user allows code.
+    """Make modules beside the recipe importable within the block, if the user allows code (``folder`` is not None).
 
-    Afterwards they are forgotten: the next run in this process takes the files as they are then, as its keys do.
+    They are unloaded afterwards, so that the next run in this process reads the files again, as its keys do.
     """
     if folder is None:
         yield

@@ -1,4 +1,4 @@
-"""Pausing Python's garbage collector while many lasting objects are created."""
+"""Pausing Python's garbage collector while many long-lived objects are created."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SELDOM = (1_000_000, 10, 5)
-"""New objects before the youngest are looked through, and how often that is done before older ones are."""
+"""Thresholds of the collector: new objects per collection of generation 0, and how many of these per older one."""
 MANY_NEW = 100_000
-"""New objects from which on looking through them takes longer than it is worth: a large graph has millions."""
+"""Number of new objects above which a collection takes longer than it is worth: a large graph has millions."""
 MOST_LIVING = 8_000_000
-"""Objects that live, about 800 MB, before all are looked through; twice as many as are left, where these are more."""
+"""Living objects, about 800 MB, before a full collection; twice the remaining number if that is larger."""
 
 
 @dataclass
 class CollectionThreshold:
-    """How many objects may live before they are all looked through.
+    """Number of living objects that triggers a full collection.
 
     Attributes:
         most: the limit.
-        blocks: blocks of memory that Python may have in use before the objects are counted again.
+        blocks: number of allocated memory blocks from which the objects are counted again.
     """
 
     most: int = MOST_LIVING
     blocks: int = 0
 
     def reached(self) -> bool:
-        """Whether more objects may live than are allowed, as far as blocks of memory tell.
+        """Whether there may be more living objects than allowed, judged by allocated memory blocks.
 
-        Counting the objects walks over all of them, of a large graph 0.2 s each time; blocks are counted by the pool.
-        Nearly every object takes a block or more, so that there are not too many objects where there are few blocks,
-        and what cycles hold has not grown where the blocks have not.
+        Counting objects visits all of them, which takes 0.2 s for a large graph; the number of blocks is known at once.
+        Nearly every object takes at least one block, so few blocks mean few objects, and without more blocks no more
+        memory is held by cycles.
         """
         return sys.getallocatedblocks() > max(self.most, self.blocks)
 
     def counted(self) -> None:
-        """Say that the objects were counted: that is done again once an eighth more blocks are in use."""
+        """Record that the objects were counted; they are counted again once an eighth more blocks are in use."""
         self.blocks = sys.getallocatedblocks() * 9 // 8
 
 
@@ -50,12 +50,11 @@ living_limit = CollectionThreshold()
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """The block, or a function that this decorates, runs without the collector of reference cycles.
+    """Disable the collector of reference cycles for the block, or for a function decorated with this.
 
-    It would look through all objects that live, again and again, while a graph of a hundred thousand is built: that
-    takes several times as long as the building. Nothing that the block makes and drops in a cycle is freed before its
-    end. What it makes and keeps, where that is much, counts as old at once: it is looked through with all that lives
-    when that has doubled.
+    While a graph of a hundred thousand nodes is built, the collector would visit all living objects again and again,
+    which takes several times as long as building it. Cycles that become garbage in the block are freed after it. If
+    many objects remain, they are moved to the oldest generation at once; this is collected when it has doubled.
     """
     was = gc.isenabled()
     gc.disable()
@@ -68,8 +67,8 @@ def collector_paused() -> Iterator[None]:
 
 
 def _made_old() -> None:
-    """Make all objects old, where many are new, without looking through them: two lists are joined."""
-    # earlier objects may have been frozen by other code
+    """Move all objects to the oldest generation if many are new; this joins two lists and visits no object."""
+    # other code may have frozen objects before
     if gc.get_count()[0] < MANY_NEW or gc.get_freeze_count():
         return
     gc.freeze()
@@ -84,10 +83,10 @@ def _made_old() -> None:
 
 @contextmanager
 def collector_seldom() -> Iterator[None]:
-    """In the block the collector of reference cycles looks much more seldom through what lives.
+    """Within the block, run the collector of reference cycles much less often.
 
-    At Python's own thresholds, which are made for few objects, a run on a graph of thousands of nodes spends a sixth
-    of its time there.
+    With Python's own thresholds, which suit few objects, a run on a graph of thousands of nodes spends a sixth of its
+    time in the collector.
     """
     was = gc.get_threshold()
     gc.set_threshold(*_SELDOM)
@@ -99,24 +98,24 @@ def collector_seldom() -> Iterator[None]:
 
 @dataclass
 class GrownMemory:
-    """Gives back what was dropped in cycles while the collector looks seldom.
+    """Frees garbage cycles, while the collector runs seldom, whenever the process has grown.
 
-    A few objects may hold much: a simulation that is no longer used has weights, sessions and states in it.
+    A few objects may hold much memory: a discarded simulation holds weights, sessions and states.
 
     Attributes:
-        most: bytes that the process may have grown by before all objects are looked through.
-        held: bytes that it held after that was done last.
+        most: growth of the process, in bytes, that triggers a collection.
+        held: bytes that the process held after the last collection.
     """
 
     most: int = 256 << 20
     held: int = 0
 
     def give_back(self, young_only: bool = False) -> None:
-        """Look through objects where the process has grown by that much, as far as the system tells.
+        """Run a collection if the process has grown by more than ``most``, as far as the system reports its size.
 
         Args:
-            young_only: through those alone that were made since the last time, which takes a tenth as long: for who
-                drops nothing that is older.
+            young_only: collect only the younger generations, which takes a tenth of the time: for callers that discard
+                no older objects.
         """
         now = resident()
         if now > self.held + self.most:
@@ -127,10 +126,10 @@ class GrownMemory:
 
 
 def return_free_blocks() -> None:
-    """Give freed memory between blocks that are in use back to the system, where it runs on glibc.
+    """Return freed memory to the system, on glibc.
 
-    By itself glibc returns only what lies at the end: of the sessions and arrays that threads make and drop in
-    turn, half a gigabyte stays.
+    glibc returns only memory at the end of the heap: half a gigabyte stays if threads allocate and free sessions and
+    arrays in turn.
     """
     if sys.platform.startswith("linux"):
         # other C libraries have no such function
@@ -142,7 +141,7 @@ grown_memory = GrownMemory()
 
 
 def resident() -> int:
-    """Bytes of memory that the process holds; 0 where the system does not say so."""
+    """Resident memory of the process in bytes; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

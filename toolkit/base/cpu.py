@@ -1,6 +1,4 @@
-"""The kind of CPU that computes, since kernels, and with them the last digits of results, differ between kinds; and how
-much of it there is.
-"""
+"""The kind of CPU, on which kernels and so the last digits of results depend, and the number of usable cores."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ _TELLING = frozenset((
     "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8",
     "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 ))  # fmt: skip
-"""The extensions that onnxruntime chooses its kernels by."""
+"""The instruction set extensions by which onnxruntime chooses kernels."""
 
 
 @cache
 def cpu_kind() -> str:
-    """The architecture, and the extensions that kernels are chosen by, as far as the system tells."""
+    """The architecture and the extensions that kernels are chosen by, as far as the system reports them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -32,53 +30,52 @@ def cpu_kind() -> str:
 
 
 SESSION_THREADS = 16
-"""Threads of one onnxruntime session at most: samples come in small batches, and waking a thread takes as long as many
-of their operators do."""
+"""Most threads of an onnxruntime session: batches are small, and waking a thread takes as long as many operators."""
 
 
 @cache
 def cores() -> int:
-    """How many CPUs this process may use: those it may run on, or as many as its control groups' quota pays for.
+    """Number of CPUs that this process may use, limited by its affinity and the CPU quota of its control groups.
 
-    A container on a large host is often given a quota of time and shown all CPUs. With a thread for each of them the
-    quota is spent in a fraction of every period, and all threads stand still for the rest of it.
+    A container on a large host often has a CPU time quota but sees all CPUs. With one thread per CPU the quota would be
+    used up early in every period, and all threads would then wait for the next.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))))
 
 
 def session_threads() -> int:
-    """How many threads a session of onnxruntime uses within one operator."""
+    """Number of threads of an onnxruntime session within one operator."""
     return min(cores(), SESSION_THREADS)
 
 
 @contextmanager
 def blas_threads(workers: int = 1) -> Iterator[None]:
-    """Within it, numpy's linear algebra uses no more threads than a session does, shared by so many that compute.
+    """Within the block, limit numpy's linear algebra to the threads of a session, divided among ``workers``.
 
-    OpenBLAS starts a thread for every CPU that it sees, and they wait busily for each other: with 64 of them the
-    inverse of 512 x 512 values takes a hundred times as long as with one.
+    OpenBLAS starts one thread per visible CPU, which wait for each other actively: with 64 of them, inverting a 512 x
+    512 matrix takes a hundred times as long as with one.
     """
-    # a thread-pool library is looked for among those that are loaded, and numpy's is loaded with it
+    # threadpoolctl finds only loaded libraries, and numpy loads its own
     import numpy  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     most, pools = max(1, session_threads() // workers), ThreadpoolController().select(user_api="blas")
-    # a limit that the user set lower stays
+    # a lower limit set by the user is kept
     wide = any(pool["num_threads"] > most for pool in pools.info())
     with pools.limit(limits=most if wide else None):
         yield
 
 
 def quota(groups: Path, root: Path) -> float:
-    """The CPUs that control groups, of version 1 or 2, pay for; infinite where they set no limit or cannot be read.
+    """The CPUs allowed by the quota of control groups, version 1 or 2; infinite without a limit or if unreadable.
 
     Args:
-        groups: the file that names the groups of a process, as proc(5) describes it.
-        root: where control groups are mounted.
+        groups: the file that lists the control groups of a process, see proc(5).
+        root: the mount point of control groups.
     """
     try:
-        # names of groups are bytes, as those of files are
+        # group names are bytes, like file names
         lines = [line.split(":", 2) for line in os.fsdecode(groups.read_bytes()).splitlines()]
     except OSError:
         return math.inf
@@ -88,14 +85,14 @@ def quota(groups: Path, root: Path) -> float:
             continue
         top = root / "cpu" if controllers else root
         inner = top / place.lstrip("/")
-        # inside a container the names are those of the host, and its own group is mounted as the root
+        # inside a container the names are those of the host, while the container's group is mounted as the root
         for folder in (one for one in (inner, *inner.parents) if one.is_relative_to(top)):
             least = min(least, _paid(folder))
     return least
 
 
 def _paid(folder: Path) -> float:
-    """The CPUs that one control group pays for."""
+    """The CPUs allowed by the quota of one control group; infinite without a limit or if unreadable."""
     try:
         if (limit := folder / "cpu.max").exists():
             time, period = limit.read_text(encoding="utf-8").split()

@@ -1,4 +1,4 @@
-"""Ratios of power in decibels."""
+"""Power ratios in decibels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 def decibels(signal: float, noise: float) -> float:
     """10 log10(signal / noise), in dB.
 
-    Infinite where there is no noise; minus infinity where there is noise and no signal, or the noise is not finite.
+    Infinite without noise; minus infinity if there is noise but no signal, or the noise is not finite.
 
     Args:
-        signal: power, 0 or more.
-        noise: power, 0 or more.
+        signal: power, at least 0.
+        noise: power, at least 0.
     """
     if noise == 0:
         return math.inf

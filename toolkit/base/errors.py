@@ -1,4 +1,4 @@
-"""The errors qtool raises: each says what is wrong, where, and what to do about it."""
+"""The errors that qtool raises: each says what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _FAR = 0.75
 
 
 class QtoolError(Exception):
-    """What is wrong, where it is, and the remedy, in one paragraph.
+    """An error message in one paragraph: what is wrong, where, and the remedy.
 
     Args:
-        what: the fault and the value that shows it.
-        where: the place: a file and line, a node, a sample of a data file.
+        what: the fault, with the value that shows it.
+        where: the location: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
         value: the faulty value in the recipe, as text or parsed, if the raising code does not know the line; it may be
             an empty string; None if there is none.
@@ -152,13 +152,13 @@ class NotAllowedError(QtoolError):
 
 
 class StoppedError(QtoolError):
-    """The user stopped qtool, by Ctrl-C or SIGTERM."""
+    """The user stopped qtool with Ctrl-C or SIGTERM."""
 
     exit_status = 130
 
 
 class BackendError(QtoolError):
-    """The backend is missing or refused the model."""
+    """The backend is missing or rejected the model."""
 
     exit_status = 3
 
@@ -212,7 +212,7 @@ def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str
     Args:
         name: the input.
         known: all inputs.
-        given: the names that values were given for.
+        given: the names of the given values.
     """
     known = list(known)
     strangers = sorted(set(given) - set(known))

@@ -1,4 +1,4 @@
-"""Files written atomically, and fingerprints of their content."""
+"""Writing files atomically, and fingerprints of their content."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from toolkit.base.errors import WriteError, system_remedy
 from toolkit.base.text import bytes_words
 
 _CHUNK, _AT_ONCE = 1 << 22, 1_000
-"""Bytes of a file that are read at once, and entries of JSON that are written at once."""
+"""Bytes of a file to read at once, and parts of JSON text to write at once."""
 PART = ".qtool-part"
-"""How the names of temporary files end: no other files do, so a run may clear away what a killed one left."""
+"""Suffix of temporary files. No other files have it, so a run may remove those that a killed run left."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,15 +29,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def writing(path: Path, size: int | None = None, written: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """The block writes ``path``: a refusal of the system is reported with its path.
+    """Report an operating system error in the block, which writes ``path``, as a WriteError with its path.
 
     Args:
         path: a file or folder.
-        size: how many bytes the block writes; None where that is not known.
-        written: how many of them the disk holds when it takes no more.
+        size: number of bytes that the block writes; None if unknown.
+        written: returns the number of bytes on disk when writing fails.
 
     Raises:
-        WriteError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
+        WriteError: the disk is full, the file system is read-only, a folder is a file, and similar.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def writing(path: Path, size: int | None = None, written: Callable[[], int] = la
 
 
 def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
-    """The remedy with the bytes the file needs, the bytes that are free, and where temporary files are put."""
+    """The remedy, extended by the bytes needed, the bytes free, and TMPDIR if the file is a temporary one."""
     needs = f"it takes {bytes_words(size)}" if size is not None else f"it takes more than {bytes_words(written)}"
     folder = next((one for one in path.absolute().parents if one.is_dir()), Path(os.sep))
     with suppress(OSError):
@@ -65,11 +65,11 @@ def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
 
 @contextmanager
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+    """A temporary path beside ``path`` that replaces it if the block ends without an error.
 
     Args:
         path: the file.
-        size: how many bytes it will have; None where that is not known.
+        size: number of bytes it will have; None if unknown.
 
     Raises:
         WriteError: see ``writing`` and ``require_place``.
@@ -92,17 +92,17 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 
 def require_place(path: Path) -> None:
-    """Refuse to put a file in the place of a device or of a link to one, or among the system's own.
+    """Refuse to replace a device or a link to one, or to write to the system's own folders.
 
     Raises:
-        WriteError: one is there; nothing was written.
+        WriteError: ``path`` is one of these; nothing was written.
     """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return
     folder = path.parent.resolve()
-    # where standard output goes to a file, its link looks like one
+    # if standard output is redirected to a file, the link to it looks like a regular file
     system = folder == Path("/dev") or folder.parts[1:2] in (("proc",), ("sys",))
     if system or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         raise WriteError("this is a device, and writing here would destroy it", where=str(path), remedy="name a file")
@@ -120,7 +120,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int | None = None) -> None:
-    """Write a file of these parts, one after the other, atomically; ``size`` is what they have together."""
+    """Write a file from consecutive parts, atomically; ``size`` is their total number of bytes."""
     with atomic_path(path, size) as temporary, open(temporary, "wb") as stream:
         stream.writelines(parts)
         stream.flush()
@@ -147,7 +147,7 @@ def write_json(path: str | Path, content: Any) -> None:
 def json_parts(content: Any) -> Iterator[str]:
     """The text of JSON with one line per entry of the outer two levels, such as a layer, a range or a request.
 
-    Python writes deeper indentation thirty times slower, and a large model has a million lines of it.
+    Python writes deeper indentation thirty times slower, and a large model has a million such lines.
 
     Args:
         content: the value. Iterators in the outer two levels are written as lists, entry by entry.
@@ -159,10 +159,9 @@ def json_parts(content: Any) -> Iterator[str]:
 
 
 def json_encoder() -> Callable[[Any], str]:
-    """What writes a value as strict JSON, as ``json.dumps`` would; it raises ValueError for NaN and infinities.
+    """A function that writes a value as strict JSON, like ``json.dumps``; raises ValueError for NaN and infinities.
 
-    ``JSONEncoder.encode`` rebuilds its part in C for every value, which takes half of the time that
-    writing a short one does.
+    ``JSONEncoder.encode`` recreates its C encoder for every value, which takes half of the time for short values.
     """
     plain = json.JSONEncoder(allow_nan=False)
     made = getattr(json.encoder, "c_make_encoder", None)
@@ -193,7 +192,7 @@ def _indented(content: Any, encode: Callable[[Any], str], line: str, levels: int
 
 
 def _key(key: Any, encode: Callable[[Any], str]) -> str:
-    """A key with the colon that follows it; the encoder knows how to write keys that are not text."""
+    """A key and its colon; the encoder converts keys that are not text."""
     return f"{encode(key)}: " if isinstance(key, str) else encode({key: 0})[1:-2]
 
 
@@ -207,5 +206,5 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(content: Any) -> str:
-    """SHA-256 of a JSON-able value in its canonical form, in hex."""
+    """SHA-256 of a JSON-able value in canonical form, in hex."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

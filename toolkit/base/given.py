@@ -1,8 +1,8 @@
-"""Objects that a caller hands over in Python where a recipe would name code.
+"""Python objects that a caller passes in where a recipe would name code.
 
-Such an object stands in the recipe as a ``CallerObject``: a text, ``@given:Class``, that holds the object. It goes
-wherever the text goes, into other processes too as far as the object can be pickled, and lives as long as something
-holds it. The objects are the caller's own, so that no permission is asked for; no module can be called so.
+In the recipe, such an object is a ``CallerObject``: the text ``@given:Class`` that also holds the object. It goes
+wherever the text goes, including other processes if the object can be pickled, and lives as long as it is referenced.
+Since the objects are the caller's own, no permission is needed; no module can have such a name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class CallerObject(str):
-    """The name of an object that the caller gave, with the object.
+    """The name of an object that the caller passed in, together with the object.
 
     Attributes:
         thing: the object.
@@ -31,7 +31,7 @@ class CallerObject(str):
     thing: Any
 
     def __new__(cls, thing: Any) -> CallerObject:
-        """The name of ``thing``, of its class where it has none."""
+        """The name of ``thing``, or of its class if it has none."""
         kind = getattr(thing, "__name__", None) or type(thing).__name__
         made = super().__new__(cls, PREFIX + "".join(c if c.isalnum() else "_" for c in kind))
         made.thing = thing
@@ -45,17 +45,17 @@ class CallerObject(str):
 
 
 def is_given(name: str) -> bool:
-    """Whether a name stands for an object of the caller's."""
+    """Whether a name stands for an object passed in by the caller."""
     return name.startswith(PREFIX)
 
 
 def shown(name: str) -> str:
-    """A name as people read it: that of a caller's object by itself."""
+    """A name for messages: the name of a caller's object without its prefix."""
     return name.removeprefix(PREFIX)
 
 
 def names_code(name: str) -> bool:
-    """Whether a name has the form of code, ``module:Name``; a path with a drive's letter and a slash has not."""
+    """Whether a name has the form of code, ``module:Name``; a path with a drive letter and a slash has not."""
     return is_given(name) or _CODE.fullmatch(name) is not None
 
 
@@ -63,7 +63,7 @@ def taken(name: str) -> Any:
     """The object that a name stands for.
 
     Raises:
-        RecipeError: the name came without its object, as from a file.
+        RecipeError: the name came without its object, for example from a file.
     """
     if not isinstance(name, CallerObject):
         raise RecipeError(
@@ -74,10 +74,10 @@ def taken(name: str) -> Any:
 
 
 def code_print(thing: Any) -> str:
-    """What an object's behaviour depends on, as far as it can be known: its class's code, and its state.
+    """A fingerprint of what an object's behaviour depends on, as far as known: its class's code, and its state.
 
-    A class without a file, one made in a function, or a state that cannot be pickled yields another value each time, so
-    that nothing that was made with it is found again.
+    A class without a source file, a class made in a function, or a state that cannot be pickled gives a new value each
+    time, so that no cached result for it is reused.
     """
     kind = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
     hidden = "<locals>" in kind.__qualname__ or getattr(kind, "__closure__", None)

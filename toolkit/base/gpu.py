@@ -1,4 +1,4 @@
-"""Which GPU is here, asked of the CUDA driver itself."""
+"""The GPU of this machine, as reported by the CUDA driver."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from toolkit.base.precision import Precision
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device: its name and its compute capability, as in "8.9"."""
+    """A CUDA device: its name and its compute capability, such as "8.9"."""
 
     name: str
     compute_capability: str
 
 
 def capability_for(precision: Precision) -> str:
-    """The compute capability from which on a GPU computes in a type; empty where every GPU does."""
+    """The lowest compute capability that supports a type; empty if every GPU supports it."""
     return ".".join(map(str, precision.since)) if any(precision.since) else ""
 
 
 def computes_in(capability: str, precision: Precision) -> bool:
-    """Whether a GPU of a compute capability, such as "8.9", computes in a type."""
+    """Whether a GPU of a compute capability, such as "8.9", supports a type."""
     major, _, minor = capability.partition(".")
     return (int(major), int(minor)) >= precision.since
 
 
 @lru_cache(maxsize=1)
 def find_gpu() -> Gpu | None:
-    """The first CUDA device, or None. Makes no CUDA context, so it costs milliseconds and holds no memory."""
+    """The first CUDA device, or None. Creates no CUDA context, so it takes milliseconds and no memory."""
     driver = _driver()
     if driver is None:
         return None
@@ -76,7 +76,7 @@ def _first_device() -> tuple[Any, ctypes.c_int]:
 
 
 def driver_cuda() -> str:
-    """The newest version of CUDA that the driver takes, as in "12.4"; empty where there is no driver."""
+    """The newest CUDA version that the driver supports, such as "12.4"; empty if there is no driver."""
     driver, found = _driver(), ctypes.c_int()
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(found)) != 0:
         return ""

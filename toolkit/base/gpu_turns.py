@@ -1,8 +1,8 @@
-"""One GPU for several threads of a process: whoever measures an engine has it alone."""
+"""Exclusive use of one GPU among the threads of a process, for measuring engines undisturbed."""
 
 from __future__ import annotations
 
 import threading
 
 GPU_TURN = threading.Lock()
-"""Held while an engine is measured, and while this process itself computes on the GPU: each waits for the other."""
+"""Held while an engine is measured, and while this process computes on the GPU itself: they exclude each other."""

@@ -1,4 +1,4 @@
-"""Results of functions of arrays that nobody writes to: a search compares hundreds of states with the same outputs."""
+"""A cache of function results for read-only arrays: a search compares hundreds of states with the same outputs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _BYTES = 32 << 20
 _SMALLER = 16
-"""A result is kept where it takes this many times less than the array: as many as there are arrays can be held."""
+"""A result is cached if it takes this many times less memory than the array, so every array can have one."""
 _ENTRY = 512
-"""Bytes that an entry takes besides arrays, at a guess."""
+"""Estimated bytes of a cache entry besides its arrays."""
 
 
 class _Kept:
-    """Results by function, array and other arguments; those of arrays that are gone are dropped."""
+    """Results by function, array and other arguments; entries of deleted arrays are never used."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[Any, tuple[weakref.ref[Array], Any, int]] = OrderedDict()
         self._size, self._lock = 0, Lock()
 
     def get(self, key: Any, owner: Array) -> tuple[Any] | None:
-        """What is kept, alone in a tuple; None where nothing is."""
+        """The cached result in a tuple of one; None if there is none."""
         with self._lock:
             entry = self._found.get(key)
             if entry is None or entry[0]() is not owner:
@@ -39,7 +39,7 @@ class _Kept:
             return (entry[1],)
 
     def add(self, key: Any, owner: Array, result: Any, size: int) -> None:
-        """Keep a result; the longest unused ones go where there are too many."""
+        """Cache a result; the least recently used ones are dropped if there are too many."""
         with self._lock:
             self._drop(key)
             self._found[key] = weakref.ref(owner), result, size + _ENTRY
@@ -54,15 +54,15 @@ class _Kept:
 
 _kept = _Kept()
 _fixed: dict[int, weakref.ref[Array]] = {}
-"""By ``id`` the arrays given to ``fixed`` that are still there."""
+"""Living arrays that were given to ``fixed``, by ``id``."""
 
 
 def kept_where_fixed(function: Callable[Concatenate[Array, P], T]) -> Callable[Concatenate[Array, P], T]:
-    """A function of an array whose result is kept, for the next call with the same values, where nobody changes these.
+    """Cache a function's results for arrays whose values cannot change.
 
-    That is where the memory's owner is read-only, or was given to ``fixed``: a read-only view of any other may change.
+    Their memory's owner must be read-only or given to ``fixed``: a read-only view of any other array may change.
 
-    The result, an array, a number or a tuple of such, is not to be changed; other arguments are hashable.
+    Results, an array, a number or a tuple of these, must not be modified; other arguments must be hashable.
     """
 
     @wraps(function)
@@ -90,7 +90,7 @@ def kept_where_fixed(function: Callable[Concatenate[Array, P], T]) -> Callable[C
 
 
 def fixed(values: Array) -> Array:
-    """A view of an array that nobody writes to from here on, itself or through this view."""
+    """A read-only view of an array that the caller will no longer modify, neither directly nor through a view."""
     view = values.view()
     view.flags.writeable = False
     owner = _owner(values)
@@ -105,7 +105,7 @@ def _is_fixed(owner: Array) -> bool:
 
 
 def _owner(values: Array) -> Array:
-    """The array that holds the memory of a view."""
+    """The array that owns the memory of a view."""
     while isinstance(values.base, np.ndarray):
         values = values.base
     return values

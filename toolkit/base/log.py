@@ -1,4 +1,4 @@
-"""Outcomes kept in a JSON-lines file, so that an interrupted analysis goes on where it stopped."""
+"""Results kept in a JSON-lines file, so that an interrupted analysis can resume."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ SCHEMA = "qtool-outcomes-2"
 _NEEDS = "needs"
 _SUM = "sum"
 _SYNC_SECONDS = 5.0
-"""Waiting for the disk takes as long as a small model's plan does: that is done once in so many seconds."""
+"""Interval of fsync: waiting for the disk takes as long as evaluating a plan of a small model."""
 
 
 class Log:
-    """Results by key. The first line names what they belong to; a file that belongs to something else is started over.
+    """Results by key. The first line identifies what they belong to; a file for something else is started over.
 
-    What user code read for a result is written before the result. A file in which any of that has changed, or cannot be
-    known, is started over too, and ``refused`` says why. A damaged line is left out.
+    Before a result, the log records what user code read for it. A file is also started over if any of that has changed
+    or cannot be known; ``refused`` then gives the reason. Damaged lines are ignored.
 
     Args:
         path: the file; None keeps the results in memory only.
-        fingerprint: what the results depend on, as far as it is known beforehand.
-        needs: returns what user code has read so far; None where no user code contributes to the results.
+        fingerprint: of what the results depend on, as far as known in advance.
+        needs: returns what user code has read so far; None if no user code contributes to the results.
 
     Attributes:
-        refused: why existing results are not used; empty where there were none, or they belonged to something else.
+        refused: why existing results are not used; empty if there were none, or they belonged to something else.
     """
 
     def __init__(self, path: Path | None, fingerprint: str, needs: Callable[[], Needs | None] | None = None) -> None:
@@ -55,17 +55,17 @@ class Log:
         else:
             lines = []
         self.found = {line["key"]: line for line in lines if line["key"] != _NEEDS}
-        # a line that a kill cut short is written over, so that the next one begins at a line's start
+        # rewriting drops a line that was cut short by a kill, so that the next line starts at the beginning of a line
         self._write([first, *lines])
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What was kept under a key, or None."""
+        """The result for a key, or None."""
         found = self.found.get(key)
         self.reused += found is not None
         return found
 
     def add(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep a result: it survives the end of this process; a crash of the machine loses at most five seconds'."""
+        """Add a result. It survives the end of this process; a machine crash loses at most five seconds' worth."""
         line = {"key": key, **content}
         self.found[key] = line
         if self.path is None:
@@ -73,7 +73,7 @@ class Log:
         lines = [line]
         needs = self.needs() if self.needs is not None else None
         if needs is not None and needs != self._known:
-            # before the result: a kill in between leaves nothing that does not say what it depends on
+            # before the result, so that after a kill no result lacks what it depends on
             self._known = needs
             lines.insert(0, {"key": _NEEDS, _NEEDS: needs.model_dump(mode="json")})
         with writing(self.path), open(self.path, "a", encoding="utf-8") as stream:
@@ -89,7 +89,7 @@ class Log:
 
 
 def _text(line: Mapping[str, Any]) -> str:
-    """A line with the sum by which damage is noticed."""
+    """A line with the checksum that reveals damage."""
     return json.dumps({**line, _SUM: _sum(line)}) + "\n"
 
 
@@ -98,7 +98,7 @@ def _sum(line: Mapping[str, Any]) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole, without their sums; nothing where the first is not."""
+    """The undamaged lines, without their checksums; none if the first line is damaged."""
     try:
         text = read_file(path, OWN).decode("utf-8", "replace")
     except QtoolError:

@@ -1,7 +1,7 @@
-"""Arrays that lie in files, mapped into memory, and the places that they have there.
+"""Arrays memory-mapped from files, and their locations in these files.
 
-The system loads the pages that are looked at and drops them where memory is short. Whoever knows the place can map the
-same pages: onnxruntime and other processes.
+The system loads pages when they are accessed and drops them when memory is short. Others that know the location can map
+the same pages: onnxruntime and other processes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 
 _MMAP_THRESHOLD = -3
-"""``M_MMAP_THRESHOLD`` of glibc's malloc.h."""
+"""``M_MMAP_THRESHOLD`` in glibc's malloc.h."""
 _AT_ONCE = 1 << 20
 LOOKED_AT = 256 << 20
-"""Bytes of mapped files that are looked at before their pages are let go of."""
+"""Bytes of mapped files that may be read before their pages are released."""
 
 
 @dataclass(frozen=True)
 class FilePlace:
-    """Where an array's bytes are: in a file, from an offset on.
+    """The location of an array's bytes in a file.
 
     Attributes:
-        path: the file's path, without links.
-        offset: in bytes.
-        file: its device and its number there, which distinguish it from another file that takes its path.
+        path: path of the file, without links.
+        offset: of the first byte.
+        file: device and inode number, which distinguish it from another file that takes over its path.
     """
 
     path: Path
@@ -54,11 +54,11 @@ _files: weakref.WeakKeyDictionary[mmap.mmap, _File] = weakref.WeakKeyDictionary(
 
 
 def map_file(stream: IO[bytes], path: Path) -> mmap.mmap:
-    """An opened file, mapped; ``place_of`` knows the arrays that are made of it.
+    """Map an open file; ``place_of`` then finds the location of arrays made from the map.
 
     Args:
         stream: the file; it may be closed afterwards.
-        path: its path, without links.
+        path: path of the file, without links.
     """
     mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     address = np.frombuffer(mapped, np.uint8).ctypes.data
@@ -67,15 +67,15 @@ def map_file(stream: IO[bytes], path: Path) -> mmap.mmap:
 
 
 def file_number(status: os.stat_result) -> tuple[int, int]:
-    """A file's device and its number there; see ``FilePlace``."""
+    """Device and inode number of a file; see ``FilePlace``."""
     return status.st_dev, status.st_ino
 
 
 def map_same(place: FilePlace) -> mmap.mmap:
-    """The file of a place that another process named, mapped.
+    """Map the file of a location that another process reported.
 
     Raises:
-        DataError: its path leads to another file by now.
+        DataError: the path now leads to another file.
     """
     with place.path.open("rb") as stream:
         if file_number(os.fstat(stream.fileno())) != place.file:
@@ -88,9 +88,9 @@ def map_same(place: FilePlace) -> mmap.mmap:
 
 
 def place_of(values: Array) -> FilePlace | None:
-    """The file that an array is mapped from; None where it is not, or its path is not to be handed on.
+    """The location of an array that is mapped from a file; None if it is not mapped, or its path cannot be passed on.
 
-    A path is not handed on where it leads to another file by now, or is not UTF-8, as a message's strings must be.
+    A path cannot be passed on if it now leads to another file, or is not UTF-8, which protobuf strings require.
     """
     found = _file_of(values)
     if found is None or not values.flags.c_contiguous:
@@ -109,8 +109,8 @@ def is_mapped(values: Array) -> bool:
 
 
 def release_pages() -> None:
-    """Let go of the pages of all mapped files; what is looked at again comes from the system's cache, or the disk."""
-    # other threads map files meanwhile: of a weak dictionary the references alone are listed in one piece
+    """Release the pages of all mapped files; when accessed again, they come from the system's cache or the disk."""
+    # other threads map files meanwhile, and only the list of a weak dictionary's references is taken atomically
     for reference in _files.keyrefs():
         mapped = reference()
         if mapped is not None and hasattr(mapped, "madvise"):
@@ -118,14 +118,14 @@ def release_pages() -> None:
 
 
 def looked_at(values: Array) -> Array:
-    """The same values, which are about to be read; of mapped files no more than 256 MB stay in memory for that."""
+    """The same values, announced as about to be read; at most 256 MB of mapped files stay in memory for reading."""
     if is_mapped(values):
         was_read(values.nbytes)
     return values
 
 
 def was_read(size: int) -> None:
-    """Count bytes of mapped files that are read; where they have become many, their pages are let go of."""
+    """Count bytes that are read from mapped files, and release their pages when the limit is exceeded."""
     pages_read.bytes += size
     if pages_read.bytes > pages_read.most:
         pages_read.bytes = 0
@@ -133,26 +133,26 @@ def was_read(size: int) -> None:
 
 
 def hold_pages(size: int | None) -> None:
-    """How many bytes of mapped files may be in memory for reading from here on; 256 MB where None, and at most."""
+    """Limit the bytes of mapped files in memory for reading; None, like larger values, means 256 MB."""
     pages_read.most = LOOKED_AT if size is None else min(LOOKED_AT, size)
 
 
 @dataclass
 class PagesRead:
-    """How many bytes of mapped files were read since pages were last let go of, and the limit for that."""
+    """Bytes of mapped files that were read since pages were last released, and the limit for them."""
 
     bytes: int = 0
     most: int = LOOKED_AT
 
 
 pages_read = PagesRead()
-"""This process's."""
+"""The count of this process."""
 
 
 def return_freed_memory() -> None:
-    """Have this process give freed blocks of 1 MB and more back to the system at once, where it runs on glibc.
+    """Make this process return freed blocks of 1 MB and more to the system at once, on glibc.
 
-    By itself glibc keeps blocks of up to 32 MB once some of their size were freed: weights that are loaded by turns
+    By default glibc keeps blocks of up to 32 MB after some of that size were freed: weights that are loaded in turn
     would take several times their size.
     """
     if sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""What must be the same on all machines that share work: the versions that results and messages depend on."""
+"""The versions that must be the same on all machines that share work, since results and messages depend on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALIKE = ("python", "qtool", "code", "numpy", "onnx", "onnx-graphsurgeon", "onnx
 
 @cache
 def stamp() -> dict[str, str]:
-    """The versions here of what must be alike everywhere."""
+    """This machine's versions of everything that must match."""
     own = versions()
     python = ".".join(platform.python_version_tuple()[:2])
     return {name: own[name] for name in _ALIKE if name in own} | {"python": python, "code": source_fingerprint()}
@@ -24,7 +24,7 @@ def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: s
     """Refuse a machine with other versions.
 
     Raises:
-        QtoolError: a version differs; the message names machine, package and both versions.
+        QtoolError: a version differs; the message names the machine, the package and both versions.
     """
     if "lacks" in theirs:
         raise QtoolError(
@@ -44,7 +44,7 @@ def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: s
 
 
 def version_reporter() -> Callable[[list[str]], dict[str, str]]:
-    """A function that returns a machine's versions; it is sent as code, since qtool may be missing there."""
+    """A function that returns a machine's versions. It is sent as code, since qtool may be missing there."""
 
     def tell(paths: list[str]) -> dict[str, str]:
         import sys

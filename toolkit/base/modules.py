@@ -1,4 +1,4 @@
-"""Source files of modules and of what they import, found without importing any of it."""
+"""Source files of modules and of the modules they import, found without importing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 OWN_PACKAGES = ("toolkit", "passes")
-"""The packages of this distribution: their code is in every key."""
+"""The packages of this distribution; every cache key covers their code."""
 _INSTALLED = ("site-packages", "dist-packages")
 _KINDS = (
     (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
@@ -25,11 +25,11 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What a module consists of.
+    """The source files of a module.
 
     Attributes:
-        files: its file and those beside it that it imports, by module.
-        foreign: the top-level names that these import from elsewhere, Python's own among them.
+        files: per module, the module's own file and those of modules beside it that it imports.
+        foreign: top-level names that these import from elsewhere, including Python's own.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -37,17 +37,17 @@ class Sources:
 
 
 def installs(folder: str, name: str) -> bool:
-    """Whether the file or folder of that name belongs to an installed package, which has a version.
+    """Whether the file or folder of this name belongs to an installed package, which has a version.
 
-    True of everything in a folder known as one of packages, and of what pip has noted beside it: ``pip install
-    --target`` puts packages anywhere, among the user's own modules too.
+    This covers everything in folders known to hold packages, and what pip has recorded in any other folder: ``pip
+    install --target`` can put packages anywhere, even among the user's own modules.
     """
     return Path(folder).name in _INSTALLED or name in _noted(folder)
 
 
 @functools.lru_cache(maxsize=1024)
 def _noted(folder: str) -> frozenset[str]:
-    """The files and folders in a folder that belong to packages (a RECORD holds a path, its hash and size a line)."""
+    """Files and folders in a folder that belong to packages; a line of RECORD is a path, its hash and its size."""
     try:
         records = [one.read_text("utf-8", "replace") for one in Path(folder).glob("*.dist-info/RECORD")]
     except OSError:
@@ -56,10 +56,10 @@ def _noted(folder: str) -> frozenset[str]:
 
 
 def installed_at(file: str) -> str:
-    """The place of a file within the folder that packages are installed in; empty where it is in none.
+    """The path of a file relative to the folder of installed packages that holds it; empty if there is none.
 
     Args:
-        file: its real path.
+        file: real path of the file.
     """
     for name in _INSTALLED:
         _, place, inside = file.partition(f"{os.sep}{name}{os.sep}")
@@ -74,10 +74,10 @@ def installed_at(file: str) -> str:
 
 
 def sources_of(name: str) -> Sources:
-    """The source file of a module and those beside it that it imports; empty where there is none.
+    """The source file of a module and of the modules beside it that it imports; empty if there is no source.
 
-    Files beside it are those of the folder that its top-level module or package is found in, unless that folder is
-    where packages are installed. qtool's own, which are in every key, are not among them.
+    Modules beside it are those in the folder of its top-level module or package, unless packages are installed there.
+    qtool's own modules, which every cache key covers, are left out.
     """
     own = module_file(name)
     package = name.partition(".")[0]
@@ -98,7 +98,7 @@ def sources_of(name: str) -> Sources:
         seen.add(module)
         file = None if installed and first != package else module_file(module)
         if file is None or root not in file.parents:
-            # a name within a module that is known is no module
+            # a submodule that is not found is a name defined in a known module
             if first != package:
                 foreign.add(first)
             continue
@@ -108,7 +108,7 @@ def sources_of(name: str) -> Sources:
 
 
 def module_fingerprint(name: str) -> str:
-    """SHA-256 over a module's source file and those beside it that it imports, or the name where there is none."""
+    """SHA-256 over a module's source file and those of modules beside it that it imports; the name if it has none."""
     files = sources_of(name).files
     if not files:
         return name
@@ -127,7 +127,7 @@ def _content(file: Path) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _imports(module: str, package: bool, content: bytes) -> tuple[str, ...]:
-    """The modules that a source file may import, and the packages that it is in, whose code is run before it."""
+    """The modules that a source file may import, and its parent packages, whose code runs first."""
     parts = module.split(".")
     found = [".".join(parts[:count]) for count in range(1, len(parts))]
     try:
@@ -150,10 +150,10 @@ def _imported(tree: ast.Module, package: list[str]) -> Iterator[str]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file that a module would be imported from; nothing is imported, not even the packages that it is in."""
+    """The file that a module would be imported from; imports nothing, not even its parent packages."""
     first, *rest = name.split(".")
     try:
-        # of a top-level name, find_spec only looks; of a dotted one it would import the packages before the last dot
+        # for a top-level name find_spec imports nothing; for a dotted name it would import the parent packages
         spec = importlib.util.find_spec(first)
     except (ValueError, ImportError):
         return None
@@ -181,7 +181,7 @@ def _spec_in(name: str, folders: list[str]) -> importlib.machinery.ModuleSpec | 
 
 @functools.lru_cache(maxsize=4096)
 def imported_names(source: str) -> tuple[str, ...]:
-    """The modules that a source text imports by their full names; none where it is no Python."""
+    """The modules that source text imports by their full names; none if it is not valid Python."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
@@ -190,5 +190,5 @@ def imported_names(source: str) -> tuple[str, ...]:
 
 
 def is_stdlib(name: str) -> bool:
-    """Whether a top-level module comes with Python."""
+    """Whether a top-level module is part of Python."""
     return name in sys.stdlib_module_names

@@ -1,6 +1,6 @@
-"""What a result depends on that is known only once it is made: what code of the user's read and loaded meanwhile.
+"""Dependencies of a result that are known only after it is made: what user code read and loaded meanwhile.
 
-Such a result is kept with its needs, and is good only where all of them are as they were.
+Such a result is stored with its needs, and may be reused only if all of them are unchanged.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from toolkit.base.schema import FileSchema
 ABSENT = ""
 _LEAST_KEPT = 1 << 22
 _LARGE: dict[tuple[str, int, int, int, int, int], str] = {}
-"""Files that take longer to read than a clock's tick, by all that the system says of them."""
+"""Digests of large files by all their metadata; a small file could change twice within one tick of the clock."""
 
 
 class Needs(FileSchema):
-    """What was read.
+    """What user code read.
 
     Attributes:
-        files: SHA-256 of each file's content as it was read, of a folder's names, by absolute path; ``ABSENT`` where
-            nothing was there.
-        asked: what lay at each path of which the code asked no more than that, see ``kind_of``.
-        libraries: version of each installed distribution that the code imports.
-        environment: SHA-256 of each variable's value; ``ABSENT`` where it was not set.
-        unknown: why what the code reads cannot be followed; empty where it can.
+        files: per absolute path, SHA-256 of the file's content when it was read, or of the names in a folder;
+            ``ABSENT`` if nothing was there.
+        asked: per path that the code only checked for existence or kind, what was there, see ``kind_of``.
+        libraries: versions of the installed distributions that the code imports.
+        environment: SHA-256 of the values of environment variables; ``ABSENT`` if not set.
+        unknown: reasons why the code's reads cannot be followed; empty if they can.
     """
 
     files: dict[str, str] = Field(default_factory=dict)
@@ -44,14 +44,14 @@ class Needs(FileSchema):
 
     @classmethod
     def read(cls, content: Any) -> Needs:
-        """What was kept as JSON; damaged content yields needs that are unknown."""
+        """Needs stored as JSON; damaged content gives needs that are unknown."""
         try:
             return cls.model_validate(content)
         except (ValidationError, RecursionError):
             return cls(unknown=["what was noted of its code is damaged"])
 
     def merged(self, others: Iterable[Needs]) -> Needs:
-        """These and others together; where several have an entry, the first counts."""
+        """The union of these and other needs; if several have an entry, the first takes precedence."""
         made = self.model_copy(deep=True)
         for other in others:
             made.files = {**other.files, **made.files}
@@ -62,7 +62,7 @@ class Needs(FileSchema):
         return made
 
     def broken(self) -> str:
-        """The first need that has changed or cannot be known, in words; empty where all hold."""
+        """A sentence about the first need that has changed or cannot be known; empty if all are unchanged."""
         if self.unknown:
             return f"what its code reads is not known: {self.unknown[0]}"
         for path, before in self.files.items():
@@ -81,7 +81,7 @@ class Needs(FileSchema):
 
 
 def digest_of(path: str) -> str:
-    """SHA-256 of a file's content or a folder's names, in hex; ``ABSENT`` where it cannot be read."""
+    """SHA-256 of a file's content or a folder's names, in hex; ``ABSENT`` if it cannot be read."""
     try:
         found = Path(path).stat()
         if stat.S_ISDIR(found.st_mode):
@@ -102,7 +102,7 @@ def digest_of(path: str) -> str:
 
 
 def kind_of(path: str) -> str:
-    """What lies at a path: ``file`` with its size in bytes, ``folder``, ``other``, or ``ABSENT``."""
+    """What is at a path: ``file`` with its size in bytes, ``folder``, ``other``, or ``ABSENT``."""
     try:
         found = Path(path).stat()
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def kind_of(path: str) -> str:
 
 
 def variable_digest(name: str) -> str:
-    """SHA-256 of an environment variable's value: the value itself may be a secret."""
+    """SHA-256 of an environment variable's value, which itself may be secret; ``ABSENT`` if not set."""
     value = os.environ.get(name)
     return _digest(value) if value is not None else ABSENT
 
@@ -123,7 +123,7 @@ def _digest(text: str) -> str:
 
 
 def version_of(distribution: str) -> str:
-    """The version of an installed distribution; ``ABSENT`` where it is not."""
+    """The version of an installed distribution; ``ABSENT`` if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

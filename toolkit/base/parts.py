@@ -1,4 +1,4 @@
-"""Large arrays part by part, for what is computed of each value: the steps in between take several times a part."""
+"""Large arrays in parts, for elementwise computation: intermediate results take several times the memory of a part."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from toolkit.base.mapped import looked_at
 from toolkit.base.types import Array
 
 PART_BYTES = 4 << 20
-"""Bytes of an array that are looked at at a time."""
+"""Bytes of an array to process at a time."""
 
 ArrayPart = tuple[slice, ...]
-"""What an array is indexed with for one of its parts; empty for the whole."""
+"""The index of one part of an array; empty for the whole array."""
 
 
 def parts_of(values: Array) -> Iterator[ArrayPart]:
-    """Slices that cover an array, each of about 4 MB; along its first axis, or the longest where that is short.
+    """Slices that cover an array in parts of about 4 MB, along axis 0, or along the longest axis if axis 0 is short.
 
-    One step along that axis may take more; a scalar is one part.
+    If a single step along that axis is larger, so is the part. A scalar is one part.
     """
     wanted = -(-values.nbytes // PART_BYTES)
     if wanted < 2:
@@ -33,7 +33,7 @@ def parts_of(values: Array) -> Iterator[ArrayPart]:
 
 
 def along(part: ArrayPart, other: Array, values: Array) -> Array:
-    """The same part of an array that broadcasts over ``values``: a scalar, or one of the same rank."""
+    """The matching part of an array that broadcasts against ``values``: a scalar, or an array of the same rank."""
     if not part or not other.ndim or other.shape[len(part) - 1] != values.shape[len(part) - 1]:
         return other
     return other[part]
@@ -43,20 +43,20 @@ def ends_of(values: Array, finite: bool = True) -> tuple[float, float] | None:
     """The smallest and the largest value of an array.
 
     Args:
-        values: of any type of numbers.
-        finite: NaN and infinities are left out.
+        values: of any numeric type.
+        finite: ignore NaN and infinities.
 
     Returns:
-        None where there is none.
+        None if there are no values.
     """
     low, high = np.inf, -np.inf
     for part in parts_of(values):
         wide = looked_at(np.asarray(values[part]))
-        # the narrow float types know no such questions
+        # narrow float types do not support isfinite and comparisons
         wide = wide if wide.dtype.kind in "fiub" else wide.astype(np.float32)
         if finite:
             wide = wide[np.isfinite(wide)]
         if wide.size:
-            # of a NaN that is not left out both are NaN
+            # if a NaN is not ignored, both are NaN
             low, high = np.minimum(low, wide.min()), np.maximum(high, wide.max())
     return None if low > high else (float(low), float(high))

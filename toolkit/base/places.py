@@ -1,9 +1,9 @@
 """Where work runs: in this process, in several processes of this machine, or on the machines of a Ray cluster.
 
-What can be cut into parts says so by a ``SharedWork``: opened once in each process that takes part, it answers one item
-after another. Answers come in the items' order wherever they were computed, so that results are the same
-for any number of workers. Whoever has such work asks ``elsewhere()`` for the place that the user chose; where there is
-none, the work is done here, in the way that is best in one process.
+Work that can be split is a ``SharedWork``: it is opened once in each participating process and then answers one item
+after another. Answers come in the order of the items wherever they were computed, so that results are the same for any
+number of workers. ``elsewhere()`` returns the place that the user chose; without one, work is done in this process, in
+the way that is fastest in a single process.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ AnswerT_co = TypeVar("AnswerT_co", covariant=True)
 
 
 class SharedWork(Protocol[ItemT_contra, AnswerT_co]):
-    """What answers items. It is sent to other processes, so it can be pickled, with large arrays kept separate."""
+    """Work that answers items. It is sent to other processes, so it can be pickled, with large arrays kept separate."""
 
     def open(self) -> Callable[[ItemT_contra], AnswerT_co]:
-        """A function that answers one item; made once in each process, where it may load sessions."""
+        """Return a function that answers one item; called once in each process, where it may load sessions."""
         ...
 
 
@@ -35,15 +35,15 @@ class Pending(Protocol[AnswerT_co]):
     """An answer that is being computed."""
 
     def result(self) -> AnswerT_co:
-        """Wait for it; what failed there is raised here.
+        """Wait for the answer; an error in the worker is raised here.
 
         Raises:
-            QtoolError: the work failed, or its worker was lost again and again.
+            QtoolError: the work failed, or its worker was lost repeatedly.
         """
         ...
 
     def give_up(self) -> None:
-        """Cancel it: nobody waits for it any more."""
+        """Cancel the computation: its answer is no longer needed."""
         ...
 
 
@@ -51,38 +51,38 @@ class Workers(Protocol[ItemT_contra, AnswerT_co]):
     """Workers that have opened one work.
 
     Attributes:
-        window: how many items to hand over before waiting for the first answer.
+        window: number of items to submit before waiting for the first answer.
     """
 
     @property
     def window(self) -> int: ...  # noqa: D102
 
     def submit(self, item: ItemT_contra) -> Pending[AnswerT_co]:
-        """Hand over an item."""
+        """Submit an item."""
         ...
 
 
 class Workplace(Protocol):
-    """Where work runs.
+    """A place where work runs.
 
     Attributes:
-        unlike: the kinds of CPU, of those that have worked, that this machine is not.
+        unlike: kinds of CPU, among those that have worked, that differ from this machine's.
     """
 
     @property
     def unlike(self) -> Collection[str]: ...  # noqa: D102
 
     def workers(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT]]:
-        """Workers for a work; whatever is still under way at the end of the block is given up."""
+        """Workers for a work; items still under way at the end of the block are cancelled."""
         ...
 
     def gpu_workers(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT] | None]:
-        """Workers with a GPU each, as many as ``window``, none of them this process's own; None where there is none."""
+        """Workers, ``window`` in number, with a GPU each that this process does not use; None if there are none."""
         ...
 
 
 def in_order(workers: Workers[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterator[AnswerT]:
-    """The answer to every item, in their order; an item is taken only once the window has room for it."""
+    """Answer every item, in order; an item is taken only when the window has room for it."""
     under_way: deque[Pending[AnswerT]] = deque()
     for item in items:
         under_way.append(workers.submit(item))
@@ -97,7 +97,7 @@ _CHOSEN: ContextVar[Workplace | None] = ContextVar("place of work", default=None
 
 @contextmanager
 def working_at(place: Workplace | None) -> Iterator[None]:
-    """In the block, work that can be cut into parts runs at ``place``; here where that is None."""
+    """Within the block, run work that can be split at ``place``; in this process if it is None."""
     before = _CHOSEN.set(place)
     try:
         yield
@@ -106,17 +106,17 @@ def working_at(place: Workplace | None) -> Iterator[None]:
 
 
 def elsewhere() -> Workplace | None:
-    """Where the user wants work to run; None for here, and in a process that works for another."""
+    """The place where the user wants work to run; None for this process, and within a worker process."""
     return _CHOSEN.get()
 
 
 def answered(answer: Callable[[ItemT], AnswerT], item: ItemT) -> tuple[AnswerT, Needs | None]:
-    """The answer to an item, and what code of the user's has read for it; for workers."""
+    """The answer to an item, and what user code has read for it; for workers."""
     return answer(item), needs_now()
 
 
 def taken_in(found: tuple[AnswerT, Needs | None]) -> AnswerT:
-    """The answer that ``answered`` returned, in the process that asked; what was read there counts as read here."""
+    """The answer that ``answered`` returned in a worker; what was read there counts as read in this process."""
     answer, needs = found
     if needs is not None and (reads := current()) is not None:
         reads.add(needs)

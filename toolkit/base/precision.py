@@ -9,7 +9,7 @@ from toolkit.base.errors import RecipeError, did_you_mean
 
 
 class Precision(str, Enum):
-    """A numeric type of a layer's computation. The value is the word that recipes and reports use."""
+    """The numeric type of a layer's computation. The value is its name in recipes and reports."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -22,12 +22,12 @@ class Precision(str, Enum):
 
     @property
     def bits(self) -> int:
-        """Bits of one stored value."""
+        """Bits per stored value."""
         return _TYPES[self].bits
 
     @property
     def onnx_type(self) -> int:
-        """The number of this type in ONNX's ``TensorProto.DataType`` (FP8 is E4M3FN), without a block's scale."""
+        """The element type in ONNX's ``TensorProto.DataType`` (FP8 is E4M3FN); block scales are not part of it."""
         return _TYPES[self].onnx
 
     @property
@@ -42,7 +42,7 @@ class Precision(str, Enum):
 
     @property
     def tiny(self) -> float:
-        """Smallest positive normal number of a float type; 1.0 for the integer types."""
+        """Smallest positive normal number of a float type; 1.0 for integer types."""
         return _TYPES[self].tiny
 
     @property
@@ -57,7 +57,7 @@ class Precision(str, Enum):
 
     @property
     def quantized(self) -> bool:
-        """Whether values of this type need a scale, hence a Q/DQ pair."""
+        """Whether values of this type need a scale, and so a Q/DQ pair."""
         return bool(_TYPES[self].opset)
 
     @property

@@ -1,4 +1,4 @@
-"""Work done by several processes of this machine, which map its large arrays from the same files."""
+"""Work in several processes of this machine, which map large arrays from the same files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes of this machine, each of which opens the work itself; see ``Workplace``.
+    """Processes of this machine, each of which opens the work; see ``Workplace``.
 
-    More than one needs a main module that can be imported, as Python's ``spawn`` does.
+    With more than one process, the main module must be importable, as for Python's ``spawn``.
 
     Attributes:
-        count: how many.
-        unlike: nothing; see ``Workplace``.
+        count: number of processes.
+        unlike: always empty; see ``Workplace``.
     """
 
     count: int
@@ -51,17 +51,17 @@ class Processes:
         with temporary_folder("work") as folder:
             path = folder / "work.pickle"
             _store(work, path)
-            # fork would copy onnxruntime's threads and locks in an unknown state
+            # fork would copy onnxruntime's threads and locks in an undefined state
             spawn = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(self.count, mp_context=spawn, initializer=_start, initargs=(str(path),))
             try:
                 yield _Pool(pool, 2 * self.count)
             finally:
-                # whoever stops early does not wait for answers that are no longer needed
+                # a caller that stops early does not wait for answers it no longer needs
                 pool.shutdown(cancel_futures=True)
 
     def gpu_workers(self, work: SharedWork[Any, Any]) -> AbstractContextManager[None]:
-        """See ``Workplace``: there are no GPUs but this process's own."""
+        """See ``Workplace``: there are no GPUs besides this process's own."""
         return nullcontext()
 
 
@@ -89,7 +89,7 @@ class _PoolAnswer:
 
 @contextmanager
 def _told_where_ended() -> Iterator[None]:
-    """Report the loss of a pool's process in submitting work as in waiting for it."""
+    """Report the loss of a process of the pool, whether it is noticed on submitting work or on waiting for it."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -100,7 +100,7 @@ def _told_where_ended() -> Iterator[None]:
 
 
 def _store(work: SharedWork[Any, Any], path: Path) -> None:
-    """Write a work, with the places of its arrays: in the files they are mapped from, or in one file beside it."""
+    """Write a work and the locations of its arrays: in the files they are mapped from, else in one file beside it."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         content = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
@@ -121,14 +121,14 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
                 place = FilePlace(own, stream.tell(), number)
                 stream.write(raw)
             places.append((place, raw.nbytes))
-        # a file without a byte cannot be mapped
+        # an empty file cannot be mapped
         stream.write(b"\0")
     with writing(path, len(content)):
         path.write_bytes(pickle.dumps((places, content)))
 
 
 def _stored(path: Path) -> SharedWork[Any, Any]:
-    """The work that was written there; its arrays are read-only and those of their files, as everywhere else."""
+    """Read a work written by ``_store``; its arrays are read-only and mapped from their files."""
     places, content = pickle.loads(path.read_bytes())
     files = {place.path: place for place, _ in places}
     maps = {path: memoryview(map_same(place)) for path, place in files.items()}
@@ -143,12 +143,12 @@ _answer: Callable[[Any], Any] | None = None
 def _start(path: str) -> None:
     global _answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # for as long as this process lives: a metric of the user's may read files here
+    # active until the process ends: a user's metric may read files here
     following(Reads()).__enter__()
     try:
         _answer = _stored(Path(path)).open()
     except Exception as error:
-        # raised here it would end the process, and nothing would say why
+        # raised here, it would end the process without a message
         _answer = partial(_fail, error)
 
 
@@ -157,7 +157,7 @@ def _fail(error: Exception, _item: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """Nobody takes a result once the parent is gone, and a pool's processes would wait for work for ever."""
+    """End this process when its parent is gone: processes of a pool would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Shape profiles: the shapes each dynamic input may have, and which profile a sample belongs to."""
+"""Shape profiles: the shapes that each dynamic input may have, and the profiles that a sample belongs to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from toolkit.base.errors import RecipeError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-"""A shape for each input."""
+"""A shape per input."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The min, opt and max shape of one input within one profile."""
+    """The min, opt and max shape of one input in one profile."""
 
     min: Shape
     opt: Shape
@@ -35,9 +35,9 @@ class Extent:
                 )
 
     def holds(self, shape: Sequence[int], skip_axis: int | None = None) -> bool:
-        """Whether ``shape`` lies between min and max in every dimension but ``skip_axis``, which may hold any number.
+        """Whether ``shape`` is between min and max in every dimension except ``skip_axis``, where any size is accepted.
 
-        An empty one has to be allowed there too: no choice of a batch makes values of none.
+        Size 0 is accepted in ``skip_axis`` only if min allows it: joining samples into batches cannot create values.
         """
         return len(shape) == len(self.min) and all(
             low <= size <= high or (axis == skip_axis and size > 0)
@@ -47,23 +47,23 @@ class Extent:
 
 @dataclass(frozen=True)
 class ShapeProfile:
-    """A TensorRT optimization profile: one Extent for each input that has a dynamic dimension.
+    """A TensorRT optimization profile: one Extent per input with a dynamic dimension.
 
-    Inputs that are not listed keep the shape they have in the model.
+    Inputs without an Extent have the shape that the model declares.
     """
 
     name: str
     shapes: Mapping[str, Extent] = field(default_factory=dict)
 
     def fits(self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None) -> bool:
-        """Whether every listed input's shape lies within this profile; ``batch_axes`` are ignored."""
+        """Whether every listed input's shape fits this profile; sizes along ``batch_axes`` are ignored."""
         axes = batch_axes or {}
         return all(
             name in shapes and extent.holds(shapes[name], axes.get(name)) for name, extent in self.shapes.items()
         )
 
     def volume(self, batch_axes: Mapping[str, int] | None = None) -> float:
-        """How many shapes the profile covers, on a log scale: smaller is tighter."""
+        """Number of shapes that the profile covers, as a natural logarithm, ignoring ``batch_axes``."""
         axes = batch_axes or {}
         return sum(
             math.log1p(high - low)
@@ -79,7 +79,7 @@ class ShapeProfile:
 
 @dataclass(frozen=True)
 class Profiles:
-    """The profiles of one recipe, in their order."""
+    """The profiles of one recipe, in order."""
 
     profiles: tuple[ShapeProfile, ...] = ()
 
@@ -103,7 +103,7 @@ class Profiles:
     def fits(
         self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None
     ) -> list[ShapeProfile]:
-        """The profiles that hold ``shapes``, tightest first.
+        """The profiles that fit ``shapes``, those covering the fewest shapes first.
 
         The axes in ``batch_axes`` are ignored: qtool chooses how many samples make a batch.
         """
@@ -119,12 +119,12 @@ class Profiles:
         return [p for p in found if _without(p, axes) == _without(found[0], axes)]
 
     def corners(self) -> list[dict[str, Shape]]:
-        """Every profile's min, opt and max input shapes."""
+        """The min, opt and max input shapes of every profile."""
         return [shapes for profile in self.profiles for shapes in profile.corners().values()]
 
 
 def fixed_profile(shapes: Shapes) -> Profiles:
-    """One profile whose min, opt and max shapes are the given ones."""
+    """A single profile whose min, opt and max shapes are the given ones."""
     return Profiles((ShapeProfile("fixed", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
 
 

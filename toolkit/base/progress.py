@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars where it is one, plain lines where it is not."""
+"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any, Protocol
 from toolkit.base.text import plain
 
 Progress = Callable[[str, int, int], None]
-"""Called as work goes on: what is done, how much of it, and how much there is."""
+"""Called as work advances, with the name of the activity, the amount done, and the total."""
 
 
 _EVERY = 9.0
-"""Seconds between two plain lines; with the time that a line takes to be written there is one at least every 10 s."""
+"""Seconds between plain lines; with the time to write one, there is a line at least every 10 s."""
 
 
 def silent(*_: object) -> None:
-    """A ``Progress``, or a log, that says nothing."""
+    """A ``Progress``, or a log, without output."""
 
 
 class Activity(str):
-    """What is being done, with the part of it that is running and the best result so far.
+    """The name of an activity, with the part of it that is running and the best result so far.
 
     Args:
-        what: its name.
-        best: what it has found, a finding or a text; None where there is nothing yet.
-        part: the name of the part that is at work; empty where parts are only counted.
+        what: name of the activity.
+        best: best result so far, a finding or text; None if there is none yet.
+        part: name of the running part; empty if parts are only counted.
     """
 
     best: object
     part: str
 
     def __new__(cls, what: str, best: object = None, part: str = "") -> Activity:
-        """The name as a text that ``best`` and ``part`` go with."""
+        """The name as text, with ``best`` and ``part`` as attributes."""
         made = super().__new__(cls, what)
         made.best, made.part = best, part
         return made
 
 
 class FinishedStep(Protocol):
-    """What is shown of a step that is done."""
+    """The data shown about a finished step."""
 
     @property
     def name(self) -> str:
-        """The step's name."""
+        """Name of the step."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class FinishedStep(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Duration of the step in seconds."""
         ...
 
     @property
@@ -67,12 +67,12 @@ class FinishedStep(Protocol):
 
     @property
     def first(self) -> bool:
-        """Whether it was never done before, so that there was nothing to reuse."""
+        """Whether the step was never run before, so there was nothing to reuse."""
         ...
 
     @property
     def said(self) -> Sequence[str]:
-        """What the user must hear before the next step."""
+        """Messages that the user must see before the next step."""
         ...
 
 
@@ -86,12 +86,12 @@ class _Moment:
 
 
 class Lines:
-    """Says in plain lines what is at work, how far it has come, for how long, and what is best so far.
+    """Prints plain lines with the running activity, its progress and duration, and the best result so far.
 
     Args:
         say: prints a line.
-        words: the sentence for what an activity found.
-        clock: seconds that only grow.
+        words: formats the best result of an activity as text.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Lines:
         self._open: dict[str, _Moment] = {}
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Take in how far an activity is; the line comes when it is due."""
+        """Record the progress of an activity; a line is printed only when due."""
         with self._lock:
             before = self._open.pop(what, None)
             if done < total:
@@ -117,13 +117,13 @@ class Lines:
         self.tick()
 
     def step(self) -> None:
-        """A step has ended, and its activities with it; the line that reports it counts as a progress line."""
+        """Record that a step and its activities have ended; the line that reports it counts as a progress line."""
         with self._lock:
             self._open.clear()
             self._begun = self._last = self._clock()
 
     def due(self) -> float:
-        """Seconds until the next line."""
+        """Seconds until the next line is due."""
         with self._lock:
             return self._wait()
 
@@ -131,7 +131,7 @@ class Lines:
         return max(self._last + _EVERY - self._clock(), 0.0)
 
     def tick(self) -> None:
-        """Say what is at work if a line is due."""
+        """Print the running activity if a line is due."""
         with self._lock:
             if self._wait() > 0:
                 return
@@ -147,7 +147,7 @@ class Terminal:
     """Shows progress on standard error; use as a context manager and pass its two methods to ``run``.
 
     Args:
-        words: the sentence for what an activity found.
+        words: formats the best result of an activity as text.
     """
 
     def __init__(self, words: Callable[[Any], str] = str) -> None:
@@ -183,11 +183,11 @@ class Terminal:
         if self._bars is not None:
             self._bars.stop()
         else:
-            # no line comes after the end
+            # no line may follow the end
             self._teller.join()
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Move the bar of ``what``, or take it in for the next line."""
+        """Update the bar of ``what``, or record the progress for the next line."""
         if self._bars is None:
             self._lines.progress(what, done, total)
             return
@@ -200,7 +200,7 @@ class Terminal:
         self._bars.update(self._tasks[what], completed=done, total=total, description=text)
 
     def step(self, info: FinishedStep) -> None:
-        """Say that a step is done."""
+        """Print that a step is finished."""
         if self._bars is not None:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
@@ -216,6 +216,6 @@ class Terminal:
         self.console.print(plain(line), markup=False, soft_wrap=True)
 
     def _tell(self) -> None:
-        """Keep saying what is running while nothing advances, as in the build of one engine."""
+        """Keep printing the running activity when nothing advances, for example during an engine build."""
         while not self._over.wait(self._lines.due()):
             self._lines.tick()

@@ -1,4 +1,4 @@
-"""Reading files that others wrote: regular files only, a limit on their size, and one net under every reader."""
+"""Reading untrusted files: only regular files, with a size limit, and with every failure reported as a qtool error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FOREIGN = (
     (b"<!doctype html", "it is a web page, as a failed download leaves it", "download it again"),
     (b"<html", "it is a web page, as a failed download leaves it", "download it again"),
 )
-"""How misnamed files begin, in lower case; what they are, and what to do."""
+"""First bytes of misnamed files, in lower case, with what they are and the remedy."""
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -40,14 +40,14 @@ _NOT_REGULAR = (
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of file that qtool reads, and how its faults are told.
+    """A kind of file that qtool reads, and how errors in such files are reported.
 
     Attributes:
-        refusal: what is said of a file that is not of this kind: ``it cannot be read as a collection``.
-        error: the class of error to raise.
-        remedy: what helps where the file is not of this kind.
-        limit: how many bytes one may have.
-        smaller: what helps where it has more; where empty, ``remedy`` is used.
+        refusal: start of the message about a file that is not of this kind: ``it cannot be read as a collection``.
+        error: class of the error to raise.
+        remedy: the remedy if a file is not of this kind.
+        limit: largest size in bytes.
+        smaller: the remedy for a larger file; if empty, ``remedy`` is used.
     """
 
     refusal: str
@@ -57,21 +57,21 @@ class FileKind:
     smaller: str = ""
 
     def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
-        """The error to raise where the file is not what it should be."""
+        """The error to raise if a file does not have the expected content."""
         what, remedy = foreign(path) or (what, remedy)
         return self.error(f"{self.refusal}: {what}", where=os.fspath(path), remedy=remedy or self.remedy)
 
 
 OWN = FileKind("it is damaged", QtoolError, "remove it: it will be made again")
-"""A file that qtool keeps for itself: nothing that is wrong with it is the user's business."""
+"""A file that qtool maintains itself, whose content users need not know."""
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
-    """The block reads ``path``: whatever fails in it is reported as a fault of the file, unless it already is.
+    """Report any error in the block, which reads ``path``, as an error in the file; qtool's errors pass through.
 
     Raises:
-        QtoolError: of the kind's own class; what the block raises of ours goes through.
+        QtoolError: of the kind's class, for any other exception in the block.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
 
 
 def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """What a misnamed file is, by its first bytes, and what to do; None where that is not known."""
+    """What a misnamed file is, judged by its first bytes, and the remedy; None if unknown."""
     with suppress(OSError, ValueError, QtoolError), open_regular(path) as stream:
         head = stream.read(32).lstrip().lower()
         return next(((what, remedy) for begin, what, remedy in _FOREIGN if head.startswith(begin)), None)
@@ -100,7 +100,7 @@ def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def fault_words(error: BaseException) -> str:
-    """What a library says of a file, in one short line."""
+    """An exception of a library that reads a file, as one short line."""
     text = shortened(" ".join(str(error).split()))
     if isinstance(error, RecursionError):
         return "it is nested too deep"
@@ -112,25 +112,25 @@ def fault_words(error: BaseException) -> str:
 
 @contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file opened for reading; a pipe or a device, which may never end or block for ever, is refused unopened.
+    """Open a file for reading; pipes and devices, which may block or never end, are refused without opening them.
 
     Raises:
-        QtoolError: it is no regular file.
-        OSError: it is not there or cannot be opened.
+        QtoolError: it is not a regular file.
+        OSError: it does not exist or cannot be opened.
     """
     _refuse_irregular(os.stat(path), path)  # noqa: PTH116
     with open(path, "rb", opener=_without_waiting) as stream:
-        # it may have been replaced in between
+        # the file may have been replaced in between
         _refuse_irregular(os.fstat(stream.fileno()), path)
         yield stream
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that exists and is no regular file, before anybody opens it.
+    """Refuse an existing path that is not a regular file, before it is opened.
 
     Raises:
         QtoolError: see ``open_regular``.
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     _refuse_irregular(os.stat(path), path)  # noqa: PTH116
 
@@ -151,12 +151,12 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
     """The content of a file.
 
     Raises:
-        QtoolError: it is missing, no regular file, larger than the kind's limit, or cannot be read.
+        QtoolError: it is missing, not a regular file, larger than the kind's limit, or cannot be read.
     """
     with reading(path, kind), open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         content = b"" if size > kind.limit else stream.read(size + 1)
-        # what grows meanwhile, and what the system makes up as it is read, has no size beforehand
+        # files that grow meanwhile, and files such as those in /proc, have more bytes than their size says
         while size < len(content) <= kind.limit and (more := stream.read(_CHUNK)):
             content += more
         if max(size, len(content)) > kind.limit:
@@ -166,12 +166,12 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
 
 
 def read_utf8(path: str | os.PathLike[str], kind: FileKind) -> str:
-    """The text of a file, without the byte order mark that some editors begin with; see ``read_file``."""
+    """The text of a file, without the byte order mark that some editors write; see ``read_file``."""
     content = read_file(path, kind)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # no other encoding of a text than UTF-16 and UTF-32, which begin with a mark, has bytes of 0
+        # in text, zero bytes occur only in UTF-16 and UTF-32, which start with a byte order mark
         binary = b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         if binary:
             raise kind.fault(path, "it is no text") from error
@@ -184,7 +184,7 @@ def read_json(path: str | os.PathLike[str], kind: FileKind, strict: bool = True)
 
 
 def own_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file that qtool keeps for itself says; None where it is missing, damaged or no regular file."""
+    """The content of a JSON file that qtool maintains; None if it is missing, damaged or not a regular file."""
     with suppress(QtoolError):
         return read_json(path, OWN)
     return None
@@ -193,18 +193,18 @@ def own_json(path: str | os.PathLike[str]) -> Any:
 def parse_json(
     content: bytes | str, path: str | os.PathLike[str], kind: FileKind, strict: bool = True, unique: bool = False
 ) -> Any:
-    """What JSON text says.
+    """The value of JSON text.
 
     Args:
-        content: the text; as bytes in UTF-8.
-        path: the file, for the error.
-        kind: what the file should be.
+        content: the text; bytes are UTF-8.
+        path: the file, for errors.
+        kind: the expected kind of file.
         strict: refuse control characters within strings.
-        unique: refuse an object with two entries of one name, of which json keeps the last without a word.
+        unique: refuse objects with duplicate keys, of which ``json`` silently keeps the last.
 
     Raises:
-        QtoolError: it is no JSON, holds NaN or an infinity (JSON knows neither), a number beyond float64, or half of
-            a surrogate pair, which no file or terminal can show.
+        QtoolError: it is not JSON, or contains NaN or an infinity (which JSON does not have), a number outside the
+            range of float64, or half of a surrogate pair, which cannot be displayed or stored.
     """
     with reading(path, kind):
         text = content if isinstance(content, str) else content.decode("utf-8-sig")

@@ -1,10 +1,10 @@
-"""Following what code of the user's reads while it runs: an audit hook (PEP 578) that knows whose frames ask.
+"""Tracks what user code reads while it runs, with an audit hook (PEP 578) that checks whose code is on the stack.
 
-Python tells the hook of every file that is opened, whoever opens it in Python: numpy, PIL and pandas too. What counts
-is asked for by a function of the user's that qtool called. Whether a file is there, which Python tells no hook of, is
-seen where ``os.stat`` is called, as os.path does, and pathlib from Python 3.11 on; what a thread asks for, whoever
-started the thread asks for. What Python does not see (libraries that open files themselves, other processes, the
-network) is noted as not known, unless the code declares what it reads.
+Python reports every file that is opened from Python to the hook, including by numpy, PIL and pandas. A read counts if
+it is made, directly or indirectly, by a user function that qtool called. Existence checks, which no hook reports, are
+observed by replacing ``os.stat``, which os.path uses, as does pathlib from Python 3.11 on. Reads of a thread are
+attributed to the code that started it. Reads that Python does not observe (libraries that open files themselves, other
+processes, the network) are recorded as unknown, unless the code declares what it reads.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _COMPUTING = (
     "pydantic", "pydantic_core", "PIL", "typer", "click", "rich", "jinja2", "markupsafe", "tensorrt", "tensorrt_rtx",
     "cuda",
 )  # fmt: skip
-"""Packages that qtool itself works with: in frames of theirs it is their caller who asks."""
+"""Packages that qtool itself uses: a read from their code is attributed to the caller."""
 _COMPILERS = ("numba", "llvmlite")
-"""What these read are their own caches."""
+"""Packages whose reads are of their own caches."""
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTING = "<frozen importlib"
 _CHANGED = "changed"
@@ -47,15 +47,15 @@ _STAT, _START = os.stat, threading.Thread.start
 
 
 class Reads:
-    """What code of the user's read since this was made.
+    """What user code has read since this object was created.
 
     Args:
-        folder: what lies in it is qtool's own.
-        modules: names of the modules of the user's that qtool is to call.
-        base: the folder that their relative paths may start from, beside the working directory and their own.
+        folder: the run's own folder; files in it are not recorded.
+        modules: names of the user's modules that qtool will call.
+        base: a folder that relative paths may refer to, besides the working directory and the modules' folders.
 
     Attributes:
-        declared: whether the code says itself what it reads: then it is taken at its word.
+        declared: whether the code itself declares what it reads, which is then relied on.
     """
 
     def __init__(self, folder: Path | None = None, modules: Iterable[str] = (), base: Path | None = None) -> None:
@@ -70,7 +70,7 @@ class Reads:
         self._needs = Needs()
 
     def needs(self) -> Needs:
-        """What was read so far, what the sources say, and the source of every module of the user's in this process."""
+        """What was read so far, what the sources mention, and the source of every user module in this process."""
         loaded = frozenset(self._loaded)
         if loaded not in self._stated:
             with aside():
@@ -79,7 +79,7 @@ class Reads:
             found = self._needs.merged([self._stated[loaded], _HOOK.modules(self._called | loaded)])
         if self.declared:
             found.unknown = []
-        # what the code makes itself is none of its needs
+        # files that the code writes itself are not dependencies
         found.files = {
             path: digest
             for path, digest in found.files.items()
@@ -89,22 +89,22 @@ class Reads:
         return found
 
     def add(self, other: Needs) -> None:
-        """Take in what another process read on behalf of this one."""
+        """Add what another process has read on behalf of this one."""
         with self._lock:
             self._needs = self._needs.merged([other])
 
     def unknown(self, why: str) -> None:
-        """Note why what was read cannot be known."""
+        """Record a reason why the reads cannot be known."""
         with self._lock:
             if why not in self._needs.unknown:
                 self._needs.unknown.append(why)
 
     def was_loaded(self, source: str) -> None:
-        """A module of the user's was loaded from this file."""
+        """Record the source file of a user module that was loaded."""
         self._loaded.add(source)
 
     def opened(self, path: str, flags: int) -> None:
-        """A file was opened by the user's code."""
+        """Record that user code opened a file; ``flags`` are those of ``os.open``."""
         if self._ours(path) or self._in_made(path):
             return
         writes = flags & (os.O_WRONLY | os.O_RDWR)
@@ -112,7 +112,7 @@ class Reads:
         if path in self._made or path in self._needs.files:
             return
         if fresh or flags & os.O_WRONLY:
-            # what it makes itself is no input, however often it is read again
+            # a file that the code creates is not an input, however often it is read later
             self._made.add(path)
             return
         digest = digest_of(path)
@@ -122,34 +122,34 @@ class Reads:
             self._made.add(path)
 
     def listed(self, path: str) -> None:
-        """A folder was listed by the user's code."""
+        """Record that user code listed a folder."""
         if not self._ours(path + os.sep) and not self._in_made(path):
             digest = digest_of(path)
             with self._lock:
                 self._needs.files.setdefault(path, digest)
 
     def asked(self, path: str, kind: str) -> None:
-        """The user's code asked what lies at a path."""
+        """Record that user code checked what is at a path."""
         if not self._ours(path + os.sep):
             with self._lock:
                 self._needs.asked.setdefault(path, kind)
 
     def made(self, folder: str) -> None:
-        """A folder was made by the user's code: what lies in it is no input."""
+        """Record that user code created a folder, whose content is then not an input."""
         self._made.add(folder)
 
     def _in_made(self, path: str) -> bool:
         return any(str(parent) in self._made for parent in (Path(path), *Path(path).parents))
 
     def _ours(self, path: str) -> bool:
-        """Whether a path is the run's own, belongs to a versioned package, or is no file at all."""
+        """Whether a path belongs to the run, to a package with a version, or is not a real file."""
         temporary = os.path.join(tempfile.gettempdir(), "qtool-")  # noqa: PTH118
         own = (temporary, *_SYSTEM) if self._folder is None else (self._folder, temporary, *_SYSTEM)
         return path.startswith(own) or not is_users(path) or path.endswith(".pyc")
 
 
 class _Hook:
-    """The process's one audit hook: hooks cannot be taken out again, so it is put in when first needed."""
+    """The process's only audit hook. Hooks cannot be removed, so it is installed when first needed."""
 
     def __init__(self) -> None:
         self.active: Reads | None = None
@@ -160,20 +160,20 @@ class _Hook:
         self._start = _process_start()
 
     def install(self) -> None:
-        """Put the hook in, and note what was loaded before."""
+        """Install the hook, and record the modules loaded before."""
         if self._installed:
             return
         self._installed = True
         self.modules()
         sys.addaudithook(self._hear)
         for can in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
-            # shutil asks by these what os.stat can do
+            # shutil checks by membership in these sets what os.stat supports
             if _STAT in can:
                 can.add(self.stat)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What is asked for in the block by this thread does not count."""
+        """Ignore what this thread reads in the block."""
         before = getattr(self._local, "aside", False)
         self._local.aside = True
         try:
@@ -182,15 +182,17 @@ class _Hook:
             self._local.aside = before
 
     def modules(self, called: Collection[str] = ()) -> Needs:
-        """The source of every module of the user's in this process, as it was loaded.
+        """The source files of all user modules in this process, as they were loaded.
 
         Args:
-            called: the sources of what qtool calls: where it is not known which of their code runs, nothing is known.
+            called: source files of the code that qtool calls: if it is unknown which version of one runs, needs are
+                unknown.
         """
         found = Needs()
         for path in self._users_modules():
             if path not in self._sources:
-                # its loading was not seen: where the file was changed since then, it is not known what runs
+                # it was loaded unobserved: if the file has changed since the process started, its running code is
+                # unknown
                 changed = os.stat(path).st_mtime >= self._start  # noqa: PTH116
                 self._sources[path] = _CHANGED if changed else digest_of(path)
             if self._sources[path] != _CHANGED:
@@ -212,14 +214,14 @@ class _Hook:
         try:
             self._take(event, arguments)
         except Exception as error:
-            # an error here would be one of the user's code
+            # an error raised here would appear in the user's code
             if self.active is not None:
                 self.active.unknown(f"following it failed: {type(error).__name__}: {error}")
         finally:
             self._local.busy = False
 
     def _take(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Take in an audit event of Python's: what the user's code opens, lists or starts."""
+        """Process an audit event: user code opens or lists something, or starts a process or connection."""
         path = None if event in (*_PROCESSES, *_NETWORK) else _path(arguments)
         frame = sys._getframe(2)
         if frame.f_code.co_filename.startswith(_IMPORTING):
@@ -246,7 +248,7 @@ class _Hook:
             active.opened(path, flags)
 
     def stat(self, path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
-        """``os.stat``, noted where the user's code asks."""
+        """``os.stat``, recorded if user code calls it."""
         active, busy = self.active, getattr(self._local, "busy", False) or getattr(self._local, "aside", False)
         if active is not None and not busy and isinstance(path, (str, bytes, os.PathLike)):
             self._local.busy = True
@@ -260,12 +262,12 @@ class _Hook:
         return _STAT(path, *arguments, **keywords)
 
     def begin(self, thread: threading.Thread) -> None:
-        """Note a thread that the user's code is about to start: what it reads, that code asks for."""
+        """Record a thread that user code is about to start, whose reads are attributed to that code."""
         if self.active is not None and not getattr(self._local, "aside", False) and _users_ask(sys._getframe(2)):
             self.threads.add(thread)
 
     def _load(self, path: str) -> None:
-        """A source file, or what was compiled of one, is read: what it holds now is what runs."""
+        """Record the digest of a source file whose code, possibly compiled, is being loaded."""
         if path.endswith(".pyc"):
             try:
                 path = importlib.util.source_from_cache(path)
@@ -279,7 +281,7 @@ class _Hook:
 
 
 def _process_start() -> float:
-    """When this process began, in seconds since the epoch; where the system does not tell, when this was loaded."""
+    """Start of this process in seconds since the epoch; if the system does not report it, the time of import."""
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         up = float(Path("/proc/uptime").read_text().split()[0])
@@ -289,7 +291,7 @@ def _process_start() -> float:
 
 
 def _path(arguments: tuple[Any, ...]) -> str | None:
-    """The absolute path that an event is about; None where it is about an open file."""
+    """The absolute path that an event concerns; None for an open file descriptor."""
     given = arguments[0] if arguments else None
     if given is None:
         return os.getcwd()  # noqa: PTH109
@@ -301,7 +303,7 @@ def _path(arguments: tuple[Any, ...]) -> str | None:
 
 @lru_cache(maxsize=1)
 def _places() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where qtool's own files lie, and where Python's."""
+    """The folders of qtool's own files, and those of Python's."""
     own: list[str] = []
     for package in OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -314,7 +316,7 @@ def _places() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @lru_cache(maxsize=8192)
 def _kind(file: str) -> str:
-    """Who owns a source file: ``own`` (qtool's), ``library``, ``compiler``, ``installed``, or the ``user``'s."""
+    """The owner of a source file: ``own`` (qtool), ``library``, ``compiler``, ``installed`` or ``user``."""
     if file.startswith("<") or not file:
         return "library"
     own, python = _places()
@@ -328,12 +330,12 @@ def _kind(file: str) -> str:
 
 
 def is_users(path: str) -> bool:
-    """Whether a file is the user's own, and no package's that has a version."""
+    """Whether a file is the user's own, and not part of a package with a version."""
     return _kind(path) == "user" and f"{os.sep}__pycache__{os.sep}" not in path
 
 
 def _users_ask(frame: FrameType | None) -> bool:
-    """Whether a function of the user's that qtool called is running, here or in a thread that it started."""
+    """Whether a user function that qtool called is on the stack, or started this thread."""
     asked = False
     while frame is not None:
         kind = _kind(frame.f_code.co_filename)
@@ -352,7 +354,7 @@ _HOOK = _Hook()
 
 @contextmanager
 def following(reads: Reads) -> Iterator[Reads]:
-    """Follow what code of the user's reads in the block, which qtool calls in it."""
+    """Track what user code called in the block reads."""
     _HOOK.install()
     before, _HOOK.active = _HOOK.active, reads
     stat, os.stat = os.stat, _HOOK.stat
@@ -365,20 +367,20 @@ def following(reads: Reads) -> Iterator[Reads]:
 
 
 def _start(thread: threading.Thread) -> None:
-    """``Thread.start``, noted where the user's code calls it."""
+    """``Thread.start``, recorded if user code calls it."""
     _HOOK.begin(thread)
     _START(thread)
 
 
 def current() -> Reads | None:
-    """What is being followed; None where nothing is."""
+    """The ``Reads`` that are being recorded; None if there are none."""
     return _HOOK.active
 
 
 def needs_now() -> Needs | None:
-    """What code of the user's has read so far in what is being followed; None where nothing is."""
+    """What user code has read so far according to ``current``; None if nothing is being recorded."""
     return _HOOK.active.needs() if _HOOK.active is not None else None
 
 
 aside = _HOOK.aside
-"""A block in which nothing counts that this thread asks for: qtool's own work on the user's behalf."""
+"""Ignores what this thread reads in the block: qtool's own work on the user's behalf."""

@@ -1,4 +1,4 @@
-"""pydantic models for the files of others: their base class, strict numbers, and faults in words."""
+"""pydantic models for files from outside: their base class, strict numbers, and errors as text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from toolkit.base.errors import did_you_mean, shortened
 from toolkit.base.reading import FileKind, reading
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-"""A finite number; neither text nor true and false pass for one."""
+"""A finite number; text and booleans are not accepted."""
 Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
-"""A whole number from 0 on that fits 64 bits."""
+"""A non-negative integer that fits int64."""
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -43,13 +43,13 @@ _WANTED = {
     "too_short": "expected a list of at least {min_length}, not of {actual_length}",
     "too_long": "expected a list of at most {max_length}, not of {actual_length}",
 }  # fmt: skip
-"""What is expected, in the words of TOML and JSON where pydantic's are Python's; fields are those of its context."""
+"""Expected values in terms of TOML and JSON, by pydantic's error type; fields are filled from its context."""
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 FileModel = TypeVar("FileModel", bound="FileSchema")
 
 
 class FileSchema(BaseModel):
-    """An object of a JSON file; unknown fields are refused."""
+    """An object in a JSON file; unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -58,7 +58,7 @@ def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str]
     """Parsed JSON as an instance of ``model``.
 
     Raises:
-        QtoolError: of the kind's own class: a field is unknown, missing, or of the wrong type; the message names it.
+        QtoolError: of the kind's class: a field is unknown, missing, or of the wrong type; the message names it.
     """
     with reading(path, kind):
         try:
@@ -68,13 +68,12 @@ def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str]
 
 
 def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[str, Any] | None:
-    """The first fault, in pydantic's form, of settings in which text, or true and false, were taken for a number, or
-    text or a number for true or false.
+    """The first value in settings that pydantic converted between number and text or boolean, as a fault in its form.
 
     Args:
         given: the settings.
-        made: what pydantic, which converts values, made of them.
-        place: where they are.
+        made: the result of pydantic, which converts values.
+        place: location of the settings, as keys and indices.
     """
     if isinstance(made, BaseModel):
         made = {info.alias or name: getattr(made, name) for name, info in type(made).model_fields.items()}
@@ -92,11 +91,11 @@ def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[
 
 
 def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any]] = ()) -> str:
-    """One fault that pydantic found: the key, its value, and what is wrong with it.
+    """One fault found by pydantic as text: the key, its value, and what is wrong.
 
     Args:
-        fault: in pydantic's form.
-        others: what it found in the same value for the other types that it may have.
+        fault: the fault in pydantic's form.
+        others: faults of the same value for the other types that are allowed.
     """
     place = shortened(".".join(str(part) for part in fault["loc"]))
     if fault["type"] == "extra_forbidden":
@@ -112,10 +111,10 @@ def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any
 
 
 def wanted_words(fault: Mapping[str, Any]) -> str:
-    """What is expected in the place of a value at fault."""
+    """What is expected instead of a faulty value."""
     kind = fault["type"]
     if kind in _BOUNDS and isinstance(fault["input"], (bool, str)):
-        # what was taken for a number is not one
+        # bounds are checked after conversion, but the value was not a number
         return _NUMBER
     if kind in _WANTED:
         return _WANTED[kind].format(**fault.get("ctx", {}))
@@ -124,12 +123,12 @@ def wanted_words(fault: Mapping[str, Any]) -> str:
 
 
 def explain(error: ValidationError, known: Iterable[str], given: Mapping[str, Any]) -> Iterator[str]:
-    """Each fault of a pydantic error in words; ``known`` are the keys that there are, ``given`` the settings."""
+    """Each fault of a pydantic error as text; ``known`` are the valid keys, ``given`` the settings."""
     faults: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for fault in error.errors():
         faults.setdefault(_written_place(fault, given), []).append(fault)
     for place, found in faults.items():
-        # of the types that may be there, one that fits as far as to its parts is what was meant
+        # of several allowed types, the one whose fault is deeper inside is the one that was meant
         if not any(other[: len(place)] == place != other for other in faults):
             unknown = found[0]["type"] == "extra_forbidden"
             hint = did_you_mean(str(place[-1]), known) if unknown else ""
@@ -137,7 +136,7 @@ def explain(error: ValidationError, known: Iterable[str], given: Mapping[str, An
 
 
 def _written_place(fault: Mapping[str, Any], given: Any) -> tuple[str | int, ...]:
-    """Where a fault is in the settings: pydantic also names which of several types it tried there."""
+    """The location of a fault in the settings, without the names of union members that pydantic adds."""
     place: list[str | int] = []
     *before, last = fault["loc"] or ("",)
     for part in before:
@@ -150,11 +149,11 @@ def _written_place(fault: Mapping[str, Any], given: Any) -> tuple[str | int, ...
 
 
 def value_words(value: Any) -> str:
-    """A value as TOML and JSON write it, with single quotation marks, short enough to read."""
+    """A value as written in TOML and JSON, but with single quotes, and shortened."""
     try:
         return shortened(_written(value), _SHOWN)
     except (ValueError, RecursionError):
-        # an integer of more digits than Python converts, or lists within lists
+        # an integer with more digits than Python converts, or deeply nested lists
         return f"a {type(value).__name__} too long to show"
 
 

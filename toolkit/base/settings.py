@@ -1,4 +1,4 @@
-"""Types of settings, in recipes and passes: numbers within reason, sizes, and paths that can be looked at."""
+"""Types for settings of recipes and passes: numbers with limits, sizes, and paths."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 
 
 def byte_size(text: str) -> int:
-    """Bytes of a size in words: '2GB', '512 MB', '1000000'.
+    """The bytes of a size as text: '2GB', '512 MB', '1000000'.
 
     Raises:
-        ValueError: it is none, or below 1 MB or above 1000 TB.
+        ValueError: it is not a size, or below 1 MB or above 1000 TB.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -30,12 +30,12 @@ def byte_size(text: str) -> int:
 
 
 def without_effect(setting: str, why: str, name: str) -> tuple[str, str]:
-    """What is wrong with a setting that changes nothing, and the remedy.
+    """The fault and the remedy for a setting that has no effect.
 
     Args:
         setting: the setting as written, with its value.
-        why: what takes its effect away.
-        name: what to leave out.
+        why: why it has no effect.
+        name: the setting to remove.
     """
     return f"{setting} has no effect: {why}", f"leave out {name}"
 
@@ -46,17 +46,17 @@ def _sized(text: str) -> str:
 
 
 def path_text(text: Any) -> Any:
-    """A path as it is written, which a file system can look at.
+    """A path as written, checked to be valid for a file system.
 
     Raises:
-        ValueError: it is empty, holds a NUL, is too long, or starts with the home of a user that does not exist.
+        ValueError: it is empty, contains NUL, is too long, or starts with the home of a user that does not exist.
     """
     if not isinstance(text, str):
         return text
     if not text:
         raise ValueError("a path cannot be empty")
     if "\0" in text:
-        raise ValueError("a path cannot hold a NUL character")
+        raise ValueError("a path cannot contain a NUL character")
     longest = max(len(part.encode("utf-8", "surrogateescape")) for part in text.split("/"))
     if longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
         raise ValueError(f"a path has at most {_LONGEST_PATH} characters, and each name in it {_LONGEST_NAME} bytes")
@@ -68,10 +68,10 @@ def path_text(text: Any) -> Any:
 
 
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
-"""How many of something."""
+"""A number of things, at least 1."""
 Decibels = Annotated[float, Field(ge=0, le=400)]
-"""An SQNR that is asked for: below 0 dB there is more noise than signal, and float64 itself has about 310 dB."""
+"""A required SQNR: below 0 dB noise exceeds the signal, and float64 itself reaches about 310 dB."""
 PathText = Annotated[str, AfterValidator(path_text)]
 """A path in a recipe."""
 ByteSize = Annotated[str, AfterValidator(_sized)]
-"""A size in bytes, in words."""
+"""A size in bytes, as text."""

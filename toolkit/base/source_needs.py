@@ -1,4 +1,4 @@
-"""What user code reads according to its source: environment variables, files by name, libraries."""
+"""What user code may read according to its source: environment variables, files named in it, libraries."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _NATIVE = frozenset({
     "ctypes", "cffi", "lxml", "pyvips", "skimage", "SimpleITK", "rocksdb", "multiprocessing", "joblib", "loky", "dask",
     "ray",
 })  # fmt: skip
-"""Packages that open files themselves, or by processes of their own: Python does not see it."""
+"""Packages that open files in native code or in other processes, which Python does not observe."""
 _TEXT = re.compile(r"""(["'])((?:(?!\1)[^\\\n]){1,200})\1""")
 _FILE = re.compile(r"[\w./ ~+=@-]*[\w~-]\.[A-Za-z][\w-]{0,8}")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _MOST = 400
-"""So many names of files are looked for at most; a source that has more is made of data."""
+"""Most file names to check per source file; a source with more consists of data."""
 
 
 def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> Needs:
-    """What modules need that no audit hook can see, as far as their sources name it.
+    """The needs of modules that no audit hook observes, as far as their sources mention them.
 
     Args:
-        modules: names of the modules that the recipe names, or that hold its objects.
-        loaded: source files that were loaded for them.
-        base: the recipe's folder.
+        modules: names of modules that the recipe names, or that define its objects.
+        loaded: source files that were loaded for these modules.
+        base: folder of the recipe.
     """
     found = Needs()
     files = {str(file) for name in modules for file in sources_of(name).files.values()} | set(loaded)
@@ -53,12 +53,12 @@ def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> N
 
 
 def _names_in(text: str, folders: Iterable[Path], found: Needs) -> None:
-    """Environment variables and files whose names stand in a source."""
+    """Add the environment variables and files whose names appear in a source text."""
     words = list(dict.fromkeys(match[2] for match in _TEXT.finditer(text)))
     if "environ" in text or "getenv" in text:
         found.environment.update({word: variable_digest(word) for word in words if _VARIABLE.fullmatch(word)})
     names = [word for word in words if _FILE.fullmatch(word)][:_MOST]
-    # whether a file is there can be asked for without opening it
+    # existence of a file can be checked without opening it
     for path in {str(folder / Path(name)) for name in names for folder in folders}:
         found.files[path] = digest_of(path)
 

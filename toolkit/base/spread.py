@@ -1,4 +1,4 @@
-"""An order of items whose first few represent all of them."""
+"""Orders of items whose first few represent all of them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 _UNLIKE = 4.0
-"""The first few may have so many times the mean weight of all, or this part of it."""
+"""The mean weight of the first few may differ from the overall mean by this factor."""
 
 
 def spread_indices(count: int) -> list[int]:
-    """The numbers below ``count``, the first few spread evenly over all: van der Corput's sequence to the base 2."""
+    """The integers below ``count``, the first few spread evenly over all: van der Corput's sequence in base 2."""
     bits = max(count - 1, 1).bit_length()
     turned = (int(format(number, f"0{bits}b")[::-1], 2) for number in range(2**bits))
     return [number for number in turned if number < count]
 
 
 def representative(order: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """An order as it is, as far as the first few of it have about the mean weight of all.
+    """Rearrange an order, if necessary, so that its first few items have about the mean weight of all.
 
-    Where the next one would take their mean too far from it, the one that brings it nearest comes first.
+    If the next item would move their mean too far from it, the item that brings it closest comes first.
 
     Args:
-        order: the numbers below as many as there are weights.
+        order: a permutation of the indices of ``weights``.
         weights: at least 0 each.
     """
     middle = math.fsum(weights) / max(len(weights), 1)
     if not 0 < middle < math.inf:
         return list(order)
-    # by weight, then place in the order: what brings the mean nearest lies beside the weight that would do so exactly
+    # sorted by weight, then position: the best item is next to the weight that would give exactly the mean
     left = sorted((weights[number], place) for place, number in enumerate(order))
     taken, found, total = [False] * len(order), list[int](), 0.0
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process that was started without them."""
+"""Standard input, output and error of a process that was started with these closed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def open_closed_streams() -> None:
-    """Let a process whose standard streams are closed, as ``>&-`` leaves them, read and write nothing there.
+    """Replace closed standard streams, as left by ``>&-``, with the null device.
 
-    Python has None in the place of such a stream, and the next file that is opened would get its number: what a library
-    prints would be written into that file.
+    Python sets such a stream to None, and the next file that is opened would get its descriptor: a library's output
+    would then be written into that file.
     """
     closed = [(number, name) for number, name in enumerate(_STREAMS) if getattr(sys, name) is None]
     for number, _ in closed:

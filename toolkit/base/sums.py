@@ -1,4 +1,4 @@
-"""Sums of products over very many values: accurate enough, and in the calling thread alone."""
+"""Sums of products over very many values, accurate enough and computed in the calling thread only."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 
 _LEAST = 1e-30
-"""Smaller sums of float32 products may have lost most of their terms: below 1e-38 few digits or none are left."""
+"""Smaller sums of float32 products may have lost most of their terms: below 1e-38, few or no digits are left."""
 _BLOCK, _BLOCK_64 = 1 << 16, 1 << 13
-"""Values whose products are summed at once, in float32 and in float64.
+"""Values per dot product, in float32 and in float64.
 
-OpenBLAS shares a product of vectors of more than 100,000 float32 or 10,000 float64 values among its threads. Waking
-them takes longer than computing it, up to a thousand times where others compute too, and their number decides the last
+OpenBLAS splits dot products of more than 100,000 float32 or 10,000 float64 values among threads. Waking these takes
+longer than the computation, up to a thousand times if other threads compute too, and their number affects the last
 bits.
 """
 
 
 def sum_of_products(a: Array, b: Array) -> float:
-    """The sum of ``a * b``: more than 65,536 float32 products in float32 by blocks, and their sums in float64.
+    """The sum of ``a * b``; for more than 65,536 float32 values, products are in float32 and block sums in float64.
 
     Args:
         a: float32 or float64, [values].
-        b: the same.
+        b: like ``a``.
     """
     if a.size > _BLOCK and a.dtype == b.dtype == np.float32:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -1,8 +1,7 @@
-"""Temporary folders, and the removal of those that killed processes left behind.
+"""Temporary folders, and removal of those that killed processes left behind.
 
-The owner of a folder holds a lock on a file in it for as long as it lives. The system gives the lock back however the
-owner ends, so that whoever can take it knows that the owner is gone: no process numbers, which are used again, and no
-times.
+The owner of a folder holds a lock on a file in it while it lives. The system releases the lock however the owner ends,
+so whoever can acquire it knows that the owner is gone. Neither process ids, which are reused, nor times are needed.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _WORDS = b"a temporary folder of qtool's, to be removed when nobody holds a lock
 
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
-    """A new folder in the system's place for temporary files, gone after the block.
+    """A new folder in the system's temporary directory, removed after the block.
 
     Args:
-        purpose: a word for its name.
+        purpose: a word for the folder's name.
     """
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{purpose}-") as name:
         handle = _claim(Path(name))
@@ -38,7 +37,7 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
 
 def _claim(folder: Path) -> int | None:
-    """A locked file in the folder, which has its name only once it is locked; None where the system has no locks."""
+    """Create a locked file in the folder, renamed to its final name when locked; None if the system has no locks."""
     try:
         import fcntl
     except ImportError:
@@ -50,16 +49,16 @@ def _claim(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.replace(nameless, folder / _OWNER)
     except OSError:
-        # a file system without locks: a folder left there stays, since its owner may live
+        # a file system without locks: the folder is never removed by others, since its owner may be alive
         os.close(handle)
         return None
     return handle
 
 
 def clear_left_folders() -> list[Path]:
-    """Remove the temporary folders of this user's qtool processes that are gone; returns what was removed.
+    """Remove the temporary folders left by this user's qtool processes that ended; returns the folders removed.
 
-    A folder that is not surely one, or whose owner may be at work, stays.
+    Folders that are not certain to be such, or whose owner may be running, are kept.
     """
     try:
         import fcntl
@@ -83,7 +82,7 @@ def clear_left_folders() -> list[Path]:
 
 
 def _opened(folder: Path) -> int | None:
-    """The lock file of one of our folders, opened; None where the folder is not ours."""
+    """An open descriptor of the lock file in one of qtool's folders; None if the folder is not qtool's."""
     with contextlib.suppress(OSError):
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

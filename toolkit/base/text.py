@@ -1,4 +1,4 @@
-"""Words for people: names from models and recipes made safe to print and to write into TOML, globs, counts."""
+"""Text for people: names made safe to print and to write as TOML, globs, counts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 def plain(name: str) -> str:
     """A name with control characters, line separators and direction overrides made visible.
 
-    An escape sequence in a node's name could otherwise rewrite the reader's terminal, and a direction override the
-    order of the words.
+    An escape sequence in a node's name could otherwise alter the reader's terminal, and a direction override the order
+    of words.
     """
     return name if name.isprintable() else "".join(f"\\u{ord(c):04x}" if _hidden(c) else c for c in name)
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural unless the number is 1."""
+    """A number with its noun, plural unless the number is 1."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def bytes_words(size: int) -> str:
-    """So many bytes as people read them: ``512 bytes``, ``6.8 MB``, ``1.2 GB``; powers of ten, as disks count."""
+    """A number of bytes for people: ``512 bytes``, ``6.8 MB``, ``1.2 GB``; in powers of ten, like disk sizes."""
     for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= of:
             return f"{size / of:.1f} {unit}"
@@ -36,43 +36,43 @@ def bytes_words(size: int) -> str:
 
 
 def on_one_line(text: str, most: int = 400) -> str:
-    """A text on one line, of at most so many characters: of a longer one beginning and end, where its cause stands."""
+    """Text on one line of at most ``most`` characters; of longer text the beginning and the end, where the cause is."""
     words = " ".join(text.split())
     half = (most - 3) // 2
     return words if len(words) <= most else f"{words[:half].rstrip()}...{words[-half:].lstrip()}"
 
 
 def samples_by_profile(number: int, profiles: Mapping[str, int]) -> str:
-    """How many samples there are, and how many of each profile where there are several."""
+    """The number of samples, and per profile if there are several."""
     several = ", ".join(f"{name} {own}" for name, own in profiles.items())
     return count(number, "sample") + (f" ({several})" if len(profiles) > 1 else "")
 
 
 def plain_lines(text: str) -> str:
-    """Text of several lines, each made safe by ``plain``."""
+    """Text of several lines, each made safe with ``plain``."""
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def literal_glob(name: str) -> str:
-    """A glob that matches this name alone."""
+    """A glob that matches only this name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def matching(pattern: str, names: Collection[str]) -> list[str]:
-    """The names that a glob matches; a pattern that is itself a name matches it alone, whatever brackets it holds."""
+    """The names that a glob matches; a pattern that equals a name matches only this name, even if it has brackets."""
     return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def shell_word(path: Path | str) -> str:
-    """A path as a command that is proposed must have it: in quotes where a shell would take it apart."""
+    """A path as written in a shell command, quoted if necessary."""
     return shlex.quote(str(path))
 
 
 def toml_string(text: str) -> str:
-    """A TOML basic string; whatever ``plain`` would make visible is written as an escape, and reads back as it was.
+    """A TOML basic string; characters that ``plain`` would make visible are escaped, so parsing restores the text.
 
     Raises:
-        QtoolError: the text holds bytes that are not UTF-8 (a surrogate of a file name), which TOML cannot hold.
+        QtoolError: the text has bytes that are not UTF-8 (a surrogate from a file name), which TOML cannot represent.
     """
     import tomli_w
 

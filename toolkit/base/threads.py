@@ -1,4 +1,4 @@
-"""Very many small pieces of work in a few threads, or one piece in another while this one works."""
+"""Many small tasks in a few threads, and prefetching results in other threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequence[K]) -> list[T]:
-    """What ``work`` returns for every item, in order; the threads of a pool take items one by one from one list.
+    """Apply ``work`` to every item and return the results in order; threads of a pool take items from a shared list.
 
-    ``Executor.map`` makes a future with a lock for every item: for a graph's 50,000 tensors these take longer
-    than the work.
+    ``Executor.map`` creates a future with a lock per item: for a graph's 50,000 tensors this takes longer than the
+    work.
 
     Raises:
-        Exception: what ``work`` raises; the other threads finish what they have begun, and take no more.
+        Exception: what ``work`` raises; other threads finish their current item and take no more.
     """
     left = deque(range(len(items)))
     done: dict[int, T] = {}
@@ -41,15 +41,15 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
 
 
 def prefetched(items: Iterable[K], work: Callable[[K], T], ahead: int = 1) -> Generator[tuple[K, T], None, None]:
-    """Each item with what ``work`` returns for it, in order; other threads work on the next ones meanwhile.
+    """Yield each item with the result of ``work``, in order, while other threads work on the following items.
 
     Args:
-        items: taken one by one, at most ``ahead`` before they are wanted.
-        work: called for each.
-        ahead: how many threads work.
+        items: taken one at a time, at most ``ahead`` items early.
+        work: called for each item.
+        ahead: number of threads.
 
     Raises:
-        Exception: what ``work`` raises, in its item's turn.
+        Exception: what ``work`` raises, when its item is reached.
     """
     with ThreadPoolExecutor(ahead, "prefetch") as pool:
         under_way: deque[tuple[K, Future[T]]] = deque()

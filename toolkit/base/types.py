@@ -1,4 +1,4 @@
-"""Types that many modules share."""
+"""Types shared by many modules."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-"""Values of any shape and element type."""
+"""An array of any shape and element type."""

@@ -1,4 +1,4 @@
-"""Versions of the tools and fingerprints of files and of qtool's own code, without importing any of it."""
+"""Versions of packages, and fingerprints of files and of qtool's own code, without importing any of them."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def _installed() -> tuple[tuple[str, str], ...]:
 
 
 def versions() -> dict[str, str]:
-    """Version by distribution name, and Python's; tools that are not installed are missing."""
+    """Versions by distribution name, and Python's; distributions that are not installed are left out."""
     return dict(_installed())
 
 
 def major(version: str) -> int:
-    """The first number of a version such as "10.7.0"; 0 where there is none."""
+    """The major version of a string such as "10.7.0"; 0 if there is none."""
     first = version.partition(".")[0]
     return int(first) if first.isdecimal() else 0
 
 
 @functools.cache
 def source_fingerprint() -> str:
-    """SHA-256 over qtool's own source files."""
+    """SHA-256 of qtool's own source files."""
     digest = hashlib.sha256()
     for package in OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -60,17 +60,17 @@ def source_fingerprint() -> str:
 
 @functools.cache
 def code_fingerprint() -> str:
-    """SHA-256 over qtool's own source files and the versions of what it computes with: part of every step's key."""
+    """SHA-256 of qtool's own source files and the versions that results depend on: part of every step's key."""
     return hashlib.sha256(repr([sorted(versions().items()), source_fingerprint()]).encode()).hexdigest()
 
 
 def path_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's content, or of all files in a folder with their names."""
+    """SHA-256 of a file's content, or of all files in a folder and their names."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            # a name need not be text
+            # file names need not be text
             digest.update(os.fsencode(f"{file.relative_to(path)}\0{sha256_file(file)}\n"))
     return digest.hexdigest()

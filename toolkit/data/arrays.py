@@ -32,12 +32,12 @@ _verified: set[tuple[int, ...]] = set()
 
 @dataclass(frozen=True)
 class Layout:
-    """What the header of an .npy file says, checked against what there is room for.
+    """The header of an .npy file, checked against the size of the file.
 
     Attributes:
         shape: of the array.
         dtype: as stored, possibly big-endian.
-        fortran: whether the first index runs fastest.
+        fortran: whether the values are in Fortran (column-major) order.
         start: bytes before the first value.
     """
 
@@ -53,7 +53,7 @@ class Layout:
 
 
 class Archive:
-    """A zip file, opened once as long as it stays as it is: whenever it is opened, all its entries are read."""
+    """A zip file that is kept open and reopened only if the file changes: opening it reads its whole directory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,18 +61,18 @@ class Archive:
         self._opened: zipfile.ZipFile | None = None
 
     def member(self, info: zipfile.ZipInfo) -> IO[bytes]:
-        """The unpacked bytes of a member."""
+        """A stream of a member's decompressed bytes."""
         state = _state(self._path)
         if self._opened is None or state != self._state:
             self._opened, self._state = zipfile.ZipFile(self._path), state
         return self._opened.open(info)
 
     def verify(self, info: zipfile.ZipInfo) -> None:
-        """Look at a member's checksum, once as long as the file stays as it is."""
+        """Check a member's CRC, once per state of the file."""
         key = (*_state(self._path), info.header_offset, info.CRC)
         if key not in _verified:
             with self.member(info) as stream:
-                # the last read compares the checksum
+                # zipfile compares the CRC on the last read
                 while stream.read(_CHUNK):
                     pass
             _verified.add(key)
@@ -83,9 +83,9 @@ class Member:
     """One array of a zip archive.
 
     Attributes:
-        archive: the file.
-        info: the archive's own entry.
-        place: where its bytes lie in the file, where they are stored plainly.
+        archive: the archive that holds it.
+        info: the archive's entry for it.
+        place: byte offset of its content in the file; None if it is compressed.
     """
 
     archive: Archive
@@ -94,11 +94,11 @@ class Member:
 
 
 class Stored:
-    """One array in a file. Rows of arrays that are stored plainly are read from their place in the file.
+    """One array in a file. Rows of uncompressed arrays are read directly from their offset in the file.
 
-    They are read and not memory-mapped, since the pages of a mapped file count as memory of the process for as long
-    as the system likes. Of large compressed members the rows are unpacked one after another; small ones, and arrays
-    in Fortran's order, are read whole when first needed. A member of an archive has its checksum looked at first.
+    Files are not memory-mapped, since the operating system may count pages of a mapped file as memory of the process.
+    Rows of large compressed members are decompressed one after another; small members, and arrays in Fortran order, are
+    read whole when first needed. The CRC of an archive's member is checked before its first values are read.
 
     Attributes:
         shape: of the whole array.
@@ -112,7 +112,7 @@ class Stored:
         self._stream: Any = None
 
     def rows(self, start: int, stop: int) -> Array:
-        """Rows ``start`` to ``stop`` (not included) along axis 0, in the machine's byte order.
+        """Rows ``start`` to ``stop`` (exclusive) along axis 0, in native byte order.
 
         Raises:
             DataError: the file ends too early or is broken.
@@ -126,7 +126,7 @@ class Stored:
         return self._read(start * self._layout.row, (count, *self.shape[1:]))
 
     def whole(self) -> Array:
-        """All of the array, at least of rank 1, in the machine's byte order."""
+        """The whole array, of rank 1 or more, in native byte order."""
         return np.atleast_1d(self._whole())
 
     def _whole(self) -> Array:
@@ -154,7 +154,7 @@ class Stored:
     def _unpacked(self, member: Member, offset: int, count: int) -> bytes:
         if self._stream is None:
             member.archive.verify(member.info)
-            # open as long as the array, whose rows are read one after another
+            # kept open, since rows are read one after another
             self._stream = member.archive.member(member.info)
         self._stream.seek(offset)
         content: bytes = self._stream.read(count * self._layout.dtype.itemsize)
@@ -162,7 +162,7 @@ class Stored:
 
 
 def native(value: Array) -> Array:
-    """The array in the machine's own byte order."""
+    """The array in native byte order."""
     return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 
@@ -180,8 +180,8 @@ def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
     """The arrays of an .npz file by key; only their headers are read.
 
     Raises:
-        DataError: it is no such archive, or one of its arrays cannot be read, holds Python objects, or claims more
-            than the file has; of the class that ``kind`` names.
+        DataError: it is not such an archive, or one of its arrays cannot be read, holds Python objects, or claims more
+            bytes than the file has. ``kind`` names another class of error.
     """
     with reading(path, kind):
         require_regular(path)
@@ -193,7 +193,7 @@ def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
 def _headers(
     path: Path, state: tuple[int, ...], kind: FileKind
 ) -> dict[str, tuple[str, Layout, tuple[zipfile.ZipInfo, int | None]]]:
-    """The headers of an archive; kept for the two of a run, whose samples are gone through again and again."""
+    """The headers of an archive; cached for the two archives of a run, which are read many times."""
     found = {}
     with zipfile.ZipFile(path) as archive, open_regular(path) as plain:
         for info in archive.infolist():
@@ -211,7 +211,7 @@ def _headers(
 
 
 def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
-    """Refuse what cannot be read, and what would unpack to more than any samples do."""
+    """Refuse members that cannot be read, or whose decompressed size is implausibly large."""
     if info.flag_bits & _ENCRYPTED:
         raise ValueError("it is encrypted, and qtool cannot decrypt it")
     packed = info.compress_type != zipfile.ZIP_STORED
@@ -225,24 +225,24 @@ def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
 
 
 def _place(plain: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member that is stored plainly begin."""
+    """Byte offset of the content of an uncompressed member."""
     plain.seek(info.header_offset)
     name, extra = struct.unpack("<26xHH", plain.read(_LOCAL_HEADER))
     return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What differs from file to file, and changes whenever one is written."""
+    """Values that identify a file and change whenever it is written."""
     now = path.stat()
     return now.st_dev, now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size
 
 
 def layout_of(stream: Any, size: int, where: str) -> Layout:
-    """The header of an .npy file or member of ``size`` bytes, which ``stream`` stands at the start of.
+    """The header of an .npy file or member of ``size`` bytes; ``stream`` is at its start.
 
     Raises:
-        DataError: it holds Python objects.
-        ValueError: the header is broken, or claims more than there is; whatever numpy's own reader raises, too.
+        DataError: it holds Python objects, or values of a dtype that is not supported.
+        ValueError: the header is broken, or claims more bytes than there are; also what numpy's own reader raises.
     """
     version = np.lib.format.read_magic(stream)
     if version not in _VERSIONS:
@@ -256,7 +256,7 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
             remedy="save plain arrays: samples of different shapes under separate keys, 'name/00000', 'name/00001'...",
         )
     if dtype.names or dtype.subdtype is not None or dtype.kind not in _KINDS or not dtype.itemsize:
-        what = f"its dtype is {dtype}, which qtool does not read"
+        what = f"its dtype is {dtype}, which qtool does not support"
         raise DataError(what, where=where, remedy="save it as float32 or int64")
     if len(shape) > _MOST_RANK or any(type(side) is not int or not 0 <= side <= _MOST_SIZE for side in shape):
         raise ValueError(f"its header gives the shape {str(shape)[:80]}")
@@ -269,13 +269,13 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
 
 @lru_cache(maxsize=1024)
 def _parsed(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """What a header says; kept, since the samples of an archive have a few headers between them."""
+    """Shape, order and dtype of a header; cached, since most samples of an archive have the same header."""
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(BytesIO(header))
     except ValueError as error:
         if "malformed" in str(error):
-            # numpy names the place in memory of what Python made of it
+            # numpy's message contains the memory address of a Python object
             raise ValueError("its header does not describe an array") from error
         raise
     return found

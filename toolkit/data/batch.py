@@ -1,4 +1,4 @@
-"""Samples that are run together."""
+"""Samples that are run together as one batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Labels(dict[str, Array]):
     """The labels of a batch, joined along axis 0, by name.
 
     Attributes:
-        indices: the place of each sample in the source, for a metric of samples that belong together.
+        indices: index of each sample in the source, for metrics that compute over related samples.
     """
 
     indices: tuple[int, ...] = ()
@@ -24,16 +24,16 @@ class Labels(dict[str, Array]):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of equal shapes, joined along the axis that counts them.
+    """Samples of equal shapes, joined along the batch axis.
 
     Attributes:
-        inputs: one array an input.
-        count: how many samples it joins.
-        profiles: the profiles that all of them count for.
-        origins: where each came from, in words.
-        indices: each one's place in the source.
-        labels: the samples' labels joined along axis 0, or None where they were not asked for.
-        axes: by input the axis along which it is joined; an input that has none serves all samples.
+        inputs: one array per input.
+        count: number of samples in the batch.
+        profiles: the profiles that every sample counts for.
+        origins: where each sample comes from, for messages.
+        indices: index of each sample in the source.
+        labels: the samples' labels joined along axis 0; None if labels were not requested.
+        axes: per input, the axis along which samples are joined; an input without one is shared by all samples.
     """
 
     inputs: dict[str, Array]
@@ -45,11 +45,11 @@ class Batch:
     axes: Mapping[str, int] = field(default_factory=dict)
 
     def rows(self, rows: Any) -> dict[str, Array]:
-        """The inputs of some of its samples: a slice or indices."""
+        """The inputs of the samples ``rows``, a slice or indices."""
         return rows_of(self.inputs, self.axes, rows)
 
     def each(self, name: str) -> Iterator[Array]:
-        """An input's values by sample, one where it serves all of them."""
+        """The values of an input per sample; a single item if all samples share the value."""
         value, axis = self.inputs[name], self.axes.get(name)
         if self.count == 1 or axis is None:
             yield value

@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class DataCode(BaseCode):
-    """What became of a source's samples, what they are alike in, and what their shapes have to be."""
+    """How a source's samples were used, values that they share, and how their shapes compare with the profiles."""
 
     ROWS_APART = "rows-apart"
     ROWS_UNDECIDED = "rows-undecided"

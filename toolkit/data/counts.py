@@ -1,4 +1,4 @@
-"""What became of samples: how many count for each profile, and how many were changed or left out."""
+"""How samples were used: how many count for each profile, and how many were changed or left out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from toolkit.contract.findings import Code, Finding
 
 @dataclass
 class Counts:
-    """What became of the samples.
+    """How the samples of a source were used.
 
     Attributes:
         samples: how many are used.
-        per_profile: how many of them count for each profile.
+        per_profile: how many of these count for each profile.
         skipped: how many fit no profile and were left out.
-        padded: how many were filled up with zeros to fit a profile.
-        cropped: how many lost values to fit a profile.
-        cut: rows that were left over, since they do not fill a batch of a fixed size.
+        padded: how many were padded with zeros to fit a profile.
+        cropped: how many were cropped to fit a profile.
+        cut: rows that were left over because they do not fill a batch of the model's fixed size.
     """
 
     samples: int = 0
@@ -28,7 +28,7 @@ class Counts:
     cut: int = 0
 
     def changed(self, name: str) -> list[Finding]:
-        """A finding for each way in which samples were changed or left out; ``name`` is what they are called."""
+        """A finding for each kind of change that samples underwent; ``name`` is what messages call the samples."""
         found = []
         if self.skipped:
             found.append(Code.SKIPPED(samples=self.skipped, data=name))

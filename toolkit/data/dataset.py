@@ -46,7 +46,7 @@ BatchSize = int | Callable[[Mapping[str, Shape]], int]
 
 
 class CalibrationData:
-    """Samples for a model. Made with ``open``; read as often as you like; only the file being read is in memory.
+    """Samples for a model. Create it with ``open``; it can be read repeatedly and keeps only one file in memory.
 
     Example:
         >>> data = CalibrationData.open("digits.npz", model, profiles)        # doctest: +SKIP
@@ -97,27 +97,27 @@ class CalibrationData:
         random: Mapping[str, Any] | None = None,
         mask: str | None = None,
     ) -> CalibrationData:
-        """Open a source of samples. Files are found and headers looked at; values are read when they are needed.
+        """Open a source of samples. Only file headers are checked; values are read when needed.
 
         Args:
             source: path of an .npz file, of a folder of .npz, .npy or image files, or of inputs saved by Polygraphy
                 (.json); an iterable of dictionaries from input names to arrays, or a function that returns one;
                 ``module:Name`` of such an object; None with ``random``.
-            model: the model, whose inputs say what is wanted.
-            profiles: the recipe's profiles; with none, every sample counts for ``default``.
-            outside: what to do with a sample that fits no profile: ``error``, ``skip``, ``pad`` (zeros at the end up
-                to the nearest profile's min) or ``crop`` (to the nearest profile's max).
-            labels: whether labels are wanted (keys ``label`` or ``labels``).
-            base: the folder that a relative path starts from.
-            journal: where skipped, changed and cut samples are noted.
+            model: the model, whose inputs the samples must fit.
+            profiles: the recipe's profiles; without any, every sample counts for ``default``.
+            outside: what to do with a sample that fits no profile: ``error``, ``skip``, ``pad`` (with zeros at the end,
+                up to the nearest profile's min) or ``crop`` (to the nearest profile's max).
+            labels: whether labels are needed (keys ``label`` or ``labels``).
+            base: the folder that relative paths refer to.
+            journal: receives a finding about samples that were skipped, changed or cut.
             allow_code: whether ``module:Name`` may be imported.
             images: settings for a folder of images, see ``toolkit.data.images.Images``.
             random: ``{"seed": int, "samples": int}`` for seeded random samples instead of a source.
-            mask: name of the mask input, where samples may be padded to like shapes to share batches.
+            mask: name of the mask input, if samples may be padded to equal shapes to share batches.
 
         Raises:
-            DataError: nothing is there, or what is there does not fit the model.
-            NotAllowedError: ``module:Name`` without ``allow_code``.
+            DataError: the source does not exist, or its samples do not fit the model.
+            NotAllowedError: ``module:Name`` is given without ``allow_code``.
         """
         profiles = profiles if profiles is not None else Profiles()
         specs = input_specs(model)
@@ -137,17 +137,17 @@ class CalibrationData:
 
     @property
     def can_batch(self) -> bool:
-        """Whether samples may be joined: not where a sample is several rows, as the nodes of a graph."""
+        """Whether samples may be joined; False if the rows of a sample belong together, like the nodes of a graph."""
         return bool(self.axes) and not (isinstance(self._source, RowsAsSamples) and self._source.together)
 
     # ---------------------------------------------------------------- reading
 
     def samples(self, keep: Keep | None = None, tally: SampleFingerprint | None = None) -> Iterator[Sample]:
-        """Every sample in the source's order, checked, with its profiles.
+        """Yield every sample in the source's order, checked, with its profiles.
 
         Args:
-            keep: takes a sample's index; samples for which it is false are passed over unread.
-            tally: takes in every sample as the source gave it, skipped ones too.
+            keep: takes a sample's index; samples for which it returns False are skipped without being read.
+            tally: receives every sample as the source yields it, including those that fit no profile.
 
         Raises:
             DataError: a sample does not fit the model or any profile; the message names file, sample, input, value.
@@ -173,13 +173,13 @@ class CalibrationData:
     def batches(
         self, size: BatchSize = 8, keep: Keep | None = None, tally: SampleFingerprint | None = None
     ) -> Iterator[Batch]:
-        """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
+        """Yield samples joined into batches of equal shapes, in a deterministic order that depends on ``size``.
 
-        Samples wait for others of their shape within a window of bounded size.
+        A sample waits for others of its shape within a window of bounded size.
 
         Args:
-            size: how many samples a batch holds at most, or a function of the input shapes of one sample; no more
-                than the largest batch of the sample's profiles in any case.
+            size: the most samples per batch, or a function that returns it for the input shapes of one sample; in any
+                case limited by the largest batch of the sample's profiles.
             keep: see ``samples``.
             tally: see ``samples``.
 
@@ -218,7 +218,7 @@ class CalibrationData:
         return self.can_batch and all(sample.inputs[name].shape[axis] == 1 for name, axis in self.axes.items())
 
     def _largest(self, profiles: tuple[str, ...]) -> int:
-        """The largest batch that one of these profiles takes."""
+        """The largest batch size that any of these profiles allows."""
         largest = 0
         for profile in self.profiles:
             if profile.name in profiles:
@@ -251,15 +251,15 @@ class CalibrationData:
         tests = self._keep if keep is None else (*self._keep, keep)
         return lambda index: all(test(index) for test in tests)
 
-    # ---------------------------------------------------------------- knowing
+    # ---------------------------------------------------------------- counts and findings
 
     def __len__(self) -> int:
-        """How many samples the source has (before any is skipped)."""
+        """Number of samples in the source, before any is skipped."""
         return self.count()
 
     @property
     def counts(self) -> Counts:
-        """What became of the samples; reads all of them once if not done yet."""
+        """How the samples were used; reads all of them once if that has not been done."""
         if self._counts is None:
             for _ in self.samples():
                 pass
@@ -267,28 +267,28 @@ class CalibrationData:
         return self._counts
 
     def changed(self) -> list[Finding]:
-        """Findings of samples that were skipped, padded, cropped or left over; reads all once if some may have been."""
-        # what is left over of the whole is no finding of a part
+        """Findings about samples that were skipped, padded, cropped or cut; reads all samples if any may have been."""
+        # rows cut from the whole data are not reported for a part of it
         cut = 0 if self._keep else self._source.cut
         counts = Counts(cut=cut) if self.outside == "error" else replace(self.counts, cut=cut)
         return counts.changed(self.name)
 
     def no_samples_error(self) -> DataError:
-        """The error for data of which no sample can be used: there are none, or none fits a profile."""
+        """The error for data without a usable sample: there are none, or none fits a profile."""
         return no_samples(self.name, self._counts.skipped if self._counts is not None else 0)
 
     def rows_as_samples(self) -> Finding | None:
-        """The finding that each row counts as a sample where the source yields several at once; else None."""
+        """The finding that the rows of the source's items count as samples; None if each item is one sample."""
         return self._source.apart() if isinstance(self._source, RowsAsSamples) else None
 
     def count(self, keep: Keep | None = None) -> int:
-        """How many samples ``keep`` accepts, before any is skipped."""
+        """Number of samples that ``keep`` accepts, before any is skipped."""
         if keep is None and not self._keep:
             return len(self._source)
         return sum(map(self._accepts(keep), range(len(self._source))))
 
     def labels_of_some(self, most: int | None = None) -> Finding | None:
-        """The finding that some samples have labels and others none; all or the first ``most`` are read, unchecked."""
+        """The finding that only some samples have labels, or None; reads the first ``most`` samples (None: all)."""
         having: dict[bool, list[str]] = {True: [], False: []}
         for _, origin, (_, labels) in islice(self._source.read(self._accepts(None)), most):
             having[bool(labels)].append(origin)
@@ -300,12 +300,12 @@ class CalibrationData:
         )
 
     def all_samples(self, keep: Keep | None = None) -> Iterator[Sample]:
-        """Every sample as the source yields it, checked, those that fit no profile included."""
+        """Yield every sample as the source yields it, checked, including samples that fit no profile."""
         for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
             yield self._checked(index, origin, inputs, labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the content of all samples, whatever their order, file names and times."""
+        """SHA-256 of the content of all samples; independent of their order, file names and times."""
         if not self._fingerprint:
             tally = SampleFingerprint()
             for sample in self.all_samples():
@@ -326,10 +326,10 @@ class CalibrationData:
             if not number:
                 note(Code.EMPTY_PROFILE(profile=profile, data=self.name))
 
-    # ---------------------------------------------------------------- parts
+    # ---------------------------------------------------------------- subsets
 
     def part(self, keep: Keep, name: str, journal: Journal | None = None) -> CalibrationData:
-        """The samples whose index ``keep`` accepts, as separate data."""
+        """The samples whose index ``keep`` accepts, as a data set of its own."""
         twin = CalibrationData(
             self._source, self.specs, self.profiles, outside=self.outside, labels=self.labels, mask=self.mask,
             journal=journal, random=self.random, name=name, finite=self._finite,
@@ -338,7 +338,7 @@ class CalibrationData:
         return twin
 
     def first(self, count: int | None) -> CalibrationData:
-        """The first ``count`` samples; all where None, or where there are no more.
+        """The first ``count`` samples; all samples if it is None or there are no more.
 
         Raises:
             DataError: ``count`` is less than 1.
@@ -350,7 +350,7 @@ class CalibrationData:
         return self.part(lambda index: index <= last, self.name, self._journal)
 
     def spread(self, count: int) -> CalibrationData:
-        """``count`` of the samples, spread evenly over all; all where there are no more.
+        """``count`` samples, spread evenly over the data; all samples if there are no more.
 
         Raises:
             DataError: ``count`` is less than 1.
@@ -363,14 +363,14 @@ class CalibrationData:
         return self.part(chosen.__contains__, self.name)
 
     def split(self, fraction: float, seed: int = 0, together: int = 1) -> tuple[CalibrationData, CalibrationData]:
-        """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.
+        """Split the data into a part for calibration and a held-out part, disjoint and both spread evenly.
 
-        Of two samples and more one at least is held out.
+        If there are at least two groups of ``together`` samples, at least one is held out.
 
         Args:
-            fraction: the share held out, between 0 and 1.
-            seed: moves the place of the first sample held out.
-            together: so many samples that follow each other are never parted.
+            fraction: the share to hold out, between 0 and 1.
+            seed: shifts the first sample that is held out.
+            together: size of groups of consecutive samples that stay in the same part.
 
         Raises:
             DataError: the fraction is not between 0 and 1.

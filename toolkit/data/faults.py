@@ -1,4 +1,4 @@
-"""The sample that an error belongs to, and errors about how many there are."""
+"""Errors that name the sample they concern, and errors about the number of samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.graph.sessions.endless_loops import EndlessLoopError
 
 @contextmanager
 def at_fault(batch: Batch) -> Iterator[Batch]:
-    """Add to an error that names no place which of the batch's samples it concerns; yields the batch."""
+    """Add the sample of ``batch`` that a DataError concerns to an error without a location; yields the batch."""
     try:
         yield batch
     except DataError as error:
@@ -23,7 +23,7 @@ def at_fault(batch: Batch) -> Iterator[Batch]:
 
 @contextmanager
 def run_of(origins: Sequence[str]) -> Iterator[None]:
-    """Say of which sample an error is that onnxruntime raises in the block, where it runs a single one."""
+    """Add the sample to errors that onnxruntime raises in the block, if the block runs only one sample."""
     try:
         yield
     except ModelError as error:
@@ -33,18 +33,18 @@ def run_of(origins: Sequence[str]) -> Iterator[None]:
 
 
 def run_samples(batch: Batch, run: Callable[[Mapping[str, Array]], dict[str, Array]]) -> dict[str, Array]:
-    """What ``run`` computes of a batch's inputs.
+    """The outputs that ``run`` computes from a batch's inputs.
 
     Raises:
-        DataError: it fails on a sample and not on another, as where a token's number is not in the vocabulary; the
-            message names the first such sample.
-        ModelError: it fails on all of them.
+        DataError: it fails on some samples but not on others, for example on a token id outside the vocabulary; the
+            message names the first of them.
+        ModelError: it fails on every sample.
     """
     try:
         with run_of(batch.origins):
             return run(batch.inputs)
     except EndlessLoopError:
-        # it took half a minute, and is the model's fault
+        # this took half a minute, and the cause is the model
         raise
     except ModelError:
         faults = [_fault(batch, row, run) for row in range(batch.count if batch.count > 1 else 0)]
@@ -57,7 +57,7 @@ def run_samples(batch: Batch, run: Callable[[Mapping[str, Array]], dict[str, Arr
 
 
 def _fault(batch: Batch, row: int, run: Callable[[Mapping[str, Array]], object]) -> QtoolError | None:
-    """Why one of a batch's samples cannot be run; None if it can."""
+    """The error that one sample of a batch causes if run alone; None if it runs."""
     try:
         run(batch.rows(slice(row, row + 1)))
     except ModelError as error:
@@ -76,7 +76,7 @@ def refuse_none(count: int) -> None:
 
 
 def no_samples(name: str, skipped: int) -> DataError:
-    """The error for data of which no sample can be used; ``skipped`` is how many fit no profile."""
+    """The error for data without a usable sample; ``skipped`` is the number of samples that fit no profile."""
     if skipped:
         return DataError(
             f"none of the {skipped} samples fits a profile, and outside = 'skip' leaves them out",

@@ -1,4 +1,4 @@
-"""Samples in .npz and .npy files: stacked over axis 0 or one by one, read lazily and never unpickled."""
+"""Samples in .npz and .npy files: stacked or one array per sample, read lazily and never unpickled."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Stack:
-    """The samples of a set of named arrays: stacked, or ragged (``name/00000``, ``name/00001``...).
+    """The samples in a set of named arrays: stacked, or one array per sample (``name/00000``, ``name/00001``...).
 
-    Stacked ones lie one after another along the axis that counts samples where the model says which that is (a state
-    of shape [layers, N, hidden] of 24 samples is [layers, 24, hidden]), else along axis 0. Ragged ones get the axis of
-    samples where all inputs of a sample lack it.
+    Samples are stacked along the input's batch axis if the model declares one (24 samples of a state of shape [layers,
+    N, hidden] are [layers, 24, hidden]), else along axis 0. Arrays of single samples get a batch axis if all inputs of
+    the sample lack it.
     """
 
     def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
@@ -65,7 +65,7 @@ class Stack:
                 )
 
     def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], InputsAndLabels]]:
-        """How many samples there are, how many rows are left over, and a function that returns the i-th.
+        """The number of samples, the number of rows left over, and a function that returns the i-th sample.
 
         Args:
             arrays: returns the array of a key.
@@ -110,7 +110,11 @@ class Stack:
         return count, cut, pick
 
     def _require_equal(self, counts: Mapping[str, int]) -> None:
-        """Refuse inputs and labels that have not all as many samples."""
+        """Refuse inputs and labels whose numbers of samples differ.
+
+        Raises:
+            DataError: they differ; the message lists the numbers.
+        """
         if len(set(counts.values())) <= 1:
             return
         listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
@@ -122,7 +126,7 @@ class Stack:
         raise DataError(f"the numbers of samples differ: {listed}", where=self.where, remedy=remedy)
 
     def shapes(self, arrays: Callable[[str], Stored]) -> Iterator[dict[str, Shape]]:
-        """The shapes of each sample's inputs, by what the headers say; see ``samples``."""
+        """Yield the shapes of each sample's inputs, taken from the file headers; see ``samples``."""
         count, _, _ = self.samples(arrays)
         stacked = {n: self._shape(arrays(n).shape, self._specs[n]) for n in self._stacked if n in self._specs}
         ragged = {name: keys for name, keys in self._ragged.items() if name in self._specs}
@@ -132,11 +136,11 @@ class Stack:
             yield with_batch_dimension(found, self._specs) if apart else found
 
     def _apart(self, stacked: Mapping[str, Shape]) -> bool:
-        """Whether each sample is stored by itself: no input is stacked but those given once."""
+        """Whether every sample is stored in arrays of its own: only inputs shared by all samples are stacked."""
         return all(self._given_once(name, shape) for name, shape in stacked.items() if name in self._specs)
 
     def _lacks_axis(self, label: str, arrays: Callable[[str], Stored]) -> bool:
-        """Whether labels that are stored one by one lack the axis of samples: one of a single row is not 1 long."""
+        """Whether labels stored per sample lack the batch axis: labels of one-row samples do not have length 1."""
         inputs = {name: keys for name, keys in self._ragged.items() if name in self._specs}
         return any(
             self._rows({name: arrays(keys[index]).shape for name, keys in inputs.items()}) == {1}
@@ -145,7 +149,7 @@ class Stack:
         )
 
     def _rows(self, shapes: Mapping[str, Shape]) -> set[int]:
-        """How many rows the inputs of a sample that is stored by itself have, of those with the axis of samples."""
+        """The numbers of rows in the inputs of one separately stored sample, for inputs that have the batch axis."""
         axes = {name: self._specs[name].batch_axis for name in shapes}
         whole = {name for name, shape in shapes.items() if len(shape) == len(self._specs[name].dims or ())}
         return {shapes[name][axis] for name, axis in axes.items() if axis is not None and name in whole}
@@ -153,13 +157,13 @@ class Stack:
     def _joined(
         self, inputs: dict[str, Array], labels: dict[str, Array], lacking: set[str], index: int
     ) -> InputsAndLabels:
-        """A sample that is stored by itself, with the axis of samples where all its inputs or its label lack it.
+        """A separately stored sample, with a batch axis added if all its inputs, or its labels, lack it.
 
         Args:
-            inputs: as they are stored.
-            labels: likewise.
-            lacking: the labels that lack the axis.
-            index: of the sample.
+            inputs: as stored.
+            labels: as stored.
+            lacking: the labels that lack the batch axis.
+            index: index of the sample.
         """
         ragged = {name: labels[name] for name in labels if name in self._ragged}
         whole = with_batch_axis({**inputs, **ragged}, self._specs)
@@ -180,9 +184,9 @@ class Stack:
         return (*shape[:axis], spec.chunk if axis == 0 else 1, *shape[axis + 1 :])
 
     def _given_once(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether an array is one value for all samples of the set.
+        """Whether an array holds one value for all samples of the set.
 
-        A number for an input that is one, or a whole input that has no axis of samples beside others that have.
+        This is a scalar for a scalar input, or an array for an input without a batch axis if other inputs have one.
         """
         dims = self._specs[name].dims
         if not shape or not dims:
@@ -192,7 +196,11 @@ class Stack:
         return batched and self._specs[name].batch_axis is None and len(shape) == len(dims) and fits
 
     def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
-        """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""
+        """Number of samples in a stacked array, rows left over, and rows per sample (1 if each row is a sample).
+
+        Raises:
+            DataError: the array's rank is neither that of the input nor one more.
+        """
         rank = len(spec.dims) if spec.dims is not None else len(shape)
         if len(shape) == rank + 1:
             return shape[0], 0, 1
@@ -216,7 +224,7 @@ class Stack:
 
     @staticmethod
     def _row(array: Stored, spec: InputSpec, index: int) -> Array:
-        """One sample of a stacked array, with the dimensions that the model declares."""
+        """One sample of a stacked array, at the rank that the model declares."""
         rank = len(spec.dims) if spec.dims is not None else len(array.shape)
         if len(array.shape) == rank + 1:
             return array.rows(index, index + 1)[0]
@@ -227,7 +235,7 @@ class Stack:
 
 
 def _inner_axis(shape: tuple[int, ...], spec: InputSpec) -> int | None:
-    """The axis of a stacked array along which its samples lie, where it is not the first."""
+    """The axis along which the samples of a stacked array are joined, if it is not the first; else None."""
     axis = spec.batch_axis
     if not axis or spec.dims is None or len(shape) != len(spec.dims):
         return None
@@ -236,7 +244,7 @@ def _inner_axis(shape: tuple[int, ...], spec: InputSpec) -> int | None:
 
 
 class Files:
-    """Sets of arrays in files, one set per .npz file or per group of .npy files; one set is in memory at a time."""
+    """Sets of arrays in files, one set per .npz file or group of .npy files; only one set is in memory at a time."""
 
     def __init__(self, sets: list[tuple[str, Any]], specs: Specs) -> None:
         self._sets, self._specs = sets, specs
@@ -244,7 +252,7 @@ class Files:
         self.cut = 0
 
     def __len__(self) -> int:
-        """The number of samples; reads the files' headers once."""
+        """Number of samples; reads the file headers once."""
         if self._counts is None:
             counts, cut = [], 0
             for number in range(len(self._sets)):
@@ -274,7 +282,7 @@ class Files:
             self._counts, self.cut = counts, cut
 
     def shapes(self) -> Iterator[dict[str, Shape]]:
-        """See ``Source``; headers alone are read."""
+        """See ``Source``; reads only headers."""
         for where, members in self._sets:
             arrays = _arrays(members)
             yield from Stack(arrays, self._specs, where).shapes(arrays.__getitem__)
@@ -286,12 +294,12 @@ class Files:
 
 
 def _arrays(members: Any) -> Mapping[str, Stored]:
-    """The arrays of a set by name: of an archive, or of files by name."""
+    """The arrays of a set by name, from an archive or from one file per array."""
     return open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
 
 
 def open_folder(folder: Path, specs: Specs) -> Files:
-    """A folder of .npz files, or of .npy files named after inputs.
+    """The samples in a folder of .npz files, or of .npy files named after inputs.
 
     Raises:
         DataError: it holds both kinds or neither, or the files do not fit the inputs.
@@ -318,12 +326,12 @@ def open_folder(folder: Path, specs: Specs) -> Files:
 
 
 def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
-    """Put .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` together into sets by stem.
+    """Group .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` into sets by stem.
 
-    Files that are all named ``<input>`` hold the stacked samples of one set, as the arrays of an .npz do.
+    If every file is named ``<input>``, they hold the stacked samples of one set, like the arrays of an .npz.
 
     Raises:
-        DataError: a file is none of these, both kinds are there, or a sample lacks an input.
+        DataError: a file has no such name, the two forms are mixed, or a sample lacks an input.
     """
     names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
     stacked = {names[path.stem]: path for path in files if path.parent == folder and path.stem in names}
@@ -355,13 +363,13 @@ def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any
 
 
 def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: str | None) -> tuple[str, str]:
-    """The input that a file is for, and its sample; see ``_group``.
+    """The input that a file belongs to, and the sample's name; see ``_group``.
 
     Args:
         path: the file.
-        folder: the samples' folder.
-        names: inputs and labels by what they are called in names of files.
-        only: the input that a file without one is for; None where that is an error.
+        folder: the folder of the samples.
+        names: inputs and labels by their spelling in file names.
+        only: the input that files without an input name belong to; None if that is an error.
     """
     parts = path.relative_to(folder).parts
     head, _, tail = path.stem.partition(".")
@@ -383,5 +391,5 @@ def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: st
 
 
 def _file_name(name: str) -> str:
-    """An input's name as it stands in names of files."""
+    """An input's name as spelled in file names."""
     return re.sub(r"[/\\:]", "_", name)

@@ -1,4 +1,4 @@
-"""Values of samples that are not finite: NaN is taken where the model itself replaces it."""
+"""Rejects non-finite values in samples; NaN is accepted if the model handles missing values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from toolkit.graph.model import Model
 from toolkit.graph.sessions.session import own_session
 
 _MISSING = frozenset({"IsNaN", "Imputer", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
-"""Operators that are made for missing values."""
+"""Operators that handle missing values."""
 _COMPARING = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "LabelEncoder"})
-"""Those of which an input's own value may choose a branch, as trees that are written out do."""
+"""Operators that may choose a branch by an input's own value, as in decision trees exported as single operators."""
 _MOVING = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather",
      "Concat", "Expand", "Tile", "ArrayFeatureExtractor"}
@@ -24,15 +24,15 @@ _MOVING = frozenset(
 
 
 class FiniteValues:
-    """Refuses samples whose values are not finite.
+    """Refuses samples with non-finite values, except NaN in models that handle missing values.
 
-    NaN stands for a missing value where the model replaces it, as IsNaN and Where do, or a tree's branch for it: then
-    it returns numbers all the same. Without an operator for that, numbers show nothing: a score that is compared with a
-    threshold is one whatever it was computed from. It may replace those of some columns only, so it is run for each
-    sample with NaN where none was before.
+    NaN stands for a missing value if the model replaces it, for example with IsNaN and Where or a tree's default
+    branch: its outputs are then finite. Without an operator for this, finite outputs prove nothing: comparing a score
+    with a threshold gives a number even if the score is NaN. Since a model may replace NaN in some columns only, it is
+    run on every sample that has NaN at positions not seen before.
 
     Args:
-        model: the model; without it NaN is refused.
+        model: the model; if None, NaN is refused.
     """
 
     def __init__(self, model: Model | None = None) -> None:
@@ -41,14 +41,14 @@ class FiniteValues:
         self._replaced: dict[tuple[str, Shape], Array] = {}
 
     def check(self, inputs: Mapping[str, Array], origin: str) -> None:
-        """Check a sample.
+        """Check one sample.
 
         Args:
-            inputs: its inputs, as the model takes them.
-            origin: where it came from, in words.
+            inputs: the sample's inputs, with the model's dtypes and ranks.
+            origin: where the sample comes from, for messages.
 
         Raises:
-            DataError: a value is infinite, or NaN and the model returns NaN for it, or no floats.
+            DataError: a value is infinite, or NaN and the model returns NaN for it or has no float outputs.
         """
         faults = {name: fault for name, value in inputs.items() if (fault := _fault(value)) is not None}
         unknown = all(np.isnan(wide[~finite]).all() for wide, finite in faults.values())
@@ -58,7 +58,7 @@ class FiniteValues:
         at = np.unravel_index(int(np.argmin(finite)), wide.shape)
         number = int(finite.size - np.count_nonzero(finite))
         others = f"{count(number, 'value')} {'is' if number == 1 else 'are'} not finite"
-        # of many samples with a mask to add, all have it
+        # if an additive mask causes this, all samples will have it
         masked = bool((wide[~finite] == -np.inf).all()) and number < finite.size
         lower = "; for a mask that is added to scores give -65504, the least of float16, in place of -inf"
         raise DataError(
@@ -68,10 +68,10 @@ class FiniteValues:
         )
 
     def _takes(self, inputs: Mapping[str, Array], missing: Mapping[str, Array]) -> bool:
-        """Whether the model returns floats for a sample, and no NaN among them; ``missing`` says where the NaN are."""
+        """Whether the model's float outputs for a sample contain no NaN; ``missing`` marks the NaN of each input."""
         if self._model is None:
             return False
-        # of a batch all rows count as one
+        # rows of a batch are not distinguished
         places = {(name, where.shape[1:]): np.atleast_1d(where).any(axis=0) for name, where in missing.items()}
         if all(key in self._replaced and not (where & ~self._replaced[key]).any() for key, where in places.items()):
             return True
@@ -91,7 +91,7 @@ class FiniteValues:
 
 
 def _asks_for_missing(model: Model) -> bool:
-    """Whether an operator asks for missing values, or inputs are compared before anything is computed from them."""
+    """Whether an operator handles missing values, or compares an input before anything is computed from it."""
     own = {tensor.name for tensor in model.graph.inputs}
     for node, _ in model.walk():
         read = any(tensor.name in own for tensor in node.inputs)
@@ -103,7 +103,7 @@ def _asks_for_missing(model: Model) -> bool:
 
 
 def _fault(value: Array) -> tuple[Array, Array] | None:
-    """The values in a type that numpy compares, and which of them are finite; None where all are."""
+    """The values in a type that numpy can test, and a mask of the finite ones; None if all are finite."""
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         return None
     wide = value.astype(np.float32) if value.dtype.itemsize < 4 else value

@@ -1,4 +1,4 @@
-"""Which profiles a sample counts for, and how it is padded or cropped into one."""
+"""Which profiles a sample counts for, and how it is padded or cropped to fit one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from toolkit.data.sample import EVERYTHING, Sample
 
 
 class Fitter:
-    """Finds the profiles that a sample counts for, and makes it fit where the recipe allows.
+    """Finds the profiles that a sample counts for, and pads or crops it to fit one if the recipe allows that.
 
     Args:
-        profiles: the recipe's profiles; with none every sample counts for ``default``.
-        batch_axes: by input the axis along which samples are joined; empty where they are not.
+        profiles: the recipe's profiles; without any, every sample counts for ``default``.
+        batch_axes: per input, the axis along which samples are joined; empty if samples are not joined.
         outside: ``error``, ``skip``, ``pad`` or ``crop``.
     """
 
@@ -36,14 +36,15 @@ class Fitter:
         return self._known[key]
 
     def fit(self, sample: Sample) -> Sample | None:
-        """The sample with its profiles, changed if need be; None where it is to be skipped.
+        """The sample with its profiles, padded or cropped if necessary; None if it is to be skipped.
 
         Raises:
-            DataError: it fits no profile and may not be made to; or there are no profiles, and it is empty throughout.
+            DataError: it fits no profile and may not be changed; or there are no profiles, and all its inputs are
+                empty.
         """
         assigned = self.assigned(sample.shapes)
         if not len(self._profiles) and not any(value.size for value in sample.inputs.values()):
-            # a part may be empty, as the past is at a decoder's first step; a profile may allow the whole to be
+            # one input may be empty, such as the past at a decoder's first step; a profile may allow all to be empty
             name, value = next(iter(sample.inputs.items()))
             raise DataError(
                 f"input '{name}' {list(value.shape)} holds no values, nor does any other",
@@ -72,7 +73,7 @@ class Fitter:
         )
 
     def _changed(self, sample: Sample) -> Sample | None:
-        """The sample padded or cropped to the profile for which the fewest values come or go."""
+        """The sample padded or cropped to the profile that changes the fewest values; None if no profile can be met."""
         best: tuple[float, Shapes] | None = None
         for profile in self._profiles:
             target = self._target(sample.shapes, profile)
@@ -104,7 +105,7 @@ class Fitter:
 
 
 def resize(value: Array, shape: Sequence[int]) -> Array:
-    """The array cut off or filled with zeros at the end of each dimension, so that it has ``shape``."""
+    """The array cropped, or padded with zeros, at the end of each dimension to have ``shape``."""
     if value.shape == tuple(shape):
         return value
     result = np.zeros(tuple(shape), value.dtype)

@@ -1,4 +1,4 @@
-"""A folder of images as samples: decoded, resized, cropped and normalised as the settings say. Needs Pillow."""
+"""A folder of images as samples: decoded, resized, cropped and normalized according to settings. Needs Pillow."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", 
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a path is a folder of images; arrays beside them take precedence."""
+    """Whether a folder holds images and no .npz or .npy files, which take precedence."""
     kinds = {path.suffix.lower() for path in folder.rglob("*")}
     return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder and its sub-folders, in the order of their names.
+    """The images in a folder and its sub-folders, sorted by path.
 
     Raises:
         DataError: there are none.
@@ -42,10 +42,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of an image; None where Pillow is not installed.
+    """Height and width of an image in pixels; None if Pillow is not installed.
 
     Raises:
-        DataError: it is no image.
+        DataError: the file is not an image.
     """
     if importlib.util.find_spec("PIL") is None:
         return None
@@ -66,21 +66,21 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 class Images:
-    """Every image file of a folder, its sub-folders included, in the order of their names.
+    """Every image file of a folder, including its sub-folders, sorted by path.
 
     Args:
-        folder: where the files are.
-        settings: ``size`` [height, width] (the model's own where it is fixed). ``crop``: ``center`` (default: scale
-            the image until it covers the size, or its shorter side to ``resize`` where that is given, then cut the
-            middle out), ``none`` (scale to the size, whatever the aspect ratio) or
-            ``pad`` (scale the image until it fits, zeros around it). ``layout``: ``nchw`` (default) or ``nhwc``.
-            ``colour``: ``rgb`` (default), ``bgr`` or ``gray``. Values are multiplied by ``scale`` (1/255 for float
-            inputs, 1 for integer ones), then ``mean`` is subtracted and the result divided by ``std``, both one
-            number or one a channel in the model's own channel order. ``input``: the input they are for.
+        folder: the folder of the images.
+        settings: ``size`` [height, width] in pixels (default: the model's, if fixed). ``crop``: ``center`` (default:
+            scale the image until it covers the size, or its shorter side to ``resize`` if given, then crop the center),
+            ``none`` (scale to the size, ignoring the aspect ratio) or ``pad`` (scale the image until it fits, and pad
+            with zeros). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
+            ``gray``. Values are multiplied by ``scale`` (default 1/255 for float inputs, 1 for integer ones), then
+            ``mean`` is subtracted and the result divided by ``std``, each one number or one per channel in the model's
+            channel order. ``input``: the input that receives the images.
         specs: the model's inputs.
 
     Raises:
-        DataError: no images, an unknown setting, or no size.
+        DataError: there are no images, a setting is unknown or wrong, or no size is known.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], specs: Specs) -> None:
@@ -143,18 +143,18 @@ class Images:
         return DataError(f"[calibration] images.{key} {what} ({self._where})", remedy=remedy, value="images")
 
     def __len__(self) -> int:
-        """The number of image files."""
+        """Number of image files."""
         return len(self._files)
 
     def shapes(self) -> Sequence[Mapping[str, Shape]]:
-        """See ``toolkit.data.sources.Source``: an image is one row."""
+        """See ``toolkit.data.sources.Source``: every sample has one row, so none are listed."""
         return ()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``toolkit.data.sources.Source``.
 
         Raises:
-            DataError: Pillow is missing or a file is no image.
+            DataError: Pillow is missing, or a file is not an image.
         """
         for index, path in enumerate(self._files):
             if keep(index):

@@ -1,4 +1,4 @@
-"""Samples that lack the axis of samples, as the items of data sets do: where it goes, and where that is not known."""
+"""Samples without a batch axis, such as items of data sets: where to add it, and when that is ambiguous."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from toolkit.base.types import Array
 from toolkit.data.sample import InputSpec, Specs
 
 _PICTURE = 3
-"""Axes of a picture with its channels; of a series of vectors or pictures the first is its length, which may be any."""
+"""Rank of an image with channels; a sequence of the same rank has any length in its first dimension."""
 _COLOURS = (1, 3, 4)
-"""So many in front are a picture's channels."""
+"""Plausible numbers of image channels in the first dimension."""
 _MAY_BE_CHANNELS = re.compile(r"|\?|-1|c|ch|in_?c|.*chan.*|.*colou?rs?|unk_.*|.*dim_?\d+|.*axes_\d+|s\d+", re.I)
-"""What the dimension of channels is called, or an exporter calls one of which it knows nothing."""
+"""Names of a dimension that may be channels, including names that exporters give to unknown dimensions."""
 
 
 def with_batch_axis(arrays: Mapping[str, Array], specs: Specs) -> dict[str, Array]:
-    """A sample as a loader would collate it alone: with the axis of samples, where every input lacks it.
+    """A sample as a loader would collate it alone: with the batch axis added if every input lacks it.
 
-    The items of data sets and what generators yield often come so. An input without such an axis stays as it is.
+    Items of data sets and values from generators often lack it. An input that has no batch axis stays unchanged.
     """
     places = _lacking({name: value.shape for name, value in arrays.items()}, specs)
     return {
@@ -33,7 +33,7 @@ def with_batch_axis(arrays: Mapping[str, Array], specs: Specs) -> dict[str, Arra
 
 
 def with_batch_dimension(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, Shape]:
-    """The shapes of what ``with_batch_axis`` makes of arrays of these shapes."""
+    """The shapes that ``with_batch_axis`` gives to arrays of these shapes."""
     places = _lacking(shapes, specs)
     return {
         name: shape if (place := places.get(name)) is None else (*shape[:place], 1, *shape[place:])
@@ -42,10 +42,10 @@ def with_batch_dimension(shapes: Mapping[str, Shape], specs: Specs) -> dict[str,
 
 
 def refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
-    """Refuse an item of which it is not known whether it is a sample without its axis, or several without channels.
+    """Refuse an item that may be either one sample without its batch axis or several samples without channels.
 
     Raises:
-        DataError: nothing tells how many channels the model takes.
+        DataError: both readings are possible, since the model does not say how many channels it takes.
     """
     dims = spec.dims or ()
     if spec.channels is not None or spec.batch_axis != 0 or value.ndim != _PICTURE or isinstance(dims[1], int):
@@ -62,10 +62,10 @@ def refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
 
 
 def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
-    """Where the axis of samples goes into the arrays that lack it: none where one of the inputs has it.
+    """Position of the missing batch axis per array; empty if any input has its batch axis.
 
-    Labels lack it with the inputs. A number for a fixed input [1] alone says nothing of them beside an input of other
-    extents that is complete.
+    Labels lack the batch axis if the inputs do. A number for a fixed input [1] says nothing about labels if an input of
+    another shape is complete.
     """
     axes = {
         name: spec.batch_axis if spec.batch_axis is not None else 0

@@ -1,4 +1,4 @@
-"""What code supplies as samples: lists, iterators, functions, data sets and loaders, read from the start each time."""
+"""Samples supplied by code: lists, iterators, functions, data sets and loaders, re-read from the start each time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from toolkit.base.reads import aside
 from toolkit.base.types import Array
 
 MOST_SAMPLES = 1_000_000
-"""What is read of a source that does not say how many samples it has, before it counts as one that never ends."""
+"""Most samples read from a source of unknown length before it is reported as endless."""
 _END = object()
 _SHOWN = 4
 
 
 def each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
-    """The feeds one by one.
+    """Yield the feeds one by one.
 
     Raises:
-        DataError: the iterable failed, and the message names the sample; or it does not say how many samples it has and
-            has not ended after ``MOST_SAMPLES``.
+        DataError: the iterable raised an error (the message names the sample), or its length is unknown and it has not
+            ended after ``MOST_SAMPLES``.
     """
     number = 0
     with as_supplier_failure(where, "at sample 0"):
@@ -42,7 +42,7 @@ def each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
 
 
 def endless(read: str, where: str, instead: str = "") -> DataError:
-    """The error for samples that do not end; ``read`` says how much has come, ``instead`` what else to do."""
+    """The error for samples that do not end; ``read`` says how much was read, ``instead`` is a further remedy."""
     return DataError(
         f"it has not ended after {read}, and samples are read until there are no more",
         where=where,
@@ -52,9 +52,9 @@ def endless(read: str, where: str, instead: str = "") -> DataError:
 
 
 def length_of(feeds: Iterable[Any], where: str) -> int | None:
-    """How many samples an iterable says it has; None where it does not say.
+    """The number of samples that an iterable reports; None if it reports none.
 
-    A TypeError in ``len`` is Python's word for "it has none": torch's DataLoader of a stream raises it.
+    A TypeError in ``len`` means that there is no length: torch's DataLoader raises it for an iterable data set.
     """
     counted = getattr(feeds.loader, "dataset", None) if isinstance(feeds, BatchRows) else feeds
     with as_supplier_failure(where, "in len()"):
@@ -65,10 +65,10 @@ def length_of(feeds: Iterable[Any], where: str) -> int | None:
 
 
 def mapping(feed: Any, where: str) -> Mapping[str, Any]:
-    """A sample as the dictionary that it has to be.
+    """The sample, checked to be a dictionary.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not a dictionary.
     """
     if not isinstance(feed, Mapping):
         raise DataError(
@@ -83,17 +83,17 @@ def mapping(feed: Any, where: str) -> Mapping[str, Any]:
 
 
 def as_array(value: Any, where: str) -> Array:
-    """A value of a sample as an array.
+    """A value of a sample as a NumPy array.
 
     Raises:
-        DataError: it cannot become one.
+        DataError: it cannot be converted.
     """
     with as_supplier_failure(where, "to become an array"):
         return np.asarray(_on_host(value))
 
 
 def _on_host(value: Any) -> Any:
-    """A tensor of another library as numpy reads it: copied from a GPU, without its gradient, bfloat16 as float32."""
+    """A tensor in a form that numpy can convert: copied from the GPU, detached from autograd, bfloat16 as float32."""
     if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, str)):
         return value
     if callable(getattr(value, "detach", None)) and callable(getattr(value, "cpu", None)):
@@ -108,17 +108,17 @@ def _on_host(value: Any) -> Any:
 
 @contextmanager
 def as_supplier_failure(where: str, doing: str) -> Iterator[None]:
-    """The block runs code of whoever supplies the samples: a failure in it is reported as theirs.
+    """Report a failure in the block as one of the code that supplies the samples.
 
     Raises:
-        DataError: something failed.
+        DataError: the block raised an error.
     """
     try:
-        # what it reads is known by the samples that it yields
+        # its reads need not be recorded: samples are identified by their content
         with aside():
             yield
     except DataError:
-        # what is wrong with the samples is reported already, see ``BatchRows``
+        # errors about the samples themselves are final, see ``BatchRows``
         raise
     except FAILURES as error:
         raise DataError(
@@ -128,15 +128,15 @@ def as_supplier_failure(where: str, doing: str) -> Iterator[None]:
 
 
 def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
-    """A function that returns the samples from the start each time.
+    """A function that returns the samples from the start at each call.
 
-    A function or class is called each time; an iterator, which can be read only once, is read into memory, and so is
-    what has ``get_next``, as onnxruntime's CalibrationDataReader. A loader
-    that collates samples into batches of dictionaries, as torch's DataLoader does, yields their rows one by one, and a
-    data set that is only indexed, as torch's are, its items, also where it is what a function returns.
+    A function or class is called each time. An iterator, which can be read only once, is read into memory, and so is an
+    object with ``get_next``, such as onnxruntime's CalibrationDataReader. A loader that collates samples into batches
+    of dictionaries, such as torch's DataLoader, yields their rows one by one. A data set that can only be indexed, such
+    as torch's, yields its items. The same holds for the object that a function returns.
 
     Raises:
-        DataError: it cannot be iterated, or does not end.
+        DataError: it cannot be iterated, does not end, or shuffles.
     """
     if _collates(source):
         if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
@@ -166,26 +166,26 @@ def _within_memory(feeds: Iterator[Any], where: str) -> Iterator[Any]:
 
 
 def too_large(number: int, size: int, where: str) -> DataError:
-    """The error for an iterator that fills the memory: ``number`` samples of ``size`` bytes have come from it."""
+    """The error for an iterator that exceeds memory: ``number`` samples of together ``size`` bytes were read."""
     read = f"{number:,} samples, which take {size / 1e9:.3g} GB of memory"
     return endless(read, where, "give a function that returns the iterator, so that nothing need be kept; or ")
 
 
 def most_held() -> int:
-    """Bytes that the samples of an iterator may take, since it can be read only once: half of the machine's memory."""
+    """Most bytes that the samples of an iterator may take in memory: half of the machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def feeds_once(source: Any, where: str) -> Iterable[Any]:
-    """The samples of ``source`` for one pass: as ``repeatable``, but of an iterator nothing is kept."""
+    """The samples of ``source`` for one pass: like ``repeatable``, but an iterator's samples are not kept."""
     return source if isinstance(source, Iterator) else repeatable(source, where)()
 
 
 def arrays_of(feeds: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
-    """Every sample of an iterable as arrays, as ``Feeds`` reads them; names are not checked.
+    """Yield every sample of an iterable as arrays, as ``Feeds`` reads them, without checking names.
 
     Raises:
-        DataError: it failed, a sample is no dictionary, or there is no end to them.
+        DataError: the iterable raised an error, a sample is not a dictionary, or there is no end to the samples.
     """
     for index, feed in enumerate(each(feeds, where)):
         one = f"{where}, sample {index}"
@@ -193,11 +193,11 @@ def arrays_of(feeds: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
 
 
 class BatchRows:
-    """The samples of collated batches: row i of every array, with an axis of length 1 before it.
+    """The samples of collated batches: row i of every array, as an array of length 1 along axis 0.
 
     Args:
         loader: yields the batches.
-        where: what messages call it.
+        where: name of the loader in messages.
     """
 
     def __init__(self, loader: Iterable[Any], where: str) -> None:
@@ -213,7 +213,7 @@ class BatchRows:
                     remedy="let the data set return dictionaries from input names to arrays",
                 )
             arrays = {name: as_array(value, f"{where}, '{name}'") for name, value in batch.items()}
-            # a number that is not collated is one for all samples
+            # a scalar that is not collated is shared by all samples
             lengths = {len(values) for values in arrays.values() if values.ndim}
             if len(lengths) != 1 or 0 in lengths:
                 raise DataError(
@@ -226,9 +226,9 @@ class BatchRows:
 
 
 class IndexedSet:
-    """The items of a data set that is indexed and not iterated, as torch's map-style data sets are.
+    """The items of a data set that is indexed rather than iterated, such as torch's map-style data sets.
 
-    Such an item is one sample, mostly without the axis that samples are joined along.
+    An item is one sample, usually without the batch axis.
 
     Args:
         items: has ``__getitem__`` and ``__len__``.
@@ -251,7 +251,7 @@ def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
 
 
 def _collates(source: Any) -> bool:
-    """Whether it is a loader whose items are batches of samples, as torch's DataLoader is; its class is not one yet."""
+    """Whether it is a loader that yields batches of samples: an instance of torch's DataLoader, but not the class."""
     held = (getattr(source, "dataset", None), getattr(source, "batch_size", None))
     return not isinstance(source, type) and all(value is not None for value in held)
 

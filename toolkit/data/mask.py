@@ -1,4 +1,4 @@
-"""Samples of similar length padded to one shape, so that they can share a batch where the model has a mask."""
+"""Samples of similar length padded to one shape, so that they can share a batch if the model has a mask."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from toolkit.data.sample import InputSpec, Sample
 
 
 class MaskPadder:
-    """Pads samples of similar length to one shape, the mask with zeros, so that they can share a batch.
+    """Pads samples of similar length to one shape, and their mask with zeros, so that they can share a batch.
 
-    A sample's padded shape depends only on the sample and its profile, so that ranges do not depend on the order of the
-    samples. Lengths are rounded up to one of four steps per octave: at most a quarter is padding.
+    A sample's padded shape depends only on the sample and its profile, so ranges do not depend on the order of samples.
+    Lengths are rounded up to one of four steps per octave: padding adds less than a quarter.
 
     Args:
-        mask: name of the mask input. Its dynamic dimensions, except that of the samples, are padded in every input that
+        mask: name of the mask input. Its dynamic dimensions, except the batch dimension, are padded in every input that
             has them.
         specs: the model's inputs.
-        profiles: the shape profiles, which bound what is padded.
+        profiles: the shape profiles; samples are not padded beyond them.
+
+    Raises:
+        DataError: the model has no such input, or it has no dynamic dimension.
     """
 
     def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:
@@ -65,6 +68,6 @@ class MaskPadder:
 
 
 def round_up(size: int) -> int:
-    """The next size at or above ``size`` in a ladder of four steps an octave (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, ...)."""
+    """The smallest size of at least ``size`` in a ladder of four steps per octave (..., 7, 8, 10, 12, 14, 16, ...)."""
     step = max(1, 1 << max(0, size.bit_length() - 3))
     return -(-size // step) * step

@@ -1,4 +1,4 @@
-"""Seeded random samples, for trials without data."""
+"""Seeded random samples, for trial runs without data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, axes_of
 
 
 class RandomFeeds:
-    """Seeded random samples whose shapes go through min, opt and max of every profile in turn, one row each.
+    """Seeded random samples that cycle through the opt, min and max shapes of all profiles, with a batch of 1.
 
-    Floats are drawn from the standard normal distribution, integers from 0 and 1, so that they index any table.
+    Floats follow the standard normal distribution; integers are 0 or 1, so that they are valid indices of any table.
     """
 
     def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int) -> None:
@@ -43,11 +43,11 @@ class RandomFeeds:
         return tuple(max(1, size) for size in shape)
 
     def __len__(self) -> int:
-        """The number of samples asked for."""
+        """Number of samples requested."""
         return self._samples
 
     def shapes(self) -> Sequence[Mapping[str, Shape]]:
-        """See ``Source``: each sample has one row."""
+        """See ``Source``: every sample has one row, so none are listed."""
         return ()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
@@ -66,10 +66,10 @@ def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ..
 
 
 def random_feeds(settings: Mapping[str, Any], specs: Specs, profiles: Profiles) -> RandomFeeds:
-    """The samples that a recipe's ``random = { seed, samples }`` asks for.
+    """The samples requested by a recipe's ``random = { seed, samples }``.
 
     Raises:
-        DataError: there are other settings, or the values are not whole numbers.
+        DataError: there are other settings, or a value is not a whole number in range.
     """
     seed, samples = settings.get("seed"), settings.get("samples", 32)
     unknown = sorted(set(settings) - {"seed", "samples"})

@@ -1,4 +1,4 @@
-"""Samples that come several at once, as a loader's batches do: taken apart where the model computes each by itself."""
+"""Samples that arrive in batches, as from a loader: split into rows if the model computes each row independently."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from toolkit.graph.shape_inference.dimensions import may_be_batch
 
 Item = tuple[int, str, InputsAndLabels]
 _LOOKED = 16
-"""Items that are read to decide."""
+"""Number of items that are read to decide."""
 Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
-"""Takes by input the axis of samples, and two samples of one row; see ``batch_probe.rows_are_independent``."""
+"""Takes the batch axis per input, and two samples of one row; see ``batch_probe.rows_are_independent``."""
 
 
 def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
-    """The source, with items of several rows taken apart where their rows are samples.
+    """The source, with items of several rows split if their rows are samples.
 
-    The dimension has to be named after samples or not at all, and the model must compute the rows of an item that
-    ``apart`` is shown as it computes them together; the rows of others are one sample. ``name`` is what messages call
-    the source.
+    The axis must be named as a batch axis or unnamed, and ``apart`` must find that the model computes two rows of an
+    item independently; otherwise the rows of an item are one sample. ``name`` is the source's name in messages.
     """
     axes = axes_of(specs)
     called = [dims[axis] for name, axis in axes.items() if (dims := specs[name].dims)]
@@ -40,20 +39,20 @@ def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
 
 
 class RowsAsSamples:
-    """Another source's samples, each row one where items hold several.
+    """Samples of another source, with each row of an item as one sample.
 
-    The first item that can decide does so for all: one of several rows that differ. It is looked for among the first
-    few; where these have one row each, or rows of one value, each counts as a sample, and a later one whose rows may be
-    samples is refused: it is not known then what a sample is.
+    The first item with several, differing rows decides for all items. It is searched among the first few. If each of
+    these has one row or identical rows, every item counts as one sample, and a later item whose rows may be samples is
+    refused, since it is then unknown what a sample is.
 
     Args:
         source: the source.
         specs: the model's inputs.
-        axes: by input the axis along which samples are joined.
-        apart: whether the model computes samples of one row as it computes them together.
-        name: what messages call the source.
-        asks: whether two items of one row show that they may not be joined, where nothing tells the shapes of those
-            to come: the model computes them otherwise together.
+        axes: per input, the axis along which samples are joined.
+        apart: whether the model computes samples of one row independently when they are joined.
+        name: name of the source in messages.
+        asks: whether two items of one row may decide that samples must not be joined, because the shapes of later items
+            are unknown: they must not if the model computes different results for the joined items.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class RowsAsSamples:
     ) -> None:
         self._source, self._specs, self._axes, self._decide, self._name = source, specs, axes, apart, name
         self._asks = asks
-        # up to two items of one row that differ
+        # up to two items of one row whose values differ
         self._unlike: list[dict[str, Array]] = []
         self._splits: bool | None = None
-        # of the items that were looked at, how many have one row, where none decided
+        # if none of the items read could decide: how many of them have one row
         self._undecided: int | None = None
         self._several = self._joint = self._searched = False
-        # the first row of each item that has been read, and of the next one
+        # index of the first row of each item read so far, and of the next item
         self._starts = [0]
         self._complete = False
 
@@ -78,11 +77,13 @@ class RowsAsSamples:
 
     @property
     def together(self) -> bool:
-        """Whether the rows of an item are one sample, as the nodes of a graph: an item of one row is one too then, and
-        nothing that it could be joined with others to. So is one whose inputs have unequal extents along the axis, as
-        of a past of several steps beside one token: the axis counts no samples. A few items are read to tell it, where
-        they have not been, and where these have one row each, the shapes of all, as far as they are known without
-        reading once more; else whether the model computes two of them together as it computes each.
+        """Whether the rows of an item belong together as one sample, such as the nodes of a graph.
+
+        If so, an item of one row is also a whole sample, which must not be joined with others. The same holds for an
+        item whose inputs have unequal sizes along the axis, such as a past of several steps and one token: the axis is
+        then not a batch axis. A few items are read to decide. If each of these has one row, the shapes of all items
+        decide, if they are known without reading all values; else whether the model computes the same for two items
+        when they are joined.
         """
         self._settle()
         if self._undecided is not None and not self._joint and not self._searched:
@@ -92,9 +93,9 @@ class RowsAsSamples:
         return self._joint
 
     def _later_together(self) -> bool:
-        """Whether the first item of several rows that can tell, after those that were looked at, is one sample.
+        """Whether the first item of several rows that can decide, after those already read, is one sample.
 
-        It is found by the shapes of all. An item whose rows may be samples is refused when it is read.
+        It is found by the shapes of all items. An item whose rows may be samples is refused when it is read.
         """
         for index, shapes in enumerate(self._source.shapes()):
             if index >= _LOOKED and self._differ(shapes):
@@ -109,9 +110,9 @@ class RowsAsSamples:
         return False
 
     def apart(self) -> Finding | None:
-        """How many items of how many rows were taken apart, for which all are read once, or that this was undecided.
+        """The finding that items were split into rows (reads all items once), or that this could not be decided.
 
-        None where no item has several rows, or the model shows that these are one sample.
+        None if no item has several rows, or the model shows that the rows of an item are one sample.
         """
         rows = len(self)
         if self._splits:
@@ -120,15 +121,15 @@ class RowsAsSamples:
         return DataCode.ROWS_UNDECIDED(items=rows, data=self._name) if several else None
 
     def __len__(self) -> int:
-        """How many samples there are; where items hold several, all are read for it once."""
+        """Number of samples; if items hold several, all items are read once to count them."""
         self._settle()
         if self._splits and not self._complete:
-            # nothing is kept, and all is read
+            # reads everything and keeps nothing
             next(self.read(lambda row: False), None)
         return self._starts[-1] if self._splits else len(self._source)
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """See ``Source``; those of the other source's items, taken apart or not."""
+        """See ``Source``; shapes of the other source's items, whether or not they are split."""
         return self._source.shapes()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
@@ -137,7 +138,7 @@ class RowsAsSamples:
         def wanted(item: int) -> bool:
             if self._splits is False:
                 return keep(item)
-            # how many an unread item holds is not known
+            # the number of rows of an unread item is unknown
             known = item + 1 < len(self._starts)
             return not known or any(map(keep, range(self._starts[item], self._starts[item + 1])))
 
@@ -163,16 +164,16 @@ class RowsAsSamples:
             next((one for one in self._settled(self._source.read(lambda item: True)) if self._splits is not None), None)
 
     def _settled(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items, of which the first that can decide has decided.
+        """Yield the same items, after the first item that can decide has done so.
 
-        Only those from one of several rows on are held for it: before it, items and rows have the same numbers.
+        Items are held back only from the first one of several rows: before it, items and rows have the same indices.
         """
         held, singles = list[Item](), 0
         for one in islice(items, _LOOKED):
             _, origin, (inputs, labels) = one
             single = self._count(inputs, labels) == 1
             singles += single
-            # a label says that they are one sample, or an axis counts something else
+            # one sample of several rows: its label has length 1, or its inputs have unequal sizes along the axis
             self._joint |= single and (self._rows(inputs) > 1 or self._differ(self._shapes_of(inputs)))
             if single and self._asks and len(self._unlike) < 2:
                 self._remember(inputs, origin)
@@ -189,7 +190,7 @@ class RowsAsSamples:
         yield from chain(held, items)
 
     def _remember(self, inputs: Mapping[str, Array], origin: str) -> None:
-        """Keep an item of one row that is unlike the one that is kept, if any."""
+        """Keep up to two items of one row that differ."""
         whole = fit_to_specs(inputs, self._specs, origin)
         if not self._unlike:
             self._unlike.append(whole)
@@ -201,10 +202,10 @@ class RowsAsSamples:
             self._unlike.append(whole)
 
     def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int, singles: int) -> None:
-        """Check that an item of several rows, after many that decided nothing, is one sample.
+        """Check that an item of several rows, after items that could not decide, is one sample.
 
         Raises:
-            DataError: the model computes its rows each by itself, so that they may be samples as those before were.
+            DataError: the model computes its rows independently, so each may be a sample like the items before.
         """
         if not (two := self._two(inputs, origin)):
             return
@@ -219,18 +220,18 @@ class RowsAsSamples:
         self._undecided, self._joint = None, True
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
-        """How many rows an item has, as the model takes it; 1 where its inputs do not agree, or lack the axis."""
+        """Number of rows of an item along the batch axis; 1 if its inputs disagree or lack the axis."""
         return self._count(inputs, {})
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
-        """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""
+        """Number of samples that an item may hold: its rows if all inputs and labels agree on them, else 1."""
         return self._rows_in(self._shapes_of(inputs), map(len, labels.values()))
 
     def _shapes_of(self, inputs: Mapping[str, Array]) -> dict[str, Shape]:
         return {name: inputs[name].shape for name in self._axes}
 
     def _differ(self, shapes: Mapping[str, Shape]) -> bool:
-        """Whether an item's inputs have unequal extents along what was taken for the axis of samples."""
+        """Whether an item's inputs have unequal sizes along the assumed batch axis."""
         extents = {
             shape[axis]
             for name, axis in self._axes.items()
@@ -239,7 +240,7 @@ class RowsAsSamples:
         return len(extents) > 1
 
     def _rows_in(self, shapes: Mapping[str, Shape], labels: Iterable[int]) -> int:
-        """``_count`` by the shapes of an item's inputs and the lengths of its labels."""
+        """Like ``_count``, from the shapes of an item's inputs and the lengths of its labels."""
         ranks = {name: len(self._specs[name].dims or ()) for name in self._axes}
         if any(len(shapes.get(name, ())) != rank for name, rank in ranks.items()):
             return 1
@@ -251,9 +252,10 @@ class RowsAsSamples:
         return rows_of(inputs, self._axes, one), {name: value[one] for name, value in labels.items()}
 
     def _two(self, inputs: Mapping[str, Array], origin: str) -> list[dict[str, Array]]:
-        """Two rows of an item that differ, as the model takes them; of equal rows one with its values moved.
+        """Two differing rows of an item, with the model's dtypes; if all rows are equal, one row and a rolled copy of
+        it.
 
-        Empty where they are still equal then: a single repeated value does not show how the model mixes rows.
+        Empty if even these are equal: a single repeated value cannot show whether the model mixes rows.
         """
         whole = fit_to_specs(inputs, self._specs, origin)
         first, *others = (rows_of(whole, self._axes, slice(i, i + 1)) for i in range(self._count(whole, {})))
@@ -264,7 +266,7 @@ class RowsAsSamples:
 
 
 def moved(sample: Mapping[str, Array], axes: Mapping[str, int], steps: int) -> dict[str, Array]:
-    """Another sample of the same shapes and values, each moved by so many places; what serves all samples stays."""
+    """A copy of a sample whose values are rolled by ``steps`` positions; inputs without a batch axis stay unchanged."""
     return {
         name: np.roll(value.reshape(-1), steps).reshape(value.shape) if name in axes else value
         for name, value in sample.items()

@@ -1,4 +1,4 @@
-"""One sample: what the model wants of it, and whether it fits."""
+"""One sample: the inputs that the model declares, and whether a sample fits them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Keep = Callable[[int], bool]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the model declares of one input.
+    """The model's declaration of one input.
 
     Attributes:
-        name: of the input.
-        dtype: of its values.
-        dims: a number where a dimension is fixed, a name where it has one, else None; None where not even the rank is
-            declared.
+        name: name of the input.
+        dtype: type of its values.
+        dims: per dimension its size if fixed, its name if it has one, else None; ``dims`` is None if not even the rank
+            is declared.
         batch_axis: the axis along which samples are joined, see ``toolkit.graph.shape_inference.dimensions``; None
-            where there is none.
-        used: whether a node reads it.
-        channels: the axis of the channels that convolutions read, and their number; None where none tells it.
+            if there is none.
+        used: whether a node reads the input.
+        channels: the channel axis that convolutions read, and the number of channels; None if unknown.
     """
 
     name: str
@@ -50,18 +50,18 @@ class InputSpec:
 
     @property
     def shared(self) -> bool:
-        """Whether one value serves all samples of a batch: a scalar, such as a sampling rate."""
+        """Whether one value is shared by all samples of a batch: a scalar, such as a sampling rate."""
         return self.dims == ()
 
     @property
     def one_channel(self) -> bool:
-        """Whether samples have a single channel in dimension 1, as the model declares or its convolutions read."""
+        """Whether dimension 1 holds a single channel, according to the model's declaration or its convolutions."""
         declared = self.dims is not None and len(self.dims) > 2 and self.dims[1] == 1
         return declared or self.channels == (1, 1)
 
     @property
     def chunk(self) -> int:
-        """How many rows of a stacked array make one sample: the first dimension where it is fixed, else 1."""
+        """Rows of a stacked array per sample: the size of the first dimension if fixed, else 1."""
         fixed = self.dims[0] if self.dims else None
         return max(1, fixed) if isinstance(fixed, int) else 1
 
@@ -70,7 +70,7 @@ Specs = Mapping[str, InputSpec]
 
 
 def input_specs(model: Model) -> dict[str, InputSpec]:
-    """What the model declares of each of its inputs, in order."""
+    """The declaration of each model input, in order."""
     specs = {}
     axes, channels = batch_axes(shapes_to_join(model)), channels_read(model)
     for tensor in model.graph.inputs:
@@ -83,14 +83,14 @@ def input_specs(model: Model) -> dict[str, InputSpec]:
 
 
 def axes_of(specs: Specs) -> dict[str, int]:
-    """By input the axis along which samples are joined; empty where they cannot be: an input has none."""
+    """Per input, the axis along which samples are joined; empty if samples cannot be joined."""
     axes = {name: spec.batch_axis for name, spec in specs.items() if not spec.shared}
     known = {name: axis for name, axis in axes.items() if axis is not None}
     return known if len(known) == len(axes) else {}
 
 
 def rows_of(arrays: Mapping[str, Array], axes: Mapping[str, int], rows: Any) -> dict[str, Array]:
-    """The samples ``rows`` of joined arrays; what has no axis of samples serves all of them and stays."""
+    """The samples ``rows`` of joined arrays; arrays without a batch axis are shared and returned unchanged."""
     return {
         name: value[(slice(None),) * axes[name] + (rows,)] if name in axes else value for name, value in arrays.items()
     }
@@ -101,12 +101,12 @@ class Sample:
     """One sample that fits the model.
 
     Attributes:
-        inputs: one array an input, at the input's full rank.
-        index: its place in the source, counted from 0.
-        origin: the file and the place in it, in words.
-        profiles: the profiles it counts for.
-        labels: what the data says the right answer is, by key; empty where it says nothing.
-        change: ``padded`` or ``cropped`` where it was made to fit, else empty.
+        inputs: one array per input, at the input's full rank.
+        index: index in the source, counted from 0.
+        origin: the file and the position in it, for messages.
+        profiles: the profiles that it counts for.
+        labels: the expected results by key; empty if the data have none.
+        change: ``padded`` or ``cropped`` if it was changed to fit a profile, else empty.
     """
 
     inputs: dict[str, Array]
@@ -122,7 +122,7 @@ class Sample:
         return {name: value.shape for name, value in self.inputs.items()}
 
     def digest(self) -> int:
-        """SHA-256 of names, types, shapes and values, as a number."""
+        """SHA-256 of names, types, shapes and values, as an integer."""
         digest = hashlib.sha256()
         for kind, arrays in (("input", self.inputs), ("label", self.labels)):
             for name, value in sorted(arrays.items()):
@@ -132,9 +132,9 @@ class Sample:
 
 
 class SampleFingerprint:
-    """The fingerprint of samples: their number and the sum of their SHA-256, which no order changes.
+    """The fingerprint of a set of samples: their number and the sum of their SHA-256, independent of the order.
 
-    Sums of disjoint parts add up to the whole's.
+    Sums of disjoint parts add up to the sum of the whole.
     """
 
     def __init__(self) -> None:
@@ -142,18 +142,18 @@ class SampleFingerprint:
         self._ordered = hashlib.sha256()
 
     def add(self, sample: Sample) -> None:
-        """Take in a sample."""
+        """Add a sample."""
         digest = sample.digest()
         self.count += 1
         self.total = (self.total + digest) % (1 << 256)
         self._ordered.update(f"{sample.index}:{digest:x};".encode())
 
     def fingerprint(self) -> str:
-        """SHA-256 over number and sum."""
+        """SHA-256 of the number and the sum."""
         return hashlib.sha256(f"{self.count}:{self.total:064x}".encode()).hexdigest()
 
     def in_order(self) -> str:
-        """SHA-256 over the samples in the order they came, with their places."""
+        """SHA-256 of the samples and their indices, in the order they were added."""
         return self._ordered.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
     """Check that every input has values and every key is an input or a label.
 
     Raises:
-        DataError: an input has no values, or a key is neither; the message says what it may be.
+        DataError: an input has no values, or a key is neither; the message suggests what it may be.
     """
     strangers = [name for name in found if name not in specs and name not in LABELS]
     missing = sorted((name for name in specs if name not in found), key=lambda name: not specs[name].used)
@@ -187,7 +187,7 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
 
 
 def _instead(strangers: Sequence[str], missing: Sequence[str], labelled: bool) -> str:
-    """What to do with an array of a name that is not known, by what is lacking beside it."""
+    """The remedy for an array of an unknown name, given the inputs that lack values."""
     if len(missing) == len(strangers) == 1:
         return f"store it under the name of input '{missing[0]}', which has no values"
     if missing:
@@ -196,18 +196,18 @@ def _instead(strangers: Sequence[str], missing: Sequence[str], labelled: bool) -
 
 
 def fit_to_specs(values: Mapping[str, Any], specs: Specs, where: str) -> dict[str, Array]:
-    """The inputs of one sample, or of several together, each as an array of exactly its input's type.
+    """The inputs of one sample, or of several joined samples, each converted to exactly its input's type.
 
-    An axis that is not named after samples may count something else, such as steps of a past or boxes, of which there
-    may be none: that it is empty means no sample only where the axes of all other inputs are empty too.
+    An axis that is not named as a batch axis may count something else, such as past steps or boxes, and may be empty:
+    this means "no sample" only if the axes of all other inputs are empty too.
 
     Args:
-        values: by input what the data holds of it.
-        specs: what the model declares of its inputs.
-        where: the place of the sample, for messages.
+        values: per input, the values in the data.
+        specs: the model's declaration of its inputs.
+        where: location of the sample, for messages.
 
     Raises:
-        DataError: an input does not fit, see ``fit_to_spec``; or an axis of samples is empty.
+        DataError: an input does not fit, see ``fit_to_spec``; or a batch axis is empty.
     """
     fitted = {name: fit_to_spec(values[name], spec, where) for name, spec in specs.items()}
     joined = axes_of(specs)
@@ -227,13 +227,13 @@ def fit_to_specs(values: Mapping[str, Any], specs: Specs, where: str) -> dict[st
 def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     """The value as an array of exactly the input's type, checked.
 
-    float64 becomes float32 where no value overflows or vanishes, int32 and int64 become each other where every value
-    survives, float16 becomes float32. numpy's files hold no bfloat16: any float is rounded to it where none overflows.
-    A Python number has no type, and becomes whichever holds it. An input without dimensions takes an array of one value
-    too, as stacked samples are cut up.
+    float64 becomes float32 if no value overflows or vanishes; int32 and int64 are converted to each other if every
+    value is preserved; float16 becomes float32. NumPy files cannot hold bfloat16, so any float is rounded to it if none
+    overflows. A Python number has no type and takes the input's. A scalar input also accepts an array of shape [1],
+    which is how stacked scalars are split.
 
     Raises:
-        DataError: wrong dtype, rank or fixed dimension.
+        DataError: the dtype, rank, a fixed dimension or the number of channels is wrong.
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
@@ -266,7 +266,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
 
 
 def _whole_batches(size: int) -> str:
-    """What to do where a loader's batches were taken apart, or the last one is not full."""
+    """The remedy if a loader's batches were split into rows, or its last batch is not full."""
     return (
         f"; of a DataLoader, whose batches are taken apart, yield each batch from a function: def batches(): yield "
         f"from DataLoader(..., batch_size={size}, drop_last=True)"
@@ -274,7 +274,7 @@ def _whole_batches(size: int) -> str:
 
 
 def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:
-    """How to give a sample that lacks its batch dimension alone, as items of a data set do; else empty."""
+    """How to add the batch dimension to a sample that lacks only this, such as an item of a data set; else empty."""
     axis, dims = spec.batch_axis, spec.dims or ()
     if axis is None or len(shape) != len(dims) - 1:
         return ""
@@ -287,10 +287,10 @@ def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:
 
 
 def _check_channels(shape: Sequence[int], spec: InputSpec, place: str) -> None:
-    """Check that samples have as many channels as convolutions take, where the model declares any number.
+    """Check the number of channels against the model's convolutions if the model does not declare it.
 
     Raises:
-        DataError: they have more or fewer.
+        DataError: the number differs.
     """
     if spec.channels is None or spec.dims is None:
         return
@@ -306,7 +306,7 @@ def _check_channels(shape: Sequence[int], spec: InputSpec, place: str) -> None:
 
 
 def _stacked(shape: Sequence[int], axis: int, wanted: int) -> str:
-    """What to do where samples of one channel may lie along the axis of the channels; empty where they do not."""
+    """The remedy if samples of one channel may be stacked along the channel axis; else empty."""
     if axis != 1 or wanted != 1 or len(shape) < 3 or shape[0] != 1:
         return ""
     return (
@@ -316,7 +316,7 @@ def _stacked(shape: Sequence[int], axis: int, wanted: int) -> str:
 
 
 def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
-    """What to do where a sample fits once its channels are at the other end; empty where it does not fit then."""
+    """The remedy if a sample fits after moving its channels to the other end; else empty."""
     rank = len(shape)
     if rank < 3:
         return ""
@@ -324,7 +324,7 @@ def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
     for end, order in ends.items():
         if all(not isinstance(wanted, int) or shape[axis] == wanted for axis, wanted in zip(order, dims)):
             other = "last" if end == "first" else "first"
-            # of two axes that are swapped either may be the channels
+            # at rank 3, it is unknown which of the two swapped axes is the channels
             how = "dimensions 1 and 2 swapped" if rank == 3 else f"their channels {end} and the model {other}"
             return f"the samples have {how}: transpose them, as array.transpose({', '.join(map(str, order))}) does"
     return ""
@@ -360,7 +360,7 @@ def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
 
 
 def check_shared_dims(sample: Sample, specs: Mapping[str, InputSpec]) -> None:
-    """Check that dimensions to which the model gives the same name have the same size.
+    """Check that dimensions with the same name in the model have the same size.
 
     Raises:
         DataError: they differ.

@@ -1,5 +1,6 @@
-"""Inputs that Polygraphy saved (``polygraphy run --save-inputs``), read without Polygraphy: its own reader would hand
-whatever the file says to torch, and take memory for whatever an array's header claims.
+"""Inputs saved by Polygraphy (``polygraphy run --save-inputs``), read without Polygraphy.
+
+Polygraphy's reader would pass untrusted content to torch, and allocate as much memory as an array's header claims.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _DEEPEST = 8
 
 
 def read_saved_inputs(path: Path) -> list[dict[str, Array]]:
-    """The feeds in a file of saved inputs: an array an input, in each.
+    """The feeds in a file of saved inputs; each has one array per input.
 
-    An array is written as Polygraphy does, an object with an .npy file in base64 under ``array``, or as lists of
+    An array is stored as Polygraphy writes it, an object with an .npy file in base64 under ``array``, or as lists of
     numbers.
 
     Raises:
-        DataError: the file is not of that kind, or holds no feed; the message names the sample and the input.
+        DataError: the file is not of this kind or holds no feeds; the message names the sample and the input.
     """
     content = read_json(path, _KIND)
     if not isinstance(content, list):
@@ -68,7 +69,7 @@ def _array(value: Any, where: str, depth: int = 0) -> Array:
 
 
 def _decoded(text: str, where: str) -> Array:
-    """An .npy file in base64; older releases wrote its bytes as Latin-1 text, the oldest ones an archive of one."""
+    """An .npy file in base64; older releases wrote its bytes as Latin-1 text, the oldest ones a zip archive of it."""
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError:

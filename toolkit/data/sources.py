@@ -1,4 +1,4 @@
-"""Opening any source of samples, and those that are no files: iterables and Polygraphy's inputs."""
+"""Opens any source of samples, and reads those that are not files of arrays: iterables and Polygraphy's inputs."""
 
 from __future__ import annotations
 
@@ -30,30 +30,28 @@ class Source(Protocol):
 
     @property
     def cut(self) -> int:
-        """Rows that were left over because they do not fill a sample of a fixed batch; known after reading."""
+        """Rows left over because they do not fill a sample of a fixed batch; known after reading."""
         ...
 
     def __len__(self) -> int:
-        """How many samples there are; reads no more than it must."""
+        """Number of samples; reads no more than necessary."""
         ...
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
-        """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
+        """Yield index, origin, and (inputs, labels) of each sample whose index ``keep`` accepts."""
         ...
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """By sample the shapes of its inputs; nothing where every sample has one row, or where it takes one more
-        reading of the values to tell.
-        """
+        """The shapes of each sample's inputs; empty if every sample has one row, or if values would have to be read."""
         ...
 
 
 @dataclass(frozen=True)
 class HeldSamples:
-    """Samples that were read already.
+    """Samples that were already read.
 
     Attributes:
-        name: what messages call their source.
+        name: name of their source in messages.
         feeds: the samples.
     """
 
@@ -63,14 +61,14 @@ class HeldSamples:
 
 @dataclass(frozen=True)
 class LoadedSamples:
-    """Samples that code yields again for each pass over them.
+    """Samples that code yields anew for each pass.
 
     Attributes:
-        name: what messages call them.
-        loader: what yields them, see ``repeatable``.
-        digests: of each sample as it was read first, see ``sample_digest``.
-        shapes: of each sample's arrays then.
-        limit: how many of the first samples there are, where the loader goes on; None for all.
+        name: name of the samples in messages.
+        loader: the object that yields them, see ``repeatable``.
+        digests: of each sample when first read, see ``sample_digest``.
+        shapes: of each sample's arrays when first read.
+        limit: number of samples to read, if the loader yields more; None for all.
     """
 
     name: str
@@ -81,17 +79,17 @@ class LoadedSamples:
 
 
 class Feeds:
-    """Dictionaries of arrays, one a sample, from anything that can be iterated again and again.
+    """Samples as dictionaries of arrays, from anything that can be iterated repeatedly.
 
     Args:
-        make: returns them from the start.
+        make: returns the samples from the start.
         specs: the model's inputs.
-        where: what messages call them.
-        digests: of all samples where they are known already, empty where they are not, and ``make`` may yield others
-            each time; each pass has to yield the same, or the samples held out would be some of those that were
-            calibrated with. None where the samples are in memory.
-        shapes: of all samples' arrays where they are known already.
-        limit: how many of the first samples are read; None for all.
+        where: name of the samples in messages.
+        digests: of all samples if known; empty if not yet known and ``make`` might yield others each time. Every pass
+            must yield the same samples, or held-out samples could have been used in calibration. None if the samples
+            are in memory.
+        shapes: of all samples' arrays, if known.
+        limit: number of samples to read from the start; None for all.
     """
 
     def __init__(
@@ -122,16 +120,16 @@ class Feeds:
 
     @property
     def shapes_unknown(self) -> bool:
-        """Whether it would take one more reading of the values to tell the shapes of all samples."""
+        """Whether the shapes of all samples are unknown until all values are read once more."""
         return not self._shapes and self._digests is not None
 
     def __len__(self) -> int:
-        """The number of samples: the iterable's own length where it has one, else by going through it once."""
+        """Number of samples: the iterable's length if it has one, else counted by iterating once."""
         if self._count is None and self._digests and self._complete:
             self._count = len(self._digests)
         if self._count is None:
             feeds = self._make()
-            # a loader of batches has to be read: its sampler may leave out some of its data set's
+            # a loader must be iterated: its sampler may leave out samples of the data set
             self._count = None if isinstance(feeds, BatchRows) else length_of(feeds, self._where)
             if self._count is None:
                 self._count = sum(1 for _ in each(feeds, self._where))
@@ -172,7 +170,7 @@ class Feeds:
             raise _other_samples(f"it is not the sample yielded before at this place: {how}", where)
 
     def _arrays(self, feed: Any, where: str) -> dict[str, Array]:
-        """Inputs and labels of a sample, with the axis of samples that it may lack."""
+        """Inputs and labels of a sample, with the batch axis added if it is missing."""
         arrays = {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}
         made = with_batch_axis(arrays, self._specs)
         for name in made.keys() & self._specs.keys():
@@ -206,7 +204,7 @@ def sample_digest(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _number(value: float, dtype: np.dtype[Any]) -> Array:
-    """A Python number, which has no type of its own, in the input's type where that holds it."""
+    """A Python number, which has no type, as the input's type if that can represent it."""
     given = np.asarray(value)
     with np.errstate(all="ignore"):
         cast = np.asarray(given.astype(dtype))
@@ -223,7 +221,7 @@ def open_source(
     images: Mapping[str, Any] | None,
     random: Mapping[str, Any] | None,
 ) -> tuple[str, Source]:
-    """The name and the source of what a recipe or a caller names; see ``CalibrationData.open``, also for errors."""
+    """The name and the source for what a recipe or caller specifies; see ``CalibrationData.open``, also for errors."""
     if random is not None:
         if source is not None:
             raise DataError("both a source and random data are given", remedy="keep one of them")
@@ -250,7 +248,7 @@ def open_source(
 
 
 def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> Source:
-    """The source in a file or folder, by the file's name and the folder's content."""
+    """The source in a file or folder, chosen by the file's suffix or the folder's content."""
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
     if path.is_dir():
@@ -273,6 +271,6 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
 
 
 def _given(source: Any, specs: Specs, where: str) -> Feeds:
-    """What code supplies; the samples of a sequence or an iterator are in memory, and the same each time."""
+    """Samples supplied by code; those of a sequence or iterator are in memory, and the same in every pass."""
     digests = None if isinstance(source, (list, tuple, Iterator)) else ()
     return Feeds(repeatable(source, where), specs, where, digests)

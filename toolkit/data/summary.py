@@ -1,4 +1,4 @@
-"""What a file of samples holds: arrays by name, their shapes and types, the range of their values, and what is odd."""
+"""Contents of a file of samples: arrays by name, their shapes and types, value ranges, and oddities."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class ArraySummary:
     """One array, or all members ``name/...`` of an archive, each of which is a sample.
 
     Attributes:
-        name: of the array; for members what is before the slash.
-        dtype: as stored; several where the members' differ.
-        shapes: how many members have each shape; of one array its own.
-        samples: rows along the first axis, or members; 1 for a single number.
-        low: the smallest finite value; None where there is none, or they are no numbers.
-        high: the largest.
-        nan: how many values are NaN.
-        infinite: how many are infinite.
-        alike: whether there are several samples and all are the same.
+        name: of the array; for members, the part before the slash.
+        dtype: as stored; several if the members differ.
+        shapes: number of members per shape; for one array, its shape.
+        samples: number of rows along axis 0, or of members; 1 for a scalar.
+        low: smallest finite value; None if there is none, or the values are not numbers.
+        high: largest finite value; None likewise.
+        nan: number of NaN values.
+        infinite: number of infinite values.
+        alike: whether there are several samples and all are identical.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ArraySummary:
         return {**asdict(self), "shapes": shapes}
 
     def take(self, values: Array) -> None:
-        """Take in some of the values."""
+        """Add some of the values."""
         if values.dtype.kind not in "biuf" or not values.size:
             return
         finite = values
@@ -66,10 +66,10 @@ class ArraySummary:
 
 
 def summarized(path: Path) -> list[ArraySummary]:
-    """The arrays of an .npz or .npy file; they are read in parts.
+    """Summaries of the arrays in an .npz or .npy file, which is read in parts.
 
     Raises:
-        DataError: it is no such file, or broken.
+        DataError: it is not such a file, or broken.
     """
     arrays = {path.stem: open_array(path)} if path.suffix.lower() == ".npy" else open_archive(path)
     members: dict[str, list[Stored]] = {}
@@ -79,7 +79,7 @@ def summarized(path: Path) -> list[ArraySummary]:
 
 
 def _summary(name: str, members: Sequence[Stored], each: bool) -> ArraySummary:
-    """The summary of the members of one name; ``each`` of them a sample, else one array with a row per sample."""
+    """Summary of the arrays of one name; ``each`` is a sample, else there is one array with one sample per row."""
     made = ArraySummary(name, sorted({stored.dtype.name for stored in members}))
     made.shapes = dict(Counter(stored.shape for stored in members).most_common())
     shape = members[0].shape
@@ -92,7 +92,7 @@ def _summary(name: str, members: Sequence[Stored], each: bool) -> ArraySummary:
             rows = values[None] if each else values
             if made.alike and len(rows):
                 first = rows[0] if first is None else first
-                # one row at a time takes the least memory, and most samples differ at once
+                # comparing single rows takes little memory, and most samples differ at the first value
                 made.alike = all(np.array_equal(row, first, equal_nan=row.dtype.kind == "f") for row in rows)
     return made
 

@@ -1,4 +1,4 @@
-"""Whether calibration and evaluation samples were prepared alike: ranges of the one do not fit the other otherwise."""
+"""Whether calibration and evaluation samples were preprocessed alike: if not, ranges do not fit the evaluation."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 
 _SAMPLES, _LEAST = 64, 4
-"""Samples of each that are looked at, and the fewest that count: of 4 and 4, none overlap by chance in 3 % of cases."""
+"""Most samples read per data set, and the fewest that suffice: with 4 and 4, none overlap by chance in 3 % of cases."""
 _TIMES, _NEGATIVE = 4.0, 0.1
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """Of each sample: the root mean square of its finite values, and the share of them that is negative."""
+    """Per sample: the root mean square of its finite values, and the share of negative values."""
 
     level: Array
     negative: Array
 
 
 def prepared_unlike(calibration: CalibrationData, evaluation: CalibrationData, used: Container[str]) -> list[Finding]:
-    """The float inputs whose values differ between the two as they do where only one is scaled or normalized.
+    """The float inputs whose values differ between the two data sets as if only one were scaled or normalized.
 
-    That is said of an input only if no two samples overlap: all of one are larger than all of the other, and the
-    typical one at least four times as large; or no value of one is negative, and a tenth of each sample's of the other
-    is. The first 64 samples of each are looked at. Inputs of one number are left out, since they may be settings.
+    An input is reported only if no two samples overlap: all of one data set are larger than all of the other and the
+    median RMS at least four times as large; or one has no negative values, and each sample of the other at least a
+    tenth of them. The first 64 samples of each are read. Scalar inputs are left out, since they may be settings.
 
     Args:
-        calibration: the samples that ranges are found on.
-        evaluation: the samples that the result is measured on.
+        calibration: the samples that ranges are computed from.
+        evaluation: the samples that the result is evaluated on.
         used: the inputs whose values the model computes with.
     """
     first, second = _seen(calibration, used), _seen(evaluation, used)
@@ -62,7 +62,7 @@ def _seen(data: CalibrationData, used: Container[str]) -> dict[str, _Levels]:
     found: dict[str, list[tuple[float, float]]] = {}
     for name, values in _values(data, used):
         known = values[np.isfinite(values)].astype(np.float64)
-        # an empty or silent sample has no level
+        # an empty or all-zero sample has no level
         if known.size > 1 and known.any():
             found.setdefault(name, []).append((float(np.sqrt(np.mean(known * known))), float(np.mean(known < 0))))
     return {name: _Levels(*(np.array(column) for column in zip(*rows, strict=True))) for name, rows in found.items()}

@@ -1,4 +1,4 @@
-"""Samples that are all identical: any number of copies shows only what one sample shows."""
+"""Samples that are all identical: they show no more than a single sample."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from toolkit.data.dataset import CalibrationData
 
 
 def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Finding]:
-    """The inputs that are the same in all samples, where all inputs are, or where the input is a float one.
+    """Findings about inputs that are identical in all samples, if they are float inputs or all inputs are identical.
 
-    Reading ends as soon as every input has differed once. A float input of one number, such as a scale, may well be a
-    setting: that is another finding. Each of the two names all of its inputs.
+    Reading stops once some input, and every float input, has differed. A scalar float input, such as a scale, may be a
+    setting and is reported as another finding. Each of the two findings lists all of its inputs.
 
     Args:
         data: the samples.
-        of: what they are for: calibration or evaluation.
-        used: the inputs whose values the model computes with: others may be the same.
+        of: what the samples are for: calibration or evaluation.
+        used: the inputs whose values the model computes with; others may be constant.
     """
     samples = data.samples()
     first = next(samples, None)
     if first is None:
         return []
-    # an empty past holds nothing that could differ
+    # an empty past has no values that could differ
     held = {name: value for name, value in first.inputs.items() if value.size and name in used}
     if not held:
         return []
@@ -48,7 +48,7 @@ def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Findi
 
 
 def together(found: Sequence[Finding]) -> list[Finding]:
-    """One finding for all inputs of which the same is to be said."""
+    """Merge findings that differ only in their inputs and values."""
     groups: dict[tuple[Any, ...], tuple[list[Any], list[Any]]] = {}
     for one in found:
         known: dict[str, Any] = {**one.values}
@@ -60,13 +60,13 @@ def together(found: Sequence[Finding]) -> list[Finding]:
 
 
 def same_values(name: str, samples: int, value: Array | None, everything: bool, **known: Any) -> Finding:
-    """The finding that an input is the same in all samples.
+    """The finding that an input is identical in all samples.
 
     Args:
         name: the input.
-        samples: how many there are.
-        value: one sample's; None where that is not known.
-        everything: whether all other inputs are the same too: then the one number of a sample is no setting.
+        samples: number of samples.
+        value: the value of one sample; None if unknown.
+        everything: whether all other inputs are identical too: then a scalar is not a setting.
         known: further values of the finding.
     """
     if value is not None and value.size == 1 and value.dtype.kind == "f" and not everything:
@@ -75,7 +75,7 @@ def same_values(name: str, samples: int, value: Array | None, everything: bool, 
 
 
 def _single(values: Array | None) -> float | None:
-    """The only number that an array of several floats holds; None where there is none."""
+    """The value that all elements of a float array of several elements share; None if they differ."""
     if values is None or values.size < 2 or values.dtype.kind != "f" or not (values == values.flat[0]).all():
         return None
     return float(values.flat[0]) + 0.0

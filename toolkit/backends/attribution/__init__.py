@@ -1,5 +1,5 @@
-"""From an engine's layers back to ONNX nodes: what each node runs in, why, and how long it takes.
+"""From an engine's layers back to ONNX nodes: the precision each node runs in, why, and how long it takes.
 
-``nodes.attribute`` is the entry: it reads the engine inspector where an engine can be opened, else the typed network
-definition. ``flow`` says which nodes the Q/DQ pairs quantize, ``reasons`` why a node runs in something else.
+``nodes.attribute`` is the entry point: it uses the engine inspector if an engine can be opened, else the typed network
+definition. ``flow`` finds the nodes that Q/DQ pairs quantize, ``reasons`` why a node runs in another precision.
 """

@@ -1,4 +1,4 @@
-"""Which engine layers run which ONNX node: by metadata, layer names, tensor names, and then the graph."""
+"""Which engine layers run which ONNX node: from metadata, layer names, tensor names, and then the graph."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def opaque(layer: Layer) -> bool:
 
 
 class EngineMap:
-    """The layers of one profile, joined to the nodes of the graph that was built.
+    """The layers of one profile, mapped to the nodes of the graph that was built.
 
     Attributes:
-        layers: node name to the layers that run it, in the engine's order.
-        how: node name to how that is known: metadata, name, tensor or graph.
+        layers: per node name, the layers that run the node, in the engine's order.
+        how: per node name, how this is known: metadata, name, tensor or graph.
     """
 
     def __init__(self, flow: Flow, outputs: Iterable[gs.Tensor], layers: list[Layer]) -> None:
@@ -64,7 +64,7 @@ class EngineMap:
                     self._give(node, layer, "name")
 
     def _by_blocks(self) -> None:
-        """A block runs every node between its input tensors and its output tensors that no other layer names."""
+        """Assign to a block every node between its input and its output tensors that no other layer names."""
         for layer in self._all:
             if not opaque(layer):
                 continue
@@ -94,7 +94,7 @@ class EngineMap:
                     self._give(node.name, self._makers[tensor.name], "tensor")
 
     def _pairs(self) -> None:
-        """A pair that left no layer is in the kernel that reads it, or in the one that writes the quantized values."""
+        """Assign Q/DQ nodes without a layer to the kernel that reads their output or writes the quantized values."""
         for node in self.flow.nodes.values():
             if node.name in self.how or node.op not in PAIR_OPERATORS:
                 continue
@@ -106,7 +106,7 @@ class EngineMap:
                     self._give(node.name, layer, "graph")
 
     def _by_neighbours(self) -> None:
-        """A node that left no trace is in the kernel before it (an epilogue) or the one after it."""
+        """Assign remaining nodes to the kernel before them, of which they may be an epilogue, or to the one after."""
         waiting = [
             n for n in self.flow.nodes.values() if n.name not in self.how and not is_constant_node(n) and n.outputs
         ]
@@ -126,12 +126,12 @@ class EngineMap:
 
 
 def is_constant_node(node: gs.Node) -> bool:
-    """Whether a node's value is known before the model runs."""
+    """Whether a node's value is known at build time."""
     return node.op == "Constant" or (bool(node.inputs) and all(is_constant(t) for t in node.inputs if t.name))
 
 
 def _reads(node: gs.Node) -> list[gs.Tensor]:
-    """What a node reads, including what the nodes of its subgraphs read."""
+    """The tensors that a node reads, including those read by nodes of its subgraphs."""
     found = list(node.inputs)
     for sub in bodies(node, recursive=True):
         found += [tensor for inner in sub.nodes for tensor in inner.inputs]
@@ -139,7 +139,7 @@ def _reads(node: gs.Node) -> list[gs.Tensor]:
 
 
 def fused_names(name: str, known: Iterable[str]) -> list[str]:
-    """The node names that a layer's name joins: ``a + b``, ``PWN(a, b)``, nested, with node names that hold " + "."""
+    """The node names that a layer's name joins: ``a + b``, ``PWN(a, b)``, nested; node names may contain " + "."""
     known = known if isinstance(known, dict) else set(known)
     if name in known:
         return [name]
@@ -150,7 +150,7 @@ def fused_names(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _joined(parts: list[str], separator: str, known: Iterable[str]) -> list[str]:
-    """Names among ``parts``, the longest runs of parts that make a known name first."""
+    """The known names in ``parts``; parts are rejoined, longest runs first, since a name may contain the separator."""
     found: list[str] = []
     start = 0
     while start < len(parts):
@@ -169,7 +169,7 @@ def _joined(parts: list[str], separator: str, known: Iterable[str]) -> list[str]
 
 
 def _closes_at_end(name: str) -> bool:
-    """Whether the first bracket of a name closes at its very end."""
+    """Whether the first bracket of a name closes at its end."""
     depth = 0
     for position, character in enumerate(name):
         depth += (character == "(") - (character == ")")

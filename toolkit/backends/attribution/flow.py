@@ -1,4 +1,4 @@
-"""What Q/DQ pairs mean for the nodes around them: which compute in a quantized type, and why the others do not."""
+"""What Q/DQ pairs mean for the nodes around them: which run in a quantized type, and why the others do not."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ComputeType:
     """Whether a node computes in a quantized type.
 
     Attributes:
-        precision: that type, or None.
-        reason: why it does, or why it does not.
-        into: the node whose kernel runs it, where that is another node.
+        precision: the quantized type, or None.
+        reason: why it does or does not.
+        into: another node whose kernel runs this node; empty if there is none.
     """
 
     precision: Precision | None
@@ -50,11 +50,11 @@ class ComputeType:
 
 
 class Flow:
-    """The Q/DQ pairs of a graph, followed through the operators that commute with them.
+    """The Q/DQ pairs of a graph, traced through the operators that commute with them.
 
     Args:
         model: the final graph.
-        refuted: nodes that the engine is known to run in float whatever their pairs say, with the types they read.
+        refuted: nodes that the engine is known to run in float despite their pairs, with the types that they read.
     """
 
     def __init__(self, model: Model, refuted: Mapping[str, Collection[str]] | None = None) -> None:
@@ -65,20 +65,20 @@ class Flow:
         self._without_kernel: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
-        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own operators for blocks.
+        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's block operators.
 
-        None for a type that TensorRT computes nothing in, such as uint8.
+        None for a type in which TensorRT does not compute, such as uint8.
         """
         found = self._stored_in(node)
         return found if isinstance(found, Precision) else Precision.from_onnx(found)
 
     def _type_name(self, node: gs.Node) -> str:
-        """The name of the quantized type, as for ``pair_type``, also where TensorRT computes nothing in it."""
+        """The name of the quantized type, like ``pair_type``, including types in which TensorRT does not compute."""
         found = self._stored_in(node)
         return str(self.pair_type(node) or onnx.TensorProto.DataType.Name(int(found)).lower())
 
     def _stored_in(self, node: gs.Node) -> Precision | int:
-        """The type of a pair's quantized values: one of ours, or ONNX's number for it."""
+        """The type of a pair's quantized values: a Precision, or the number in ``TensorProto.DataType``."""
         if node.op in BLOCK_OPERATORS:
             return BLOCK_OPERATORS[node.op]
         if len(node.inputs) > 2 and node.inputs[2].name:
@@ -87,12 +87,12 @@ class Flow:
             if kind and (found is None or found.quantized):
                 return kind
         if node.op in QUANTIZERS:
-            # without a zero point and a type it is uint8
+            # the default without a zero point and output_dtype
             return int(node.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8)
         tensor = node.inputs[0]
         while (producer := tensor.inputs[0] if tensor.inputs else None) is not None:
             if producer.op in QUANTIZERS:
-                # besides the values, TensorRT's own operators return their scales
+                # TensorRT's own operators also return the scales, as a second output
                 return self._stored_in(producer) if tensor is producer.outputs[0] else Precision.FP8
             data = data_inputs(producer)
             if not data:
@@ -101,7 +101,7 @@ class Flow:
         return _element_type(tensor)
 
     def source(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The DequantizeLinear that a tensor comes from through operators that only move values, or None."""
+        """The DequantizeLinear that a tensor comes from through data-movement operators, or None."""
         while tensor.inputs:
             producer = tensor.inputs[0]
             if producer.op in DEQUANTIZERS:
@@ -112,12 +112,12 @@ class Flow:
         return None
 
     def _widens_blocks(self, node: gs.Node) -> bool:
-        """Whether a node is the Cast after a DequantizeLinear of NVFP4, whose scales are float32."""
+        """Whether a node is the Cast after a DequantizeLinear of NVFP4, whose output is float32 like its scales."""
         maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
         return maker is not None and maker.op in DEQUANTIZERS and self.pair_type(maker) is Precision.NVFP4
 
     def maker(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The node that computes a tensor's values: its producer, seen through movers, activations and BatchNorm."""
+        """The node that computes a tensor's values: its producer, looking through movers, activations and BatchNorm."""
         while tensor.inputs:
             producer = tensor.inputs[0]
             if producer.op not in _FOLLOWERS or not producer.inputs:
@@ -126,7 +126,7 @@ class Flow:
         return None
 
     def readers(self, node: gs.Node, through: frozenset[str] | set[str] = MOVERS) -> list[gs.Node]:
-        """The nodes that read a node's outputs, seen through ``through``, each once."""
+        """The nodes that read a node's outputs, looking through operators in ``through``, each once."""
         found: dict[str, gs.Node] = {}
         pending, seen = [node], {node.name}
         while pending:
@@ -144,7 +144,7 @@ class Flow:
     def verdict(self, node: gs.Node) -> ComputeType:
         """Whether ``node`` computes in a quantized type by TensorRT's rules for explicit quantization."""
         if node.name not in self._verdicts:
-            # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
+            # A residual Add asks for the verdict of the convolution before it; graphs are acyclic, so this ends.
             found = self._judge(node)
             if found.precision is not None and not found.precision.weights_only and node.name in self._refuted:
                 found = ComputeType(
@@ -180,7 +180,7 @@ class Flow:
         return ComputeType(precision, EngineCode.INPUTS_QUANTIZED(by=tuple(dict.fromkeys(pair.name for pair in pairs))))
 
     def _in_part(self, node: gs.Node, tensors: Sequence[gs.Tensor], sources: Sequence[gs.Node | None]) -> ComputeType:
-        """What a node computes in whose inputs are not all quantized; ``sources`` are their DequantizeLinears."""
+        """The type of a node with only some inputs quantized; ``sources`` are the DequantizeLinears of its inputs."""
         missing = [i for i, source in enumerate(sources) if source is None]
         if len(missing) == len(sources):
             return ComputeType(None, EngineCode.NO_INPUT_QUANTIZED())
@@ -195,7 +195,7 @@ class Flow:
         return ComputeType(None, EngineCode.INPUTS_NOT_QUANTIZED(indices=missing, inputs=inputs))
 
     def _between(self, node: gs.Node) -> ComputeType:
-        """What an Add, a pool or another node that runs quantized between quantized tensors computes in."""
+        """The type of an Add, a pool or another node that runs quantized only between quantized tensors."""
         tensors = node.inputs if node.op in ADDS else node.inputs[:1]
         if node.op in ADDS:
             fused = self._residual(node)
@@ -211,7 +211,7 @@ class Flow:
         return found
 
     def _residual(self, node: gs.Node) -> ComputeType | None:
-        """An Add of one quantized branch and the output of a quantized convolution runs in that convolution."""
+        """The type of an Add that runs in a quantized convolution, whose output it adds to a quantized branch."""
         if len(node.inputs) != 2:
             return None
         for mine, other in (node.inputs, node.inputs[::-1]):
@@ -228,12 +228,12 @@ class Flow:
         return None
 
     def _stored(self, node: gs.Node) -> gs.Node | None:
-        """The DequantizeLinear whose quantized values a node moves, between it and where they were quantized."""
+        """The DequantizeLinear after a node that moves quantized values: the node is between Q and DQ; else None."""
         found = [reader for reader in self.readers(node) if reader.op in DEQUANTIZERS]
         return found[0] if found and len(found) == len(self.readers(node)) else None
 
     def _moved(self, node: gs.Node) -> ComputeType:
-        """The type of the values that a node only moves."""
+        """The type of the values that a node moves."""
         stored = self._stored(node)
         if stored is not None and data_inputs(node):
             return ComputeType(self.pair_type(stored), EngineCode.MOVES_QUANTIZED(node=stored.name))
@@ -254,7 +254,7 @@ def _element_type(tensor: gs.Tensor) -> int:
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
-    """Whether a tensor's values are known before the model runs: a constant, seen through Q, DQ and movers."""
+    """Whether a tensor's values are known at build time: a constant, looking through Q, DQ and movers."""
     pending = [tensor]
     while pending:
         current = pending.pop()
@@ -263,6 +263,6 @@ def is_constant(tensor: gs.Tensor) -> bool:
         producer = current.inputs[0] if current.inputs else None
         if producer is None or producer.op not in MOVERS | PAIR_OPERATORS | {"Constant"}:
             return False
-        # a Gather moves constants, but indices that are not constant choose which
+        # also the indices of a Gather must be constant
         pending += producer.inputs
     return True

@@ -1,4 +1,4 @@
-"""Attribution from the engine's own inspector: what every node really runs in, profile by profile."""
+"""Attribution from the engine inspector: what every node actually runs in, per profile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_SHAPES = frozenset({"Shape", "Size", "If", "Loop", "Scan"})
 
 
 class InspectorAttribution:
-    """Joins the nodes of a graph to the layers that the engine's inspector lists."""
+    """Maps the nodes of a graph to the layers that the engine inspector reports."""
 
     def __init__(self, model: Model, build: Build, plan: PrecisionPlan) -> None:
         self.model, self.build, self.plan = model, build, plan
@@ -32,7 +32,7 @@ class InspectorAttribution:
         self.facts = model.facts()
 
     def all(self) -> dict[str, Actual]:
-        """An Actual for every node; where profiles differ, the reason says how."""
+        """An Actual for every node; if profiles differ, the reason says how."""
         numbers = sorted({layer.profile for layer in self.build.layers}) or [0]
         found: list[dict[str, Actual]] = []
         for number in numbers:
@@ -47,7 +47,7 @@ class InspectorAttribution:
         return {name: self._actual(node, engine, mains) for name, node in self.flow.nodes.items()}
 
     def _mains(self, engine: EngineMap) -> dict[str, str]:
-        """By layer name the node that the layer mainly computes: its heaviest."""
+        """Per layer name, the main node that the layer computes: its heaviest."""
         mains: dict[str, tuple[int, str]] = {}
         for name, layers in engine.layers.items():
             weight = self._weight(self.flow.nodes[name])
@@ -83,7 +83,7 @@ class InspectorAttribution:
         return self._record(node, precision, layers, status, reason, source)
 
     def _alone(self, node: gs.Node, block: Layer, engine: EngineMap) -> bool:
-        """Whether a block runs this node and no other that computes: then the block's formats are the node's."""
+        """Whether a block runs no other computing node than this one: then the block's formats are the node's."""
         inside = [n for n, layers in engine.layers.items() if block in layers and self._computes(self.flow.nodes[n])]
         return inside == [node.name]
 
@@ -97,12 +97,12 @@ class InspectorAttribution:
         return any(self.facts.is_float(name) for name in known) if known else True
 
     def _host(self, node: gs.Node, layers: list[Layer], mains: dict[str, str]) -> str:
-        """The other node whose kernel this one is part of, or empty."""
+        """Another node whose kernel runs this one; empty if there is none."""
         owners = [mains[layer.name] for layer in layers if layer.name in mains]
         return "" if node.name in owners or not owners else owners[0]
 
     def _precision(self, node: gs.Node, layers: list[Layer]) -> tuple[Precision | None, str]:
-        """What the layers compute in and how that is known: by formats, then the kernel's name, then the weights."""
+        """The type that layers compute in and how it is known: from formats, else kernel names, else weights."""
         if not self._is_float(node):
             return None, "inspector"
         computing = [layer for layer in layers if layer.kind not in ("Reformat", "NoOp")] or layers
@@ -217,7 +217,7 @@ class InspectorAttribution:
 
 
 def _merge(found: list[Actual], names: list[str]) -> Actual:
-    """One line for all profiles: the worst, with what each profile runs where they differ."""
+    """One Actual for all profiles: that of the worst status, with a reason that lists each profile's type."""
     first = found[0]
     layers = tuple(dict.fromkeys(name for one in found for name in one.engine_layers))
     if all(one.precision is first.precision and one.status == first.status for one in found):

@@ -1,4 +1,4 @@
-"""Attribution where the typed network definition is all that is known: on machines whose GPU cannot open the engine."""
+"""Attribution from the typed network definition only: for machines whose GPU cannot open the engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BRANCHING = frozenset({"If", "Loop", "Scan"})
 
 
 class NetworkAttribution:
-    """Joins the nodes of a graph to the layers of the typed network that TensorRT's parser made of it."""
+    """Maps the nodes of a graph to the layers of the typed network that TensorRT's parser created."""
 
     def __init__(self, model: Model, build: Build, plan: PrecisionPlan) -> None:
         self.model, self.build, self.plan = model, build, plan
@@ -71,7 +71,7 @@ class NetworkAttribution:
         return self._record(node, precision, status, reason, names, source)
 
     def _layers(self, node: gs.Node) -> list[Layer]:
-        """The layers that name the node, else those that make its outputs."""
+        """The layers that name the node, else those that produce its outputs."""
         found = self.layers.get(node.name)
         if found:
             return found
@@ -81,7 +81,7 @@ class NetworkAttribution:
         return tuple(dict.fromkeys(layer.name for layer in self._layers(self.flow.nodes[node])))
 
     def _precision(self, node: gs.Node, layers: list[Layer]) -> tuple[Precision | None, Finding | None]:
-        """What a node computes in, and what there is to say about it."""
+        """The type that a node computes in, and a finding about it."""
         if node.op in _BRANCHING or node.op in _OF_SHAPES:
             return None, EngineCode.COMPUTES_NO_FLOATS()
         verdict = self.flow.verdict(node)
@@ -98,9 +98,9 @@ class NetworkAttribution:
         return widest, None
 
     def _layer_floats(self, node: gs.Node, layers: list[Layer], makes_floats: bool) -> list[Precision]:
-        """The float types of a node's layers: of what they make, else of what they read, where the node reads floats.
+        """The float types of a node's layers: those of their outputs, else of their inputs if the node reads floats.
 
-        A node that makes no floats may still have internal float layers; its inputs say what it computes in.
+        A node without float outputs may still have internal float layers; its inputs then tell what it computes in.
         """
         made = _floats(port.precision for layer in layers for port in layer.outputs)
         if node.op == "Cast" or (made and makes_floats):
@@ -109,7 +109,7 @@ class NetworkAttribution:
         return read if _floats(self._word(tensor) for tensor in node.inputs) else []
 
     def _pair(self, node: gs.Node, layers: list[Layer]) -> Actual:
-        """A QuantizeLinear or DequantizeLinear: part of the quantized layer next to it, or a separate kernel."""
+        """The Actual of a Q/DQ node: part of an adjacent quantized layer, or a kernel of its own."""
         precision = self.flow.pair_type(node)
         own = tuple(dict.fromkeys(layer.name for layer in layers))
         into, why = self._host(node)
@@ -124,11 +124,11 @@ class NetworkAttribution:
         return self._record(node, precision, "honoured", why, own)
 
     def _host(self, node: gs.Node) -> tuple[list[str], Finding | None]:
-        """The quantized nodes whose kernels do the work of a pair's node, and why."""
+        """The quantized nodes whose kernels perform a Q/DQ node, and why."""
         if node.op in DEQUANTIZERS:
             served = [reader for reader in node.outputs[0].outputs if reader.op in DEQUANTIZERS]
             if served:
-                # the scales of blocks
+                # these readers dequantize the block scales
                 return self._host(served[0])
             readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
             floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
@@ -149,7 +149,7 @@ class NetworkAttribution:
         return [], EngineCode.QUANTIZES_INPUT(tensor=node.inputs[0].name)
 
     def _absent(self, node: gs.Node) -> Actual:
-        """A node without a layer in the network."""
+        """The Actual of a node without a layer in the network."""
         own = {tensor.name for tensor in self.model.graph.outputs}
         read = any(tensor.outputs or tensor.name in own for tensor in node.outputs)
         if node.op == "Constant":
@@ -186,7 +186,7 @@ class NetworkAttribution:
         )
 
     def _word(self, tensor: gs.Tensor) -> str:
-        """The type of a tensor: as the network has it, else as the graph does."""
+        """The type of a tensor in the network, else in the graph."""
         if tensor.name in self.types and not isinstance(tensor, gs.Constant):
             return self.types[tensor.name]
         kind = onnx_type(tensor.dtype)

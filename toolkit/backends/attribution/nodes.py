@@ -1,4 +1,4 @@
-"""What every ONNX node runs in, and why that differs from what was asked."""
+"""The precision that every ONNX node runs in, and why it differs from the requested one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from toolkit.graph.model import Model
 
 
 def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actual]:
-    """One Actual for every node of the graph, nodes inside subgraphs included.
+    """One Actual for every node of the graph, including nodes in subgraphs.
 
     Args:
-        model: the final graph, the one that was handed to the backend.
-        build: what the backend made of it.
-        plan: what was asked of each node; a node without a request is honoured in whatever it runs in.
+        model: the final graph, which was passed to the backend.
+        build: the result of the backend's build.
+        plan: the requested precisions; a node without a request is honoured whatever it runs in.
 
     Returns:
-        Node name to Actual. Where asked and actual differ there is always a reason.
+        Actual by node name. If requested and actual precision differ, there is always a reason.
     """
     if build.source == "network":
         from toolkit.backends.attribution.from_network import NetworkAttribution

@@ -1,8 +1,9 @@
-"""Opening opaque blocks: which inner tensors to mark, and what an engine built that way tells about the nodes.
+"""Opening opaque blocks: which inner tensors to mark, and what an engine built with them shows about the nodes.
 
-A block that TensorRT compiles as one (Myelin) shows no kernels. Where its inner tensors must be written out, the block
-is cut there, and the pieces show formats and kernels. But what is cut is not what runs: marked tensors break fusions,
-so the pieces show what the block can run in, not surely what it runs in. Nodes stay ``opaque``; this is evidence.
+A block that TensorRT compiles as a unit (Myelin) shows no kernels. If its inner tensors must be written, the block is
+cut at these, and the parts show formats and kernels. But the parts are not what normally runs: marked tensors prevent
+fusions, so the parts show what the block can run in, not necessarily what it runs in. Nodes therefore stay
+``opaque``, and this is only evidence.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.ops import QUANTIZERS, TARGETS
 
 MOST_TENSORS = 64
-"""How many tensors are marked at most: each is one more output to write, and one more border in the engine."""
+"""Most tensors to mark: each is one more output to write, and one more cut in the engine."""
 
 _BORDERS = frozenset({*TARGETS, "Softmax", "LayerNormalization"})
 
@@ -32,10 +33,10 @@ class Marks:
     """The tensors to mark.
 
     Attributes:
-        tensors: their names, in the graph's order.
-        nodes: for each of them the node that computes it.
-        asked: for each of them whether that node was asked for a quantized type.
-        left_out: names of nodes whose outputs would be marked too, were there not so many.
+        tensors: names of the tensors, in graph order.
+        nodes: per tensor, the node that computes it.
+        asked: per tensor, whether a quantized type was requested for its node.
+        left_out: names of nodes whose outputs are not marked because of the limit.
     """
 
     tensors: tuple[str, ...]
@@ -45,21 +46,21 @@ class Marks:
 
     @property
     def by_weight(self) -> list[str]:
-        """The tensors, those of nodes that were asked for a quantized type first."""
+        """The tensors, with those of nodes for which a quantized type was requested first."""
         return [tensor for _, tensor in sorted(zip(self.asked, self.tensors), key=lambda pair: not pair[0])]
 
 
 def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limit: int = MOST_TENSORS) -> Marks:
     """The inner tensors of opaque blocks at which to cut.
 
-    These are float outputs of opaque nodes that were asked for a quantized type, and of the products, Softmax and
-    LayerNormalization around them; those that were asked for a quantized type come first where there are too many.
+    These are float outputs of opaque nodes for which a quantized type was requested, and of the matrix products,
+    Softmax and LayerNormalization nodes around them. If there are too many, nodes with such a request take precedence.
 
     Args:
         model: the graph that was built.
-        actuals: what is known of its nodes.
-        plan: what was asked.
-        limit: how many tensors at most.
+        actuals: what is known about its nodes.
+        plan: the requested precisions.
+        limit: most tensors to mark.
     """
     facts = model.facts()
     forms = Forms(model, facts)
@@ -89,15 +90,15 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
 def with_evidence(
     actuals: Mapping[str, Actual], opened: Mapping[str, Actual], build: Build
 ) -> tuple[dict[str, Actual], int]:
-    """The opaque nodes with what the opened engine tells about them.
+    """The opaque nodes with the evidence from the opened engine.
 
     Args:
-        actuals: what the engine itself tells.
-        opened: the same for the engine whose tensors were marked.
-        build: that engine.
+        actuals: what the engine itself shows.
+        opened: what the engine with marked tensors shows.
+        build: the build of the engine with marked tensors.
 
     Returns:
-        The opaque nodes alone, by name, and for how many of them the opened engine tells a precision.
+        The opaque nodes by name, and for how many of them the opened engine shows a precision.
     """
     layers = {layer.name: layer for layer in build.layers}
     found: dict[str, Actual] = {}
@@ -119,16 +120,16 @@ def with_evidence(
 def with_values(
     found: Mapping[str, Actual], marked: Marks, plan: PrecisionPlan, values: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Actual]:
-    """The opaque nodes with what the values of their opened tensors tell.
+    """The opaque nodes with the evidence from the values of their opened tensors.
 
-    A node that was asked for a quantized type, and whose values are those of that type, gets that precision, source
-    ``values``, where the opened engine's inspector showed none.
+    If a quantized type was requested for a node, its values are those of that type, and the opened engine's inspector
+    showed no precision, the node gets the requested precision with source ``values``.
 
     Args:
-        found: what ``with_evidence`` returned.
+        found: the result of ``with_evidence``.
         marked: the tensors that were marked.
-        plan: what was asked.
-        values: by tensor what ``evaluation.opened_values`` tells, and from how many ``samples``.
+        plan: the requested precisions.
+        values: per tensor, the result of ``evaluation.opened_values``, with the number of ``samples``.
     """
     made = dict(found)
     for tensor, node in zip(marked.tensors, marked.nodes):
@@ -145,7 +146,7 @@ def with_values(
 
 
 def _nearest(comparison: Mapping[str, Any], asked: Precision | None) -> Finding:
-    """What the values of a node's opened tensor tell."""
+    """The finding about the values of a node's opened tensor."""
     errors = (comparison[key] for key in ("engine", "simulated"))
     engine, simulated = (error["sqnr_db"] if error is not None else None for error in errors)
     return EngineCode.OPENED_VALUES(
@@ -156,7 +157,7 @@ def _nearest(comparison: Mapping[str, Any], asked: Precision | None) -> Finding:
 
 
 def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[str, Any]:
-    """What the engine with inner tensors marked says of a node, as JSON."""
+    """What the engine with marked tensors shows about a node, as JSON."""
     tactics = [layers[name].tactic for name in there.engine_layers if name in layers and layers[name].tactic]
     times: dict[str, float] = {}
     for name in there.engine_layers:
@@ -175,7 +176,7 @@ def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[
 
 
 def _shown(there: Actual | None, evidence: Mapping[str, Any] | None) -> Finding:
-    """What the opened engine's inspector shows about a node."""
+    """The finding about what the opened engine's inspector shows of a node."""
     if there is None or evidence is None:
         return EngineCode.OPENED_NOT_KNOWN()
     layer = there.engine_layers[0] if there.engine_layers else "?"

@@ -1,4 +1,4 @@
-"""Whether a node runs in what was asked, and why not."""
+"""Whether a node runs in the requested precision, and why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """A node and the precision requested for it, None without a request."""
+    """A node and the precision requested for it; None without a request."""
 
     node: gs.Node
     precision: Precision | None
@@ -27,14 +27,14 @@ def compare(
     """Status and reason of a node that the engine runs.
 
     Args:
-        asked: what was asked.
-        actual: what it computes in; None for what computes no floats.
-        note: what is known of how the node runs.
+        asked: the request.
+        actual: the precision that the node computes in; None if it computes no floats.
+        note: what is known about how the node runs.
         flow: the Q/DQ pairs of the graph.
-        word: the type that a tensor has in the engine.
+        word: returns the type of a tensor in the engine.
 
     Returns:
-        ``honoured`` or ``overridden``, and a reason: never None where asked and actual differ.
+        ``honoured`` or ``overridden``, and a reason, which is never None if requested and actual precision differ.
     """
     wanted, node = asked.precision, asked.node
     if wanted is None or wanted is actual:

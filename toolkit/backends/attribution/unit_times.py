@@ -1,4 +1,4 @@
-"""What each quantized layer costs in an engine: its kernels with its own Q/DQ pairs and reformats."""
+"""The time of each quantized layer in an engine: its kernels, with its own Q/DQ pairs and reformats."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PAIR = PAIR_OPERATORS
 
 @dataclass
 class UnitTimes:
-    """Time by unit; a unit is a node that placement quantizes, with what belongs to it.
+    """Times per unit; a unit is a node that placement quantizes, with the nodes that belong to it.
 
     Attributes:
         ms: unit to {profile: milliseconds}. Units that one engine layer runs together share its time equally.
-        ties: profile to sets of units that some engine layer runs together: only the sum of their times is known.
-        rest: profile to milliseconds of the engine's layers that belong to no unit.
+        ties: per profile, sets of units that one engine layer runs together, so only the sum of their times is known.
+        rest: per profile, milliseconds of the engine's layers that belong to no unit.
     """
 
     ms: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -32,19 +32,19 @@ class UnitTimes:
 
 
 def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
-    """Time of each unit, so that engines of one model with unlike pairs can be compared unit by unit.
+    """Time of each unit, to compare engines of one model with different Q/DQ pairs unit by unit.
 
-    Every engine layer counts for the units whose nodes it runs. A node that is no unit belongs to the last unit before
-    it, a Q/DQ pair to the units that read it, a layer that runs no node (a reformat) to what reads its output. Layers
-    before the first unit belong to none.
+    Every engine layer counts for the units whose nodes it runs. A node that is not a unit belongs to the last unit
+    before it, a Q/DQ pair to the units that read it, and a layer that runs no node, such as a reformat, to the reader
+    of its output. Layers before the first unit belong to none.
 
     Args:
         model: the lowered graph that was built.
-        build: its engine, with layer times.
+        build: the build of its engine, with layer times.
         units: names of the nodes to time.
 
     Returns:
-        No times at all where the build has none or its layers are not the engine's own.
+        Empty if the build has no times or its layers are not the engine's own.
     """
     found = UnitTimes()
     if build.source != "inspector" or not build.time_ms:
@@ -72,7 +72,7 @@ def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
 def _shares(
     flow: Flow, model: Model, layers: list[Layer], owners: dict[str, tuple[str, ...]], units: Collection[str]
 ) -> tuple[dict[str, tuple[str, ...]], set[frozenset[str]]]:
-    """For each layer's name the units that it counts for; and the sets of units that some layer runs together."""
+    """Per layer name, the units that the layer counts for; and the sets of units that one layer runs together."""
     runs: dict[str, list[str]] = {}
     for node, held in EngineMap(flow, model.graph.outputs, layers).layers.items():
         for layer in held:
@@ -82,7 +82,7 @@ def _shares(
     shares: dict[str, tuple[str, ...]] = {}
     for layer in layers:
         inside = runs.get(layer.name, [])
-        # a pair that runs in another layer's kernel costs nothing extra
+        # a pair in another layer's kernel takes no extra time
         served = [node for node in inside if flow.nodes[node].op not in _PAIR] or inside
         shares[layer.name] = _unique(own[layer.name] or [unit for node in served for unit in owners.get(node, ())])
     for name, near in _neighbours(layers, runs).items():
@@ -91,13 +91,13 @@ def _shares(
 
 
 def _units_in(flow: Flow, nodes: list[str], units: Collection[str]) -> list[str]:
-    """The units that a layer runs: those with weights, else all."""
+    """The units that a layer runs: those with weights, or all if there are none."""
     heavy = [node for node in nodes if node in units and flow.nodes[node].op in TARGETS]
     return heavy or [node for node in nodes if node in units]
 
 
 def _neighbours(layers: list[Layer], runs: Mapping[str, list[str]]) -> dict[str, str | None]:
-    """For each layer that runs no node, such as a reformat, a layer next to it that does: a reader, else a maker."""
+    """Per layer that runs no node, such as a reformat, an adjacent layer that does: a reader, else a producer."""
     readers = {port.name: layer.name for layer in reversed(layers) for port in layer.inputs}
     makers = {port.name: layer.name for layer in layers for port in layer.outputs}
     found: dict[str, str | None] = {}
@@ -109,7 +109,7 @@ def _neighbours(layers: list[Layer], runs: Mapping[str, list[str]]) -> dict[str,
 
 
 def _owners(model: Model, flow: Flow, units: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """For each node the units that it belongs to."""
+    """Per node, the units that it belongs to."""
     rank: dict[str, int] = {}
     found: dict[str, tuple[str, ...]] = {}
     for position, node in enumerate(model.nodes):

@@ -1,5 +1,5 @@
-"""What a TensorRT build is told and what it says.
+"""Configuring a TensorRT build, and interpreting its messages.
 
 Builder configuration, calibrators, precisions and ranges of a weakly typed network, marked tensors, and TensorRT's
-messages. ``command_lines`` writes the same for trtexec and Polygraphy.
+messages. ``command_lines`` writes equivalent trtexec and Polygraphy commands.
 """

@@ -1,4 +1,4 @@
-"""The builder configuration that TensorRT and TensorRT-RTX share, through Polygraphy's arguments."""
+"""The builder configuration shared by TensorRT and TensorRT-RTX, as arguments of Polygraphy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from toolkit.base.text import literal_glob
 
 
 def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mapping[str, Any]]) -> None:
-    """Check that every profile covers every dynamic input and agrees with the fixed dimensions.
+    """Check that every profile covers every dynamic input and agrees with fixed dimensions.
 
     Args:
-        inputs: shape of every network input, -1 where dynamic.
+        inputs: shape of every network input, -1 for dynamic dimensions.
         profiles: ``{"name": ..., "shapes": {input: {"min": [...], "opt": [...], "max": [...]}}}``.
 
     Raises:
-        BackendError: an input that is not covered, does not exist, or has another shape.
+        BackendError: an input is not covered, does not exist, or has another shape.
     """
     for profile in profiles or [{"name": "", "shapes": {}}]:
         where = f"profile '{profile['name']}'" if profile["name"] else "the recipe's profiles"
@@ -49,24 +49,24 @@ def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mappi
 
 
 def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Polygraphy's Profile for each of ours; one empty profile where there is none."""
+    """A Polygraphy Profile for each profile; one empty profile if there are none."""
     from polygraphy.backend.trt import Profile
 
     made = []
     for profile in profiles or [{"shapes": {}}]:
         one = Profile()
         for name, extent in profile["shapes"].items():
-            # Polygraphy takes a name for a pattern
+            # Polygraphy interprets names as patterns
             one.add(literal_glob(name), min=tuple(extent["min"]), opt=tuple(extent["opt"]), max=tuple(extent["max"]))
         made.append(one)
     return made
 
 
 def common_arguments(trt: Any, settings: Mapping[str, Any], talk: Channel) -> dict[str, Any]:
-    """Keyword arguments of CreateConfig and CreateConfigRTX for the settings that both know.
+    """Keyword arguments for the settings that CreateConfig and CreateConfigRTX share.
 
     Raises:
-        BackendError: this version lacks what a setting asks for.
+        BackendError: this version does not support a setting.
     """
     arguments: dict[str, Any] = {"progress_monitor": _monitor(trt, talk)}
     if settings["workspace"] is not None:
@@ -100,10 +100,10 @@ def common_arguments(trt: Any, settings: Mapping[str, Any], talk: Channel) -> di
 
 
 def with_timing(trt: Any, create: Any, settings: Mapping[str, Any]) -> Any:
-    """The loader of a builder configuration, with what Polygraphy has no argument for: how kernels are timed.
+    """The loader of a builder configuration, with kernel timing settings for which Polygraphy has no argument.
 
     Raises:
-        BackendError: when it is called, and this version of TensorRT has no such setting.
+        BackendError: raised by the loader, if this version of TensorRT has no such setting.
     """
     from polygraphy.backend.trt import PostprocessConfig
 
@@ -127,7 +127,7 @@ def _need(trt: Any, there: bool, setting: str) -> None:
 
 
 def _monitor(trt: Any, talk: Channel) -> Any:
-    """A progress monitor that reports the outermost phases; None where this version has none."""
+    """A progress monitor that reports the outermost phases; None if this version has none."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
 

@@ -1,4 +1,4 @@
-"""TensorRT's own calibrators (8.6 to 10), driven by our batches through Polygraphy, inside the child process."""
+"""TensorRT's own calibrators (8.6 to 10), fed with qtool's batches through Polygraphy, inside the child process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _QUANTILE, _CUTOFF = 0.9999, 1.0
 
 
 class _ServedBatches:
-    """The batches one after another, from their files; counts what was served."""
+    """Yields the batches from their files, and counts them."""
 
     def __init__(self, files: list[str]) -> None:
         self.files, self.served = files, 0
@@ -41,11 +41,11 @@ class _ServedBatches:
 
 
 class Calibration:
-    """One calibration: its calibrator, the profile it runs at, and the check that all data was used.
+    """One calibration: its calibrator, its profile, and the check that all batches were used.
 
     Raises:
-        BackendError: this version has no such calibrator, or the batches do not fit the network at the profile's opt
-            shapes (TensorRT would end calibration there without a word).
+        BackendError: this version has no such calibrator, or the batches do not have the profile's opt shapes (TensorRT
+            would silently end calibration there).
     """
 
     def __init__(self, trt: Any, request: Mapping[str, Any], inputs: Mapping[str, list[int]]) -> None:
@@ -75,7 +75,7 @@ class Calibration:
         )
 
     def choose_profile(self, builder: Any, network: Any, config: Any) -> None:
-        """Make the chosen profile the one that TensorRT calibrates with: Polygraphy takes the last of the list."""
+        """Set the calibration profile in the configuration, since Polygraphy uses the last profile."""
         from polygraphy.backend.trt import Profile
 
         profile = Profile()
@@ -84,7 +84,7 @@ class Calibration:
         config.set_calibration_profile(profile.fill_defaults(network).to_trt(builder, network))
 
     def finish(self, talk: Channel) -> None:
-        """Check that TensorRT took every batch, and write the fingerprint beside the cache.
+        """Check that TensorRT read every batch, and write the cache's fingerprint to a file beside it.
 
         Raises:
             BackendError: calibration ended early; its cache is removed.
@@ -136,7 +136,7 @@ class Calibration:
         return self._cache.with_name(self._cache.name + ".json")
 
     def _prepare_cache(self) -> bool:
-        """Remove a cache that was made from anything else, or damaged: TensorRT itself would use it."""
+        """Whether the cache is valid; if damaged or made from anything else, it is removed: TensorRT would use it."""
         if self._cache is None or not self._cache.exists():
             return False
         stored = own_json(self._sidecar())

@@ -1,7 +1,7 @@
-"""The command lines of trtexec and Polygraphy that build what a run's backend built.
+"""Command lines of trtexec and Polygraphy that reproduce a run's build.
 
-Options are those of trtexec in NVIDIA's samples/common/sampleOptions.cpp, 8.6.1, 10.0 and 11.1, and those that
-``polygraphy convert --help`` of 0.53 lists them.
+trtexec options are those of NVIDIA's samples/common/sampleOptions.cpp, 8.6.1, 10.0 and 11.1; Polygraphy options are
+those listed by ``polygraphy convert --help`` of 0.53.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _CALIBRATORS = {
 
 @dataclass(frozen=True)
 class BuildOrder:
-    """What is to be built.
+    """The build to reproduce.
 
     Attributes:
         backend: tensorrt or tensorrt_rtx.
-        version: of the backend; empty where nothing was built yet.
-        settings: as used by the build, ``EngineSettings`` with ``typing``, ``rest`` and ``constraints``.
+        version: version of the backend; empty if nothing was built yet.
+        settings: as used in the build: ``EngineSettings`` with ``typing``, ``rest`` and ``constraints``.
         profiles: the shape profiles.
-        plan: by node, the type asked of a weakly typed network; see ``weak_network``.
-        types: by node, the float type that this makes of it.
-        kept: nodes whose output types stay, since they make outputs of the network.
-        flags: the types that a weakly typed builder may use: fp16, bf16, int8, fp8.
-        amax: by tensor, for implicit quantization by ranges.
+        plan: per node, the type requested in a weakly typed network; see ``weak_network``.
+        types: per node, the float type that this sets.
+        kept: nodes whose output types are not set, since their outputs are outputs of the network.
+        flags: the types allowed to a weakly typed builder: fp16, bf16, int8, fp8.
+        amax: per tensor, for implicit quantization with ranges.
         calibrated: whether there is a calibration cache.
         timed: whether there is a timing cache.
-        attention: whether the model has Attention nodes, of each of which the parser makes an ``IAttention``.
+        attention: whether the model has Attention nodes, for each of which the parser creates an ``IAttention``.
     """
 
     backend: str
@@ -67,23 +67,23 @@ class BuildOrder:
 
     @property
     def implicit(self) -> bool:
-        """Whether ranges quantize, and not pairs."""
+        """Whether quantization is defined by ranges instead of Q/DQ pairs."""
         return str(self.settings.get("quantization")) == "implicit"
 
     @property
     def major(self) -> int:
-        """The first number of the version; 0 where there is none."""
+        """The major version; 0 if unknown."""
         return major(self.version)
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command and the scripts that it reads.
+    """A command and the scripts that it uses.
 
     Attributes:
-        words: the command's words.
-        environment: variables that it needs.
-        scripts: by name, Python files beside it.
+        words: arguments of the command.
+        environment: environment variables that it needs.
+        scripts: Python scripts by file name.
         unsaid: nodes whose type the command cannot express.
     """
 
@@ -94,10 +94,10 @@ class CommandLine:
 
 
 def trtexec(order: BuildOrder) -> CommandLine:
-    """The command line of trtexec.
+    """The trtexec command line.
 
     Raises:
-        QtoolError: trtexec of this version cannot build it.
+        QtoolError: this version of trtexec cannot build the engine.
     """
     if order.backend == "tensorrt_rtx":
         raise QtoolError(
@@ -152,14 +152,14 @@ def _trtexec_settings(settings: Mapping[str, Any]) -> list[str]:
 
 
 def polygraphy(order: BuildOrder) -> CommandLine:
-    """The command line of ``polygraphy convert``, with scripts for what it has no options for."""
+    """The ``polygraphy convert`` command line, with scripts for settings that have no option."""
     rtx = order.backend == "tensorrt_rtx"
     words = ["polygraphy", "convert", MODEL, "--convert-to", "trt", "-o", ENGINE, *_polygraphy_shapes(order)]
     scripts: dict[str, str] = {}
     config: list[str] = []
     if order.weak:
         calibrates = order.calibrated and not order.amax
-        # --int8 would calibrate on made-up data
+        # --int8 would calibrate with synthetic data
         words += [f"--{word}" for word in order.flags if word != "int8"]
         config += ["config.set_flag(trt.BuilderFlag.INT8)"] if "int8" in order.flags and not calibrates else []
         if order.settings.get("constraints"):
@@ -193,7 +193,7 @@ def _polygraphy_shapes(order: BuildOrder) -> list[str]:
 
 
 def _polygraphy_settings(order: BuildOrder, rtx: bool) -> list[str]:
-    """The options for settings that do not depend on the typing."""
+    """Options for settings that do not depend on the typing."""
     settings = order.settings
     words = ["--tf32"] if settings.get("tf32", True) and not rtx else []
     words += ["--decomposable-attentions"] if order.attention else []
@@ -218,13 +218,13 @@ def _by_x(shape: Sequence[int]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A tensor's name as trtexec takes it: in quotation marks where it has a colon."""
+    """A tensor's name for trtexec: quoted if it contains a colon."""
     return f"'{name}'" if ":" in name else name
 
 
 def _layer_types(order: BuildOrder) -> tuple[list[str], list[str]]:
-    """The options for the layers' types, and the nodes whose names trtexec would split."""
-    # trtexec splits at commas, and interprets quotation marks and stars itself
+    """The options for layer types, and the nodes whose names trtexec would misparse."""
+    # trtexec splits at commas, and treats quotation marks and asterisks specially
     unsaid = [name for name in order.types if re.search(r"[,'*]", name)]
     types = {name: word for name, word in order.types.items() if name not in unsaid}
     if not types:
@@ -239,14 +239,14 @@ def _layer_types(order: BuildOrder) -> tuple[list[str], list[str]]:
 
 
 def _precisions(order: BuildOrder) -> str:
-    """A script that does to a network what a run does, with the functions of the run itself."""
+    """A script that configures a network like the run does, with the run's own functions."""
     own = inspect.getsource(weak_network)
     needed = (
         f"BRANCH = re.compile({network.BRANCH.pattern!r})\n"
         f"ONNX_LAYER = re.compile({network.ONNX_LAYER.pattern!r}, re.DOTALL)\n\n\n"
         + inspect.getsource(network.metadata_nodes)
     )
-    # what stands in place of its one import from qtool
+    # replaces the module's only import from qtool
     own = own.replace("from toolkit.backends.layers.network import metadata_nodes\n", f"import re\n\n{needed}")
     ranges = "    set_ranges(trt, network, AMAX)\n" if order.amax else ""
     return (

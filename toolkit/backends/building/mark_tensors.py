@@ -1,4 +1,4 @@
-"""Marking inner tensors of a network, so that its engine shows more of its blocks, inside the child process."""
+"""Marking inner tensors of a network so that the inspector shows more of its blocks, inside the child process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 
 def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool) -> list[str]:
-    """Mark tensors as debug tensors where the module has them (TensorRT 10 on), else as network outputs (8.6).
+    """Mark tensors as debug tensors if the module supports them (TensorRT 10 on), else as network outputs (8.6).
 
-    A network output is written in float32 by default, which would itself forbid a kernel that writes
-    float16; so it becomes float16 where the network may use it and the tensor's type was not set.
+    A network output is float32 by default, which would itself rule out kernels that write float16; it is therefore set
+    to float16 if the network may use float16 and the tensor's type was not set.
 
     Args:
         trt: the TensorRT module.
-        network: the parsed ``trt.INetworkDefinition``; it is changed.
-        names: the tensors' names.
+        network: the parsed ``trt.INetworkDefinition``; modified in place.
+        names: names of the tensors.
         half: whether the rest of a weakly typed network may run in float16.
 
     Returns:
-        The names that the network does not have.
+        The names that are not in the network.
     """
     outputs = {network.get_output(i).name for i in range(network.num_outputs)}
     makers = {}

@@ -1,4 +1,4 @@
-"""TensorRT's messages: collected while it works, and turned into an error that says what to do."""
+"""TensorRT's messages: collected during a build, and converted to an error with a remedy."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NODE = (
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _AT_INPUT = re.compile(r"(?:\w+\.cpp:\d+: )?ERROR: (?P<name>.+):\d+ In function importInput:\s*\[\d+\]\s*")
-"""A fault of one of the model's inputs, which stands where a file's name does for a fault of a node."""
+"""A parser error about one of the model's inputs; its name is where the file name is in errors about nodes."""
 _BEGUN = re.compile(r"(?:Static check for p|P)arsing node: (?P<node>.*) \[(?P<op>\w+)\]$")
-"""What the parser says, at its most verbose, before it reads a node; for some faults it names no node."""
+"""The parser's verbose message before it parses a node; some errors do not name the node."""
 IN_THE_LOG = "see TensorRT's messages in build.log in the run folder"
 _UNKNOWN = "look TensorRT's message up in its documentation, or replace the node in the model"
 _UNSUPPORTED = "this operator is not supported: replace it in the model with supported ones"
@@ -31,8 +31,8 @@ _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
     (r"In function importInput:[^\0]*convertDtype",
-     "TensorRT has no such type: give this input another one in the model (int32, int64, uint8, bool or a float type) "
-     "and cast it there"),
+     "TensorRT does not support this type: give the input another type in the model (int32, int64, uint8, bool or a "
+     "float type) and cast it there"),
     (r"(?:No importer registered|[Pp]lugin)[^\0]*TRT_(?:FP4|MXFP8)",
      "this release is too old: NVFP4 needs TensorRT 10.8, MXFP8 10.12; use a newer one, or quantize to fp8"),
     (r"No importer registered|In function check\w+:\s*\[\d+\] false|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH"
@@ -40,27 +40,27 @@ _REMEDIES = (
      r"|Plugin not found|plugin creator version \S+ was not found",
      _UNSUPPORTED),
     (r"[Uu]nsupported reduction type|with reduction is not supported",
-     "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
-     "other reductions have to be computed outside the engine"),
+     "replace a scattered sum with a MatMul with a matrix of ones, [nodes, edges]; other reductions must be computed "
+     "outside the engine"),
     (r"has type UInt8 but must have type|type U[Ii]nt8 is not supported",
-     "TensorRT takes uint8 only as the type of the model's inputs and outputs: put a Cast to float before this node, "
-     "right after the input, and one back to uint8 right before the output"),
+     "TensorRT supports uint8 only as the type of the model's inputs and outputs: put a Cast to float before this "
+     "node, right after the input, and one back to uint8 right before the output"),
     (r"has type \w+ but must have type",
-     "TensorRT takes other types here: put a Cast before this node, and one after it where others read its result"),
+     "TensorRT requires another type here: put a Cast before this node, and one after it if others read its result"),
     (r"training_mode == 1 in BatchNormalization",
      "export the model for inference (torch: model.eval(), training=TrainingMode.EVAL), with its stored means and "
-     "variances; where those of the batch are wanted, write them out (ReduceMean, Sub, Mul, Sqrt, Div)"),
+     "variances; if batch statistics are needed, compute them explicitly (ReduceMean, Sub, Mul, Sqrt, Div)"),
     (r"Attention nodes with one output",
-     "TensorRT has no Attention that keeps keys and values: put a Concat of the past and the new ones before it, whose "
-     "outputs are the present ones, and leave the past inputs of the node empty"),
+     "TensorRT's Attention does not support past keys and values: put a Concat of the past and the new ones before it, "
+     "use its outputs as the present ones, and leave the past inputs of the node empty"),
     (r"indices \([^\0]*must be less than or equal to the extent of data",
-     "TensorRT scatters no more values along an axis than there are places: sum them by a MatMul with a matrix of "
-     "ones, [nodes, edges], instead"),
+     "TensorRT scatters at most as many values along an axis as the data has elements: sum them with a MatMul with a "
+     "matrix of ones, [nodes, edges], instead"),
     (r"trip limit",
-     "a Loop ends by a condition here: export the model with one that only counts its iterations, with the recurrent "
-     "operator itself (LSTM, GRU), or unrolled"),
+     "this Loop ends by a condition: export the model with one that only counts its iterations, with the "
+     "recurrent operator itself (LSTM, GRU), or unrolled"),
     (r"codeGenerator\.cpp::compileGraph[^\0]*No Myelin Error exists",
-     f"TensorRT 8.6 fails so on a convolution in a Loop whose sizes vary: if the model has one, give every profile one "
+     f"TensorRT 8.6 fails this way on a convolution of varying size in a Loop: if there is one, give every profile one "
      f"size (min = opt = max), or export the model with the Loop unrolled; otherwise {IN_THE_LOG}"),
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
@@ -106,36 +106,36 @@ _FUSED = re.compile(
     r"|Fused(Conv|Gemm|MatMul|MatMulActivation)|NhwcFusedConv|MultiHeadAttention|GroupQueryAttention"
     r"|PackedAttention|PackedMultiHeadAttention|GatedRelativePositionBias|GemmFastGelu|QOrdered.*"
 )
-"""Operators of the domain com.microsoft that onnxruntime's optimizers put in place of several of ONNX's own
-(ContribOperators.md of onnxruntime)."""
+"""Operators of the domain com.microsoft with which onnxruntime's optimizers replace several ONNX operators
+(onnxruntime's ContribOperators.md)."""
 _UNFUSED = (
     "this operator is onnxruntime's own, which TensorRT does not have: give the model as it was before onnxruntime's "
     "optimizer, or export it again"
 )
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
 _CHECKED = re.compile(r"In function check(?P<op>\w+):\s*\[\d+\] false$")
-"""The message about an operator that is known by its name alone."""
+"""A message about an unsupported operator that names only the operator."""
 _CACHE_LEFT_OUT = re.compile(r"timing cache will not be used|myelinCache\.h::deserializeFromBuffer")
 _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
 
 
 class Messages:
-    """A logger for TensorRT that passes every message on and keeps warnings and errors.
+    """A logger for TensorRT that forwards every message and keeps warnings and errors.
 
     Args:
-        talk: where messages go.
-        logged: whether they end in a run folder's build.log.
+        talk: receives the messages.
+        logged: whether messages end up in build.log of a run folder.
     """
 
     def __init__(self, talk: Channel, logged: bool = True) -> None:
         self.kept: list[tuple[str, str]] = []
         self._logged = logged
         self._talk = talk
-        # the node that the parser is at, and its operator
+        # the node that is being parsed, and its operator
         self._at: tuple[str, str] | None = None
 
     def take(self, severity: str, text: str) -> None:
-        """Note one message; ``severity`` is TensorRT's word: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
+        """Process a message; ``severity`` is TensorRT's: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
         if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
             self.kept.append((severity, text))
         if severity == "VERBOSE":
@@ -147,11 +147,11 @@ class Messages:
             self._talk.log(f"{severity}: {text}")
 
     def lines(self) -> list[str]:
-        """Warnings and errors, each once: TensorRT repeats some for every layer."""
+        """Warnings and errors without duplicates: TensorRT repeats some for every layer."""
         return list(dict.fromkeys(f"{severity}: {text}" for severity, text in self.kept))
 
     def logger(self, trt: Any) -> Any:
-        """A ``trt.ILogger`` that writes here."""
+        """A ``trt.ILogger`` that forwards to this object."""
         take = self.take
 
         class Collector(trt.ILogger):
@@ -167,14 +167,14 @@ class Messages:
         """The error that the messages so far explain.
 
         Args:
-            stage: what failed, as in "TensorRT-RTX 1.7 refused the model".
+            stage: what failed, such as "TensorRT-RTX 1.7 refused the model".
             where: the model file.
-            cause: what Polygraphy or Python said, for when TensorRT said nothing.
-            layers: of the parsed network, as ``walk_network`` returns them, where it was parsed: they tell which nodes
-                a layer that is complained about stands for.
+            cause: the message of Polygraphy or Python, used if TensorRT gave none.
+            layers: layers of the parsed network, see ``walk_network``, if it was parsed: they tell which nodes the
+                layer in a message stands for.
         """
         errors = [text for severity, text in self.kept if severity != "WARNING"]
-        # Without a driver TensorRT only warns, and then its Python binding has nothing to return.
+        # Without a driver TensorRT only warns, and its Python bindings then return None.
         errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
         place, operator = self._place(errors, everything, layers)
@@ -182,9 +182,9 @@ class Messages:
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=self._remedy(everything, operator))
 
     def _place(self, errors: list[str], everything: str, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-        """Where it failed, in words, and the operator there; both empty where that is not known.
+        """The location of a failure as text, and the operator there; both empty if unknown.
 
-        An input that a message names comes first, then a node that one names, then the node the parser was at.
+        An input named in a message takes precedence, then a node named in one, then the node that was being parsed.
         """
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
         layer = next((one for one in layers if one["name"] == node), None)
@@ -202,13 +202,13 @@ class Messages:
         return f" at node '{node}'" + (f" ({operator})" if operator else "") if node else "", operator
 
     def _remedy(self, everything: str, operator: str) -> str:
-        """What to do about the messages; for an operator that only fused patterns may hold, what that means."""
+        """The remedy for the messages; for a fused operator of onnxruntime, how to avoid it."""
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       IN_THE_LOG if self._logged else _UNKNOWN)  # fmt: skip
         if remedy is _UNSUPPORTED and _FUSED.fullmatch(operator):
             remedy = _UNFUSED
         if "{" in remedy:
-            # the module that knows passes loads the model's libraries too, which takes longer than many builds
+            # imported late: the pass registry also loads the model libraries, which takes longer than many builds
             from toolkit.contract.registry import pass_name
             from toolkit.contract.roles import Role
 
@@ -217,16 +217,16 @@ class Messages:
 
 
 def _operator(layer: Mapping[str, Any] | None, operator: str) -> str:
-    """The operator that a message names, else the type of the layer."""
+    """The operator named in a message, else the type of the layer."""
     return operator or (f"layer {layer['type']}" if layer is not None else "")
 
 
 def _essence(errors: list[str]) -> str:
-    """The one or two messages that say most: the first that is neither framing nor a repetition."""
+    """The one or two most informative messages: the first that are neither framing nor repetition."""
     parts: list[str] = []
-    # A failed parse without a GPU always ends with a complaint about the driver: that is not the cause.
+    # Without a GPU, a failed parse always ends with an error about the driver, which is not the cause.
     telling = [text for text in errors if "catchCudaError" not in text or len(text) > 400] or errors
-    # An unreadable timing cache costs time and ends no build.
+    # An unreadable timing cache only costs time.
     telling = [text for text in telling if not _CACHE_LEFT_OUT.search(text)] or telling
     for text in telling:
         line = " ".join(_FRAME.sub("", _AT_INPUT.sub("", text)).split())

@@ -1,4 +1,4 @@
-"""Recording a parsed network as TensorRT has it, in the child process, which loads nothing else for that."""
+"""Recording a parsed network, in the child process, without loading other modules."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def _tensor(tensor: Any) -> dict[str, Any]:
     try:
         shape = [int(size) for size in tensor.shape]
     except ValueError:
-        # The rank of a tensor downstream of a data-dependent shape is not known yet.
+        # The rank of a tensor after a data-dependent shape is not known yet.
         shape = []
     return {"name": tensor.name, "type": tensor.dtype.name, "shape": shape}

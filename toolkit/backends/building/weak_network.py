@@ -1,4 +1,4 @@
-"""A weakly typed network gets its layer precisions and, for implicit quantization, its dynamic ranges."""
+"""Sets layer precisions and, for implicit quantization, dynamic ranges in a weakly typed network."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _SAME_VALUES = ("SHUFFLE", "IDENTITY", "SLICE", "GATHER", "SQUEEZE", "UNSQUEEZE"
 
 
 def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, implicit: bool) -> int:
-    """Set the compute precision and output types of every layer whose node was asked for a float type.
+    """Set the compute precision and output types of every layer for whose node a float type was requested.
 
-    Requests for a quantized type are not set: pairs, or ranges, do that. With implicit quantization TensorRT would give
-    INT8 to any layer whose tensors have ranges, so convolutions and products without a request for INT8 get ``rest``.
-    Where ``rest`` is fp32 and less was asked for somewhere, the layers of all other nodes get FP32.
+    Requests for quantized types are not set: pairs or ranges determine these. With implicit quantization TensorRT would
+    choose INT8 for any layer whose tensors have ranges, so convolutions and matrix products without a request for INT8
+    get ``rest``. If ``rest`` is fp32 and a smaller type was requested anywhere, layers of all other nodes are set to
+    FP32.
 
     Args:
         trt: the TensorRT module.
-        network: the parsed ``trt.INetworkDefinition``; it is changed.
+        network: the parsed ``trt.INetworkDefinition``; modified in place.
         plan: node name to precision.
         rest: the precision of nodes without a request.
         implicit: whether quantization is implicit.
 
     Returns:
-        How many layers were set.
+        The number of layers that were set.
     """
     outputs = {network.get_output(i).name for i in range(network.num_outputs)}
     spread = spreads(plan, rest)
@@ -54,7 +55,7 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
         kind = getattr(trt.DataType, _TYPES[word])
         layer.precision = kind
         for position, tensor in enumerate(made):
-            # A network output keeps the type that the model gives it.
+            # Network outputs keep the types that the model declares.
             if tensor.name not in outputs:
                 layer.set_output_type(position, kind)
         count += 1
@@ -72,7 +73,7 @@ def allowed_types(plan: Mapping[str, str], rest: str, quantized: bool) -> list[s
     Args:
         plan: node name to precision.
         rest: the precision of nodes without a request.
-        quantized: whether pairs or ranges quantize something.
+        quantized: whether pairs or ranges quantize any tensor.
     """
     wanted = {*plan.values(), rest}
     if quantized:
@@ -82,13 +83,13 @@ def allowed_types(plan: Mapping[str, str], rest: str, quantized: bool) -> list[s
 
 @dataclass
 class _LayerStep:
-    """What ``set_ranges`` needs to know of a layer of floats.
+    """What ``set_ranges`` needs to know about a layer with float outputs.
 
     Attributes:
-        before: the tensor that it reads first.
-        after: the tensor that it makes first.
-        same_values: whether its output holds values of its input.
-        rectifies: whether it only cuts values off.
+        before: its first input tensor.
+        after: its first output tensor.
+        same_values: whether its output values are all input values.
+        rectifies: whether it only clips values.
         nodes: the ONNX nodes that it was parsed from.
     """
 
@@ -100,13 +101,13 @@ class _LayerStep:
 
 
 def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
-    """Set the dynamic range of every float tensor that has one, or that holds the values of a tensor that has one.
+    """Set the dynamic range of every float tensor with a known range, or with the values of a tensor that has one.
 
-    Tensors inside one ONNX node (the product before Gemm's bias) and before a ReLU get the range of the tensor after
-    them: these run in one kernel. Constants get their own.
+    Tensors inside one ONNX node (such as the product before Gemm's bias) and before a ReLU get the range of the tensor
+    after them, since they run in one kernel. Constants get the range of their values.
 
     Returns:
-        Names of the float tensors that are left without a range.
+        Names of the float tensors without a range.
     """
     known = {name: float(value) for name, value in amax.items() if value > 0}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -128,12 +129,12 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
 
 
 def _made(layer: Any) -> list[Any]:
-    """The tensors that a layer makes."""
+    """The output tensors of a layer."""
     return [tensor for i in range(layer.num_outputs) if (tensor := layer.get_output(i)) is not None]
 
 
 def _spread_ranges(trt: Any, layers: Sequence[Any], known: dict[str, float]) -> None:
-    """Give known ranges to tensors that hold the same values or run in one kernel: first downstream, then upstream."""
+    """Spread known ranges to tensors with the same values or in the same kernel: downstream first, then upstream."""
     steps: list[_LayerStep] = []
     makers: dict[str, frozenset[str]] = {}
     for layer in layers:
@@ -152,10 +153,10 @@ def _spread_ranges(trt: Any, layers: Sequence[Any], known: dict[str, float]) -> 
 
 
 def _keeps(trt: Any, layer: Any) -> tuple[bool, bool]:
-    """Whether a layer's output holds values of its input, and whether it only cuts them off."""
+    """Whether a layer's output values are all input values, and whether it only clips values."""
     kind = layer.type.name
     if kind == "POOLING":
-        # The layer is seen as what it is only after this cast; from then on ``type`` is the type of pooling.
+        # The cast makes pooling attributes accessible; from then on ``type`` is the type of pooling.
         layer.__class__ = trt.IPoolingLayer
         return bool(layer.type == trt.PoolingType.MAX), False
     if kind == "ACTIVATION":
@@ -171,5 +172,5 @@ def _constant_amax(trt: Any, layer: Any) -> float:
 
 
 def _nodes(layer: Any) -> tuple[str, ...]:
-    """The ONNX nodes of a layer: by its metadata, or by its name where the version has none."""
+    """The ONNX nodes of a layer: from its metadata, or its name in versions without metadata."""
     return metadata_nodes(str(getattr(layer, "metadata", ""))) or (layer.name,)

@@ -1,4 +1,4 @@
-"""The types that a weakly typed network gets, from the ONNX graph: see ``weak_network``, which sets them."""
+"""The types of a weakly typed network, derived from the ONNX graph; ``weak_network`` sets them in the network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NO_KERNEL = ("Shape", "Constant", "Size", "Cast", *PAIR_OPERATORS)
 
 
 def float_types(model: Model, plan: Mapping[str, str], rest: str, implicit: bool) -> dict[str, str]:
-    """By node the float type that its layer is set to.
+    """Per node, the float type that its layers are set to.
 
     Args:
         model: the lowered graph.
-        plan: by node the precision asked for.
+        plan: per node, the requested precision.
         rest: the type of nodes without a request.
-        implicit: whether ranges quantize, and not pairs.
+        implicit: whether quantization is defined by ranges instead of Q/DQ pairs.
     """
     spread = spreads(plan, rest)
     found = {}
@@ -39,6 +39,6 @@ def float_types(model: Model, plan: Mapping[str, str], rest: str, implicit: bool
 
 
 def weak_flags(model: Model, plan: Mapping[str, str], rest: str, implicit: bool) -> Sequence[str]:
-    """The types that a weakly typed builder is allowed besides float32: see ``allowed_types``."""
+    """The types that a weakly typed builder may use besides float32; see ``allowed_types``."""
     pairs = any(node.op in PAIR_OPERATORS for node, _ in model.walk())
     return allowed_types(plan, rest, implicit or pairs)

@@ -1,4 +1,4 @@
-"""Asking an engine's inspector about every profile, inside the child process."""
+"""Querying the engine inspector for every profile, inside the child process."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def inspect_engine(
     talk: Channel,
     warm: Warm | None = None,
 ) -> list[str]:
-    """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
+    """Write the inspector's output for each profile, at its opt shapes, unmodified.
 
-    TensorRT 8.6 shows formats only once a context has resolved its shapes, for which setting them is not always enough:
-    then the shapes are inferred, and if need be the engine is run once. If the inspector's output for the whole engine
-    is not JSON (8.6 can leave it empty), each layer is inspected by itself.
+    TensorRT 8.6 shows formats only after a context has resolved its shapes, for which setting them is not always
+    enough: then shapes are inferred, and if necessary the engine is run once. If the inspector's output for the whole
+    engine is not JSON (in 8.6 it can be empty), each layer is inspected separately.
 
     Args:
         trt: the TensorRT module.
         engine: the deserialized engine.
         profiles: the profiles it was built with.
-        folder: where the files go.
-        talk: for warnings.
-        warm: runs the engine once; None where nothing can run it.
+        folder: where the files are written.
+        talk: receives warnings.
+        warm: runs the engine once; None if it cannot be run.
 
     Returns:
-        The files' names in ``folder``, one for each profile.
+        File names in ``folder``, one per profile.
     """
     files = []
     for index in range(max(engine.num_optimization_profiles, 1)):
         said = _shown(trt, engine, index, shapes_at(profiles, index, "opt"), talk, warm)
         if _NOT_SHOWN in said:
-            talk.log(f"WARNING: the inspector does not show the formats of profile {index}: kernels' names tell types")
+            talk.log(f"WARNING: the inspector does not show the formats of profile {index}: kernel names tell types")
         files.append(f"inspector{index}.json")
         (folder / files[-1]).write_text(said, encoding="utf-8", errors="replace")
     return files
@@ -54,9 +54,9 @@ def inspect_engine(
 def _shown(
     trt: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], talk: Channel, warm: Warm | None
 ) -> str:
-    """The inspector's output for one profile, after as little work in a context as makes it show the formats.
+    """The inspector's output for one profile, after as few steps in a context as needed to show the formats.
 
-    The context lives no longer than this call: 8.6 allows a profile in only one context at a time.
+    The context exists only during this call: 8.6 allows a profile in only one context at a time.
     """
     context = context_at(engine, index, shapes)
     said = _said(trt, engine, context, index, talk)
@@ -80,7 +80,7 @@ def _said(trt: Any, engine: Any, context: Any, index: int, talk: Channel) -> str
     inspector.execution_context = context
     said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     if not _is_json(said):
-        talk.log(f"WARNING: the inspector returns no JSON for profile {index} ({said[:60]!r}): asked layer by layer")
+        talk.log(f"WARNING: the inspector returns no JSON for profile {index} ({said[:60]!r}): single layers are read")
         said = _layer_by_layer(trt, engine, inspector, talk)
     inspector.execution_context = None
     return said
@@ -95,7 +95,7 @@ def _is_json(text: str) -> bool:
 
 
 def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Channel) -> str:
-    """The content of ``_said``, put together from the inspector's output for single layers."""
+    """A replacement for the output of ``_said``, assembled from the inspector's output for single layers."""
     found, lost = [], 0
     for index in range(engine.num_layers):
         said = inspector.get_layer_information(index, trt.LayerInformationFormat.JSON)
@@ -119,7 +119,7 @@ def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], s
     """An execution context with profile ``index`` and the input shapes set.
 
     Raises:
-        BackendError: there is no memory for it, or the engine refuses the profile or a shape.
+        BackendError: there is not enough memory, or the engine rejects the profile or a shape.
     """
     context = engine.create_execution_context()
     if context is None:
@@ -140,7 +140,7 @@ def set_shapes(context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Set the input shapes of a context.
 
     Raises:
-        BackendError: the engine refuses a shape.
+        BackendError: the engine rejects a shape.
     """
     for name, shape in shapes.items():
         if not context.set_input_shape(name, shape):

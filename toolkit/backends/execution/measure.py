@@ -1,4 +1,4 @@
-"""Latency by CUDA events over graph replays, and time per layer by TensorRT's profiler, inside the child process."""
+"""Latency from CUDA events over graph replays, and layer times from TensorRT's profiler, inside the child process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.base.profiles import Shapes
 
 _WARM_UP, _LEAST_RUNS, _MOST_RUNS, _TARGET_MS = 10, 20, 500, 400.0
 _WARM_UP_S = 0.15
-"""A GPU that was idle raises its clocks only under load: identical engines differed by 2 % with ten runs to warm up."""
+"""An idle GPU raises its clocks only under load: with ten warm-up runs, identical engines differed by 2 %."""
 _LAYER_RUNS = 20
 _SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
 
@@ -29,13 +29,13 @@ Times = dict[str, dict[str, float]]
 
 
 class MeasuredEngine(NamedTuple):
-    """What was measured of an engine.
+    """The measurements of an engine.
 
     Attributes:
         layers: layer name to {profile: median milliseconds}, at the profile's opt shapes.
-        latency: profile to {"min", "opt", "max": median milliseconds of one inference, and "opt p05", "opt p95": its
-            spread}.
-        lacks: profile to the error that kept it from being measured.
+        latency: profile to {"min", "opt", "max": median milliseconds of one inference; and for each, such as "opt p05"
+            and "opt p95", its 5th and 95th percentile}.
+        lacks: per profile that could not be measured, the error.
     """
 
     layers: Times
@@ -44,7 +44,7 @@ class MeasuredEngine(NamedTuple):
 
 
 def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Channel) -> MeasuredEngine:
-    """Measure every profile; one that cannot be measured is left out, with a warning."""
+    """Measure every profile; a profile that cannot be measured is left out, with a warning."""
     runtime = cuda_runtime()
     names = [profile["name"] for profile in profiles] or ["default"]
     if runtime is None:
@@ -67,10 +67,10 @@ def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]],
 
 
 def run_once(trt: Any, engine: Any, context: Any, shapes: Shapes) -> None:
-    """Run the engine once in a context, on made-up inputs; does nothing where cuda-python is missing.
+    """Run the engine once in a context, on synthetic inputs; does nothing if cuda-python is missing.
 
     Raises:
-        BackendError: the engine failed, or a tensor's size is not known beforehand.
+        BackendError: the engine failed, or the size of a tensor is not known in advance.
     """
     runtime = cuda_runtime()
     if runtime is None:
@@ -84,9 +84,9 @@ def run_once(trt: Any, engine: Any, context: Any, shapes: Shapes) -> None:
 def _measure_profile(
     trt: Any, runtime: Any, engine: Any, index: int, corners: Mapping[str, Shapes], name: str, talk: Channel
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Latency at every corner and time per layer at opt, of one profile.
+    """Latency of one profile at min, opt and max, and time per layer at opt.
 
-    The context lives no longer than this call: 8.6 allows a profile in only one context at a time.
+    The context exists only during this call: 8.6 allows a profile in only one context at a time.
     """
     stream = call(runtime.cudaStreamCreate())
     context = None
@@ -104,7 +104,7 @@ def _measure_profile(
         talk.progress(f"measuring profile '{name}'", len(corners) + 1, len(corners) + 1)
         return found, layers
     finally:
-        # The context holds on to its stream: on 8.6 a context outliving it crashes the next profile's context (seen).
+        # The context keeps its stream: on 8.6 a context that outlives it crashes the next profile's context (observed).
         context = None
         runtime.cudaStreamDestroy(stream)
 
@@ -112,12 +112,12 @@ def _measure_profile(
 def latencies_in_turn(
     trt: Any, engines: Mapping[str, Any], profiles: Sequence[Mapping[str, Any]], rounds: int, talk: Channel
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    """Latency of several engines at every profile's opt shapes, all of them measured in every round.
+    """Latency of several engines at the opt shapes of every profile, with all engines measured in every round.
 
-    Engines that were measured minutes apart differ by what the GPU's clocks did in between.
+    Times of engines measured minutes apart differ because the GPU's clocks change meanwhile.
 
     Returns:
-        {profile: {engine: [median milliseconds of one inference, for each round]}}, and {profile: why it was not
+        {profile: {engine: [median milliseconds of one inference, per round]}}, and {profile: why it was not
         measured}.
 
     Raises:
@@ -136,7 +136,7 @@ def latencies_in_turn(
         try:
             for turn in range(rounds):
                 order = list(engines)
-                # each engine is the first in some round
+                # each engine is first in some round
                 for one in order[turn % len(order) :] + order[: turn % len(order)]:
                     times[one].append(_median_at(trt, runtime, engines[one], index, shapes))
         except QtoolError as error:
@@ -173,7 +173,7 @@ def cuda_runtime() -> Any:
 
 
 def call(answer: Any) -> Any:
-    """What a CUDA runtime call returned besides its status.
+    """The results of a CUDA runtime call without its status.
 
     Raises:
         BackendError: the status is not success.
@@ -188,7 +188,7 @@ def call(answer: Any) -> Any:
 
 @contextmanager
 def _bound(trt: Any, runtime: Any, engine: Any, context: Any, stream: Any, shapes: Shapes) -> Iterator[None]:
-    """The context at these shapes, with device memory for its inputs and outputs."""
+    """Sets these shapes in the context and allocates device memory for its inputs and outputs."""
     held: list[int] = []
     try:
         set_shapes(context, shapes)
@@ -227,7 +227,7 @@ def _enqueue(context: Any, stream: int) -> None:
 
 
 def _latency(runtime: Any, context: Any, stream: int) -> list[float]:
-    """Milliseconds of single inferences, each between two CUDA events, replayed as a CUDA graph where one captures."""
+    """Milliseconds of single inferences between CUDA events, as replays of a CUDA graph if it can be captured."""
     until = time.monotonic() + _WARM_UP_S
     while time.monotonic() < until:
         for _ in range(_WARM_UP):
@@ -255,13 +255,13 @@ def _latency(runtime: Any, context: Any, stream: int) -> list[float]:
 
 
 def _captured(runtime: Any, context: Any, stream: int) -> Any:
-    """The enqueued work as an executable graph, or None where the engine cannot be captured."""
+    """The enqueued work as an executable graph; None if the engine cannot be captured."""
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     call(runtime.cudaStreamBeginCapture(stream, mode))
     ran = context.execute_async_v3(stream)
     status, graph = runtime.cudaStreamEndCapture(stream)
     if not ran or int(status) != 0:
-        # A failed capture leaves an error that the next call would report as its own.
+        # A failed capture leaves an error that the next call would return as its own.
         runtime.cudaGetLastError()
         return None
     status, executable = runtime.cudaGraphInstantiate(graph, 0)
@@ -270,7 +270,7 @@ def _captured(runtime: Any, context: Any, stream: int) -> Any:
 
 
 def _layer_times(trt: Any, runtime: Any, context: Any, stream: int) -> dict[str, float]:
-    """Median milliseconds of each layer. Layers of the same name count together; profile suffixes are left out."""
+    """Median milliseconds per layer; layers that differ only in the profile suffix of their names are summed."""
 
     class Profiler(trt.IProfiler):
         def __init__(self) -> None:
@@ -282,7 +282,7 @@ def _layer_times(trt: Any, runtime: Any, context: Any, stream: int) -> dict[str,
 
     profiler = Profiler()
     context.profiler = profiler
-    # the context keeps a bare pointer: the profiler must outlive every inference
+    # the context keeps a raw pointer: the profiler must outlive every inference
     runs: dict[str, list[float]] = defaultdict(list)
     for run in range(_LAYER_RUNS + 3):
         profiler.times.clear()

@@ -1,4 +1,4 @@
-"""Opening an engine's bytes, inside a child process."""
+"""Deserializing an engine, inside a child process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from toolkit.backends.building.messages import Messages
 
 
 def load_plugins(trt: Any, logger: Any) -> None:
-    """Register TensorRT's own plugins, which an engine built with one of them needs before it can be opened.
+    """Register TensorRT's own plugins, which are required to deserialize an engine that uses one of them.
 
-    The ONNX parser does so by itself; a process that only opens engines must. TensorRT-RTX has none.
+    The ONNX parser does this itself; a process that only opens engines must call it. TensorRT-RTX has no such plugins.
     """
     register = getattr(trt, "init_libnvinfer_plugins", None)
     if register is not None:
@@ -18,14 +18,14 @@ def load_plugins(trt: Any, logger: Any) -> None:
 
 
 def open_engine(trt: Any, content: bytes, messages: Messages, where: str, host_code: bool) -> Any:
-    """The engine that these bytes hold.
+    """Deserialize an engine.
 
     Args:
-        trt: the module that built it.
+        trt: the module that built the engine.
         content: the serialized engine.
-        messages: where TensorRT's messages go.
-        where: what to name in an error.
-        host_code: whether a version-compatible engine's own code may run, as in engines of this run.
+        messages: receives TensorRT's messages.
+        where: location to name in an error.
+        host_code: whether host code in a version-compatible engine may run; true for engines of this run.
 
     Raises:
         BackendError: TensorRT cannot open it.

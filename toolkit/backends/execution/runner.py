@@ -1,4 +1,4 @@
-"""Running a built engine on the GPU, each batch in the profile that holds its shapes."""
+"""Running a built engine on the GPU, each batch in a profile that fits its shapes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ TYPES: dict[str, Any] = {
     "FLOAT": np.float32, "HALF": np.float16, "BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn,
     "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
 }  # fmt: skip
-"""An engine tensor's type in TensorRT's words, and as an array has it."""
+"""NumPy types by the names of TensorRT's data types."""
 
 
 class EngineRunner:
-    """An engine on this machine's GPU, opened when it is entered or first run.
+    """An engine on this machine's GPU, deserialized on entering the context or on the first run.
 
     Args:
         engine: the serialized engine.
         backend: the backend that built it: tensorrt or tensorrt_rtx.
-        profiles: the profiles it was built with, in their order.
+        profiles: the profiles that it was built with, in order.
 
     Example:
         >>> with EngineRunner(build.engine, build.backend, profiles) as runner:   # doctest: +SKIP
         ...     outputs = runner.run({"image": images})
 
     Raises:
-        BackendError: no GPU is here, the engine was built for another GPU or version, or memory is short.
+        BackendError: there is no GPU, the engine was built for another GPU or version, or memory is insufficient.
     """
 
     def __init__(self, engine: bytes, backend: str, profiles: Profiles) -> None:
@@ -54,7 +54,7 @@ class EngineRunner:
         """Deserialize the engine on this machine's GPU.
 
         Raises:
-            BackendError: there is no GPU, or TensorRT refuses the engine.
+            BackendError: there is no GPU, or TensorRT rejects the engine.
         """
         if find_gpu() is None:
             what = "this machine has no GPU to run the engine"
@@ -79,16 +79,16 @@ class EngineRunner:
     def run(self, feeds: Mapping[str, Array], profile: str | None = None) -> dict[str, Array]:
         """The outputs for one batch of inputs.
 
-        Inputs are cast to the types that the engine's own inputs have: the recipe may have changed them, and 8.6
-        takes int32 where ONNX says int64.
+        Inputs are cast to the types of the engine's inputs: the recipe may have changed them, and 8.6 uses int32 for
+        ONNX's int64.
 
         Args:
-            feeds: an array for each of the engine's inputs; others are left out.
-            profile: the profile to run it in; the tightest that holds the shapes where None.
+            feeds: one array per input of the engine; further arrays are ignored.
+            profile: the profile to run in; None for the tightest that fits the shapes.
 
         Raises:
-            BackendError: no profile (or not the one named) holds the inputs' shapes, an input is missing, its values
-                do not fit the engine's type, or TensorRT failed.
+            BackendError: no profile (or not the named one) fits the inputs' shapes, an input is missing, its values do
+                not fit the engine's type, or TensorRT failed.
         """
         from polygraphy.common import FormattedArray
         from polygraphy.exception import PolygraphyException
@@ -98,7 +98,8 @@ class EngineRunner:
         runner = self._runner(feeds, profile)
         types = self._types(inputs=True)
         cast = {name: _cast(name, feeds, kind, types) for name, kind in types.items()}
-        # numpy knows no bfloat16, and Polygraphy no ml_dtypes: such tensors travel as bytes with a shape.
+        # numpy has no bfloat16, and Polygraphy does not support ml_dtypes: such tensors are passed as bytes with a
+        # shape.
         feed = {
             name: values if name not in self._beyond_numpy(types)
             else FormattedArray(np.atleast_1d(values).view(np.uint8).reshape(-1), shape=values.shape)
@@ -120,14 +121,14 @@ class EngineRunner:
                 name: np.array(one.array, copy=True).view(made[name]).reshape(tuple(one.shape))
                 for name, one in outputs.items()
             }
-        # Polygraphy hands out its own buffers and writes the next batch into them.
+        # Polygraphy returns its own buffers, and overwrites them with the next batch.
         return {name: np.array(values, copy=True) for name, values in outputs.items()}
 
     def _types(self, inputs: bool) -> dict[str, np.dtype[Any]]:
-        """The types of the engine's inputs, or of its outputs, by name.
+        """The types of the engine's inputs or outputs, by name.
 
         Raises:
-            BackendError: a tensor's type takes less than a byte.
+            BackendError: a tensor's type is smaller than a byte.
         """
         found = {}
         for position in range(self._engine.num_io_tensors):
@@ -148,10 +149,10 @@ class EngineRunner:
         return [name for name, kind in types.items() if kind.kind == "V"]
 
     def _runner(self, feeds: Mapping[str, Array], profile: str | None) -> Any:
-        """The execution context for feeds of these shapes, made once per profile.
+        """The execution context for feeds of these shapes, created once per profile.
 
         Raises:
-            BackendError: no profile holds the shapes, or the context cannot be made.
+            BackendError: no profile fits the shapes, or the context cannot be created.
         """
         from polygraphy.backend.trt import TrtRunner
         from polygraphy.exception import PolygraphyException
@@ -184,7 +185,7 @@ class EngineRunner:
         self.close()
 
     def close(self) -> None:
-        """Free the GPU's memory."""
+        """Free the GPU memory."""
         for runner in self._runners.values():
             runner.deactivate()
         self._runners.clear()
@@ -195,7 +196,7 @@ def _cast(name: str, feeds: Mapping[str, Array], kind: np.dtype[Any], known: Ite
     """One input in the engine's type, contiguous.
 
     Raises:
-        BackendError: the input is missing, or an integer does not fit.
+        BackendError: the input is missing, or an integer does not fit the type.
     """
     if name not in feeds:
         what, remedy = no_value(name, known, feeds)

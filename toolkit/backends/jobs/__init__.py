@@ -1,4 +1,5 @@
-"""What runs inside a child process: one job a module, each a function of a JSON request that returns JSON.
+"""Jobs that run inside a child process: one per module, each a function of a JSON request that returns JSON.
 
-``worker`` is the process's main function and has the table of jobs. A job speaks to its parent through ``Talk`` alone.
+``worker`` is the main function of the process and has the table of jobs. A job reports to its parent only through
+``Channel``.
 """

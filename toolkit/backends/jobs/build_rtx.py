@@ -19,35 +19,35 @@ def parse(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
     Args:
         request: ``model`` (a path), ``profiles``, ``settings``.
-        talk: where messages go.
+        talk: receives messages.
 
     Raises:
-        BackendError: TensorRT-RTX refused the model or the settings.
+        BackendError: TensorRT-RTX rejected the model or the settings.
     """
     _opened(request, Messages(talk, logged=False))
     return {}
 
 
 def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
-    """Parse the model, record its typed network, build the engine.
+    """Parse the model, record its typed network, and build the engine.
 
     Args:
         request: ``model`` and ``engine`` (paths), ``profiles``, ``settings``.
-        talk: where messages and progress go.
+        talk: receives messages and progress.
 
     Returns:
-        ``version``, ``network``, ``log``, ``started`` (by ``time.monotonic``) and ``seconds``; the engine lies in the
-        file that was asked for.
+        ``version``, ``network``, ``log``, ``started`` (by ``time.monotonic``) and ``seconds``; the engine is written to
+        the file ``engine``.
 
     Raises:
-        BackendError: TensorRT-RTX refused the model or the settings.
+        BackendError: TensorRT-RTX rejected the model or the settings.
     """
     messages = Messages(talk)
     settings, model = request["settings"], request["model"]
     started = time.monotonic()
     talk.progress("parsing", 0, 1)
     trt, opened, walked, capabilities = _opened(request, messages)
-    # Polygraphy decides at its first import which of the two it drives, which has happened by now
+    # Polygraphy decides at its first import, which has happened by now, which of the two modules it uses
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import EngineBytesFromNetwork
     from polygraphy.exception import PolygraphyException
@@ -76,7 +76,7 @@ def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
 
 def _opened(request: dict[str, Any], messages: Messages) -> tuple[Any, Any, dict[str, Any], list[tuple[int, int]]]:
-    """The module, Polygraphy's parsed network, what it holds, and the capabilities to build for."""
+    """The module, Polygraphy's parsed network, its record, and the compute capabilities to build for."""
     from polygraphy import config as polygraphy_config
 
     polygraphy_config.USE_TENSORRT_RTX = True
@@ -86,7 +86,7 @@ def _opened(request: dict[str, Any], messages: Messages) -> tuple[Any, Any, dict
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    # Polygraphy makes one logger for the process and offers no way to name another.
+    # Polygraphy creates one logger per process and has no way to set another.
     util.TRT_LOGGER = messages.logger(trt)
     model = request["model"]
     capabilities = _capabilities(trt, request["settings"]["compute_capabilities"])
@@ -111,6 +111,6 @@ def _capabilities(trt: Any, asked: list[str]) -> list[tuple[int, int]]:
             raise BackendError(
                 f"TensorRT-RTX {trt.__version__} does not build for compute capability {capability}",
                 where="[engine] compute_capabilities",
-                remedy=did_you_mean(capability, known) or "choose one that it knows",
+                remedy=did_you_mean(capability, known) or "choose one that it supports",
             )
     return [known[capability] for capability in asked]

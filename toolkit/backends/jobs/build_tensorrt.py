@@ -22,10 +22,10 @@ def parse(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
     Args:
         request: ``model`` (a path), ``profiles``, ``settings`` with ``typing``.
-        talk: where messages go.
+        talk: receives messages.
 
     Raises:
-        BackendError: TensorRT refused the model.
+        BackendError: TensorRT rejected the model.
     """
     trt, messages = _module(Messages(talk, logged=False))
     from polygraphy.backend.trt import NetworkFromOnnxPath
@@ -41,20 +41,21 @@ def parse(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
 
 def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
-    """Parse the model, apply plan and ranges where typing is weak, and build.
+    """Parse the model, apply plan and ranges under weak typing, and build.
 
     Args:
-        request: ``model`` (path), ``folder`` (where results go), ``profiles``, ``settings``, ``plan`` (node to
+        request: ``model`` (path), ``folder`` (where results are written), ``profiles``, ``settings``, ``plan`` (node to
             precision), ``amax`` (tensor to amax), ``batches`` (npz files), ``calibration_profile``,
             ``calibration_cache``, ``opened`` (inner tensors to mark).
-        talk: where messages and progress go.
+        talk: receives messages and progress.
 
     Returns:
-        ``version``, ``log``, ``started`` (by ``time.monotonic``), ``seconds``, ``unmarked`` (tensors to mark that the
-        network lacks) and ``constraints`` (how layer precisions held); the engine lies in the folder as model.engine.
+        ``version``, ``log``, ``started`` (by ``time.monotonic``), ``seconds``, ``unmarked`` (tensors to mark that are
+        not in the network) and ``constraints`` (how strictly layer precisions were enforced); the engine is written to
+        model.engine in ``folder``.
 
     Raises:
-        BackendError: TensorRT refused the model or the settings.
+        BackendError: TensorRT rejected the model or the settings.
     """
     trt, messages = _module(Messages(talk))
     from polygraphy.backend.trt import EngineBytesFromNetwork
@@ -97,7 +98,7 @@ def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
 
 def _network_loader(trt: Any, request: dict[str, Any], talk: Channel, unmarked: list[str]) -> Any:
-    """Polygraphy's loader of the network, with plan, ranges and opened tensors; adds to ``unmarked`` what it lacks."""
+    """Polygraphy's loader of the network with plan, ranges and marked tensors; adds missing tensors to ``unmarked``."""
     from polygraphy.backend.trt import NetworkFromOnnxPath, PostprocessNetwork
 
     settings = request["settings"]
@@ -114,7 +115,7 @@ def _network_loader(trt: Any, request: dict[str, Any], talk: Channel, unmarked: 
 
 
 def _module(messages: Messages) -> tuple[Any, Messages]:
-    """TensorRT with Polygraphy on it, and where its messages go."""
+    """The module ``tensorrt``, set up for Polygraphy, and the receiver of its messages."""
     from polygraphy import config as polygraphy_config
 
     polygraphy_config.USE_TENSORRT_RTX = False
@@ -123,7 +124,7 @@ def _module(messages: Messages) -> tuple[Any, Messages]:
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    # Polygraphy makes one logger for the process and offers no way to name another.
+    # Polygraphy creates one logger per process and has no way to set another.
     util.TRT_LOGGER = messages.logger(trt)
     return trt, messages
 
@@ -138,7 +139,7 @@ def _input_shapes(network: Any) -> dict[str, list[int]]:
 
 
 def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Channel) -> None:
-    """Write plan and ranges into a weakly typed network."""
+    """Set plan and ranges in a weakly typed network."""
     settings = request["settings"]
     implicit = settings["quantization"] == "implicit"
     set_precisions(trt, network, request["plan"], settings["rest"], implicit)
@@ -165,12 +166,12 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Channel, cali
 
 
 def constraints(network: Any, settings: Mapping[str, Any]) -> str | None:
-    """How strictly layer precisions hold under weak typing: ``obey`` or ``prefer``; None where typing is strong.
+    """How strictly layer precisions are enforced: ``obey`` or ``prefer``; None under strong typing.
 
-    ``auto`` prefers them where there are pairs. Where they are obeyed, TensorRT 8.6.0 cannot build an Add after an
-    INT8 convolution whose result no quantized layer reads, whether or not a precision is set on any layer («All of the
-    candidates were removed, which points to the node being incorrectly marked as an int8 node»). Where they are
-    preferred, it fuses the Add into the convolution, and the layers set to float run in float (measured on an H200 with
+    ``auto`` is ``prefer`` if there are Q/DQ pairs. With ``obey``, TensorRT 8.6.0 cannot build an Add after an INT8
+    convolution whose result no quantized layer reads, whether or not a precision is set on any layer («All of the
+    candidates were removed, which points to the node being incorrectly marked as an int8 node»). With ``prefer``, it
+    fuses the Add into the convolution, and layers set to float run in float (measured on an H200 with
     tests/benchmarks/bench_residual.py).
     """
     if settings["typing"] != "weak":
@@ -182,7 +183,7 @@ def constraints(network: Any, settings: Mapping[str, Any]) -> str | None:
 
 
 def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """The types that a weakly typed builder may use: those asked for, and the type of the rest."""
+    """The types that a weakly typed builder may use: those requested, and the type of the rest."""
     settings = request["settings"]
     kinds = {network.get_layer(i).type.name for i in range(network.num_layers)}
     quantized = settings["quantization"] == "implicit" or bool(kinds & {"QUANTIZE", "DEQUANTIZE"})

@@ -1,4 +1,4 @@
-"""Inspecting and measuring an engine that TensorRT built, inside its own child process."""
+"""Inspecting and measuring an engine built with TensorRT, inside its own child process."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from toolkit.backends.processes.channel import Channel
 
 
 def examine(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
-    """Ask the inspector about every profile, and measure every profile.
+    """Query the inspector for every profile, and measure every profile.
 
     Args:
-        request: ``folder`` (where model.engine lies and where results go), ``profiles``, ``inspect`` and ``measure``
+        request: ``folder`` (has model.engine, and receives the results), ``profiles``, ``inspect`` and ``measure``
             (whether to), ``version_compatible`` (as the engine was built).
-        talk: where messages and progress go.
+        talk: receives messages and progress.
 
     Returns:
-        ``inspected`` (a file for each profile; empty where it was not asked for), ``log``, and ``time_ms``, ``latency``
-        and ``lacks`` (see ``MeasuredEngine``).
+        ``inspected`` (one file per profile; empty if not requested), ``log``, and ``time_ms``, ``latency`` and
+        ``lacks`` (see ``MeasuredEngine``).
 
     Raises:
-        BackendError: TensorRT cannot open the engine, or creates no context for it.
+        BackendError: TensorRT cannot open the engine, or cannot create a context for it.
     """
     trt = importlib.import_module("tensorrt")
     messages, folder, profiles = Messages(talk), Path(request["folder"]), request["profiles"]

@@ -1,4 +1,4 @@
-"""Measuring several engines in turn, inside the child process."""
+"""Measuring several engines in turns, inside the child process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from toolkit.backends.processes.channel import Channel
 
 
 def measure_in_turn(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
-    """Measure each engine's latency at the opt shapes of every profile, all engines in every round.
+    """Measure each engine's latency at the opt shapes of every profile, with all engines in every round.
 
     Args:
         request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``exchange.profiles_to_json``), ``rounds``,
-            ``host_code`` (whether an engine may hold host code, as version compatible ones do).
-        talk: where messages and progress go.
+            ``host_code`` (whether engines may contain host code, as version-compatible ones do).
+        talk: receives messages and progress.
 
     Returns:
-        ``turns``: {profile: {engine: [median milliseconds of each round]}}; ``lacks``: {profile: why it was not
-        measured}.
+        ``turns``: {profile: {engine: [median milliseconds per round]}}; ``lacks``: {profile: why it was not measured}.
 
     Raises:
         BackendError: an engine cannot be opened.

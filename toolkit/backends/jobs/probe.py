@@ -1,4 +1,4 @@
-"""Looking at an installed TensorRT module from inside the child process: does it load, and what does it offer."""
+"""Checking an installed TensorRT module, inside the child process: whether it loads, and its features."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from toolkit.base.text import on_one_line
 
 
 def probe(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
-    """Import ``request["module"]`` and list what decides how it is used.
+    """Import ``request["module"]`` and list the features that determine how it is used.
 
     Returns:
-        ``version`` (text), ``strong`` and ``weak`` (which typings it knows), ``implicit`` (whether it can quantize
-        from ranges), ``free_bytes`` (of the GPU's memory; 0 where that is not known).
+        ``version`` (text), ``strong`` and ``weak`` (whether it supports these typings), ``implicit`` (whether it can
+        quantize with ranges), ``free_bytes`` (free GPU memory; 0 if unknown).
 
     Raises:
         BackendError: the module or one of its libraries does not load.

@@ -16,12 +16,12 @@ def run_batches(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
 
     Args:
         request: ``engine`` (path), ``backend``, ``profiles``, and ``batches``: each with ``profile`` (a name, or None
-            where the engine has no profiles), ``names`` of its inputs, ``inputs`` (the file they lie in, in that
+            if the engine has no profiles), ``names`` of its inputs, ``inputs`` (the file that holds them, in this
             order) and ``outputs`` (the file to write).
-        talk: where progress goes.
+        talk: receives progress.
 
     Returns:
-        ``outputs``: for each batch the names of its outputs, in the order of its file.
+        ``outputs``: per batch, the names of its outputs in the order of its file.
 
     Raises:
         BackendError: the engine cannot be opened, or failed on a batch.

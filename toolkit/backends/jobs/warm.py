@@ -9,20 +9,20 @@ from toolkit.backends.execution.measure import call, cuda_runtime
 from toolkit.base.gpu import gpu_memory
 
 _LARGE = 16 << 30
-"""Bytes of GPU memory from which on a context more does not matter."""
+"""Bytes of GPU memory above which the memory of an additional context does not matter."""
 
 
 def load(library: str, modules: Iterable[str]) -> None:
-    """Import a TensorRT module with all that jobs need besides, and make a CUDA context where it does not matter.
+    """Import a TensorRT module and everything jobs need, and create a CUDA context if the GPU has ample memory.
 
-    A context takes some 0.5 GB of a large GPU.
+    A context takes about 0.5 GB on a large GPU.
 
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
-        modules: the jobs' own modules.
+        modules: the modules of the jobs.
 
     Raises:
-        Exception: whatever the module's own import raises.
+        Exception: any error of the imports.
     """
     from polygraphy import config as polygraphy_config
 

@@ -1,4 +1,4 @@
-"""The child process that builds run in: reads one request, answers with log, progress and a result."""
+"""The child process that jobs run in: reads one request, and answers with log messages, progress and a result."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ JOBS = {
 
 def main() -> None:
     """Run the job given on the first line of standard input."""
-    # A crash in native code leaves the Python stack in the noise, for the parent's error message.
+    # On a crash in native code this writes the Python stack to the noise file, for the parent's error message.
     faulthandler.enable(all_threads=False)
     talk = Channel(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-    # Native code prints to descriptor 1: from here on that is the noise file, not the pipe to the parent.
+    # Native code prints to descriptor 1, which from here on is the noise file instead of the pipe to the parent.
     os.dup2(2, 1)
     _end_with_starter()
     order = json.loads(sys.stdin.readline())
     if "warm" in order:
         with contextlib.suppress(Exception):
-            # what does not load is reported where a job needs it
+            # a module that does not load is reported by the job that needs it
             modules = [target.partition(":")[0] for target in JOBS.values()]
             importlib.import_module("toolkit.backends.jobs.warm").load(order["warm"], modules)
         talk.say({"ready": order["warm"]})
@@ -60,13 +60,13 @@ def main() -> None:
         traceback.print_exc()
         talk.say({"error": {"what": what, "where": order["job"], "remedy": "see TensorRT's messages in the run's log"}})
     finally:
-        # Unloading CUDA and TensorRT at exit can hang or crash after the answer is sent: skip it.
+        # Unloading CUDA and TensorRT at exit can hang or crash after the answer is sent, so it is skipped.
         sys.stderr.flush()
         os._exit(0)
 
 
 def _end_with_starter() -> None:
-    """Have the kernel kill this process when the thread that started it ends, even while it is stopped."""
+    """Make the kernel kill this process when the thread that started it ends, even while it is stopped."""
     if CAN_STOP:
         import ctypes
 
@@ -75,6 +75,6 @@ def _end_with_starter() -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent is gone: then the result is not wanted."""
+    """End this process when standard input ends, which means that the parent is gone."""
     sys.stdin.read()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""One reader for what the engine inspector of any TensorRT says: 8.x, 10.x, 11.x and TensorRT-RTX."""
+"""A reader for the engine inspector's output of any TensorRT version: 8.x, 10.x, 11.x and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.base.errors import BackendError
 from toolkit.base.schema import value_words
 
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]$")
-# The longer words first: BFloat16 contains Float, UInt8 contains Int8.
+# Longer words come first: BFloat16 contains Float, UInt8 contains Int8.
 _WORDS = (
     ("bf16", r"bf16|bfloat16"),
     ("fp16", r"fp16|half|float16"),
@@ -37,13 +37,14 @@ _TACTIC = re.compile(
 
 
 def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> list[Layer]:
-    """The layers that one optimization profile runs.
+    """The layers of one optimization profile.
 
     Args:
-        content: the inspector's JSON, parsed: an object with "Layers", or the list itself. Layers may be plain names.
-        profile: index of the profile. Where the content lists the layers of all profiles (8.x), the others are left
+        content: the parsed JSON of the inspector: an object with "Layers", or the list itself. Layers may be plain
+            names.
+        profile: index of the profile. If the content lists the layers of all profiles (8.x), those of others are left
             out.
-        where: the file's name, for the error.
+        where: name of the file, for errors.
 
     Raises:
         BackendError: there is no list of layers.
@@ -67,10 +68,10 @@ def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> l
 
 
 def layers_of_file(content: Any, where: str = "layers.json") -> list[Layer]:
-    """The layers in a parsed layers.json, whichever wrote it: qtool, from an inspector or from the network, or trtexec.
+    """The layers in a parsed layers.json, written by qtool, from an inspector or from the network, or by trtexec.
 
     Raises:
-        BackendError: it holds none; the message names what is wrong.
+        BackendError: it has none; the message says what is wrong.
     """
     source = content.get("source") if isinstance(content, Mapping) else None
     if source == "network":
@@ -86,24 +87,24 @@ def layers_of_file(content: Any, where: str = "layers.json") -> list[Layer]:
 
 
 def plain_name(name: str) -> str:
-    """A layer's or tensor's name without the suffix of its profile."""
+    """The name of a layer or tensor without its profile suffix."""
     return _split(name)[0]
 
 
 def type_word(text: str) -> str:
-    """The type in an inspector's words: "Row major linear FP16 format" is fp16; empty where it names none."""
+    """The type in an inspector's text: "Row major linear FP16 format" is fp16; empty if it names none."""
     found = _TYPE.search(text)
     return found.lastgroup or "" if found else ""
 
 
 def tactic_word(tactic: str) -> str:
-    """The type of a kernel's operands as its name tells it, empty where it tells none."""
+    """The type of a kernel's operands according to its name; empty if the name does not tell."""
     found = _TACTIC.search(tactic)
     return found.lastgroup or "" if found else ""
 
 
 def _layer(entry: Any) -> tuple[Layer, int | None] | None:
-    """One layer and the number of its profile, or None if the entry is no layer."""
+    """One layer and the index of its profile; None if the entry is not a layer."""
     if isinstance(entry, str):
         name, number = _split(entry)
         return Layer(name), number
@@ -149,7 +150,7 @@ def _port(tensor: Mapping[str, Any] | str) -> Port:
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields by name in lower case letters alone: releases write "Datatype" and "DataType", "I/O Tensors"."""
+    """Fields by name, reduced to lower-case letters: versions differ, as in "Datatype", "DataType", "I/O Tensors"."""
     return {"".join(c for c in str(key).lower() if "a" <= c <= "z"): value for key, value in entry.items()}
 
 

@@ -1,4 +1,4 @@
-"""One record of an engine's layer, whatever the TensorRT version, and what a build leaves."""
+"""Records of an engine's layer, for any TensorRT version, and of a build."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Port:
     """An input or output tensor of a layer.
 
     Attributes:
-        name: the tensor's name in the engine.
-        precision: fp32, fp16, bf16, fp8, int8, int4, fp4 or, for the rest, the type's own word (int32, int64, bool).
-        format: TensorRT's words for the memory layout, empty where unknown.
-        shape: the dimensions; -1 where dynamic.
+        name: name of the tensor in the engine.
+        precision: fp32, fp16, bf16, fp8, int8, int4, fp4, or the name of another type (int32, int64, bool).
+        format: TensorRT's description of the memory layout; empty if unknown.
+        shape: the dimensions; -1 if dynamic.
     """
 
     name: str
@@ -29,19 +29,19 @@ class Port:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of an engine, or of the typed network where no GPU can open the engine.
+    """A layer of an engine, or of the typed network if no GPU can open the engine.
 
     Attributes:
-        name: the layer's name, without the profile suffix.
+        name: name of the layer, without the profile suffix.
         kind: TensorRT's layer type: CaskConvolution, Reformat, Myelin, CONVOLUTION, ...
         inputs: its input tensors.
         outputs: its output tensors.
-        weights: the type of its weights, empty where it has none.
-        tactic: the tactic's (kernel's) name.
-        nodes: the ONNX nodes its metadata names.
+        weights: type of its weights; empty if it has none.
+        tactic: name of the tactic (kernel).
+        nodes: the ONNX nodes named in its metadata.
         origin: for reformats: QDQ, REFORMAT or empty.
         profile: index of the optimization profile.
-        stream: index of the stream, where the version reports it.
+        stream: index of the stream, if the version reports it.
     """
 
     name: str
@@ -58,22 +58,22 @@ class Layer:
 
 @dataclass
 class Build:
-    """What a backend made.
+    """The result of a backend's build.
 
     Attributes:
-        backend: its name: tensorrt, tensorrt_rtx or none.
+        backend: name of the backend: tensorrt, tensorrt_rtx or none.
         version: the version of the TensorRT module.
         engine: the serialized engine, or None.
-        layers: what is known of its layers.
-        source: how they are known: inspector, network or none.
-        raw: what the inspector (or the network walk) said, for layers.json.
+        layers: what is known about its layers.
+        source: where the layers come from: inspector, network or none.
+        raw: output of the inspector, or the record of the network, for layers.json.
         log: TensorRT's own warnings and errors.
-        seconds: how long the build took.
-        settings: what was asked of the builder, resolved.
-        time_ms: layer name to {profile: milliseconds}, where measured.
-        latency: {profile: {min|opt|max: milliseconds}}, where measured.
-        lacks: profile to the error that kept its latency from being measured.
-        unmarked: inner tensors that were to be marked, and that the network does not have.
+        seconds: duration of the build.
+        settings: the builder's settings, resolved.
+        time_ms: layer name to {profile: milliseconds}, if measured.
+        latency: {profile: {min|opt|max: milliseconds}}, if measured.
+        lacks: per profile whose latency could not be measured, the error.
+        unmarked: inner tensors that were to be marked but are not in the network.
     """
 
     backend: str
@@ -91,7 +91,7 @@ class Build:
     unmarked: list[str] = field(default_factory=list)
 
     def unmeasured(self, profiles: Profiles) -> dict[str, str]:
-        """The profiles whose latency at their opt shapes is not known, each with the error, if it is known.
+        """The profiles without a measured latency at their opt shapes, each with the error if known.
 
         Args:
             profiles: the profiles that it was built with.
@@ -105,19 +105,19 @@ class Build:
 
 @dataclass(frozen=True)
 class Actual:
-    """What one ONNX node runs in.
+    """The precision that one ONNX node runs in.
 
     Attributes:
-        precision: what it computes in, or None where unknown or not a float computation.
+        precision: the precision that it computes in; None if unknown or not a float computation.
         input_types: types of its inputs in the engine.
         output_types: types of its outputs in the engine.
-        source: how we know: inspector, tactic, weights, network or none.
+        source: how this is known: inspector, tactic, weights, values, network or none.
         status: honoured, fused, removed, overridden, opaque or unknown.
-        reason: why asked and actual differ, or where the node went; None where there is nothing to say.
-        engine_layers: names of the engine layers that run it.
-        opened: for an opaque node what an engine with marked inner tensors showed: precision, status, source,
-            input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, where that engine
-            was run, values (see ``opaque_blocks.with_values``).
+        reason: why requested and actual precision differ, or where the node went; None if there is nothing to say.
+        engine_layers: names of the engine layers that run the node.
+        opened: for an opaque node, the evidence from an engine with marked inner tensors: precision, status, source,
+            input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, if that engine was
+            run, values (see ``opaque_blocks.with_values``).
     """
 
     precision: Precision | None
@@ -131,7 +131,7 @@ class Actual:
 
 
 def build_to_json(build: Build) -> dict[str, Any]:
-    """A build without its engine's bytes, as JSON."""
+    """A build as JSON, without the bytes of its engine."""
     content = asdict(build)
     content.pop("engine")
     content.pop("raw")
@@ -139,7 +139,7 @@ def build_to_json(build: Build) -> dict[str, Any]:
 
 
 def build_from_json(content: dict[str, Any]) -> Build:
-    """Read what ``build_to_json`` returned."""
+    """The build that ``build_to_json`` converted."""
 
     def port(entry: dict[str, Any]) -> Port:
         return Port(**{**entry, "shape": tuple(entry["shape"])})

@@ -1,4 +1,4 @@
-"""The typed network definition: what is known of every layer of a parsed model, where no GPU can open the engine."""
+"""Layers of the typed network definition of a parsed model, used if no GPU can open the engine."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ BRANCH = re.compile(r"( \| [^|]*? \([\w ]+\))+$")
 
 
 def precision_word(tensorrt_type: str) -> str:
-    """Our word for the name of a ``trt.DataType``: HALF is fp16, INT64 is int64."""
+    """The name in qtool of a ``trt.DataType``: HALF is fp16, INT64 is int64."""
     return _TYPES.get(tensorrt_type, tensorrt_type.lower())
 
 
 def metadata_nodes(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes that a layer's metadata names, each once, in order.
+    """The ONNX nodes named in a layer's metadata, each once, in order.
 
-    8.6 joins ``[ONNX Layer: name]`` by U+001E, 10 and later by U+001F. Nodes of subgraphs come as
-    ``name | then_output (then_branch) | if_name (If)``: only their own name is kept.
+    8.6 joins ``[ONNX Layer: name]`` with U+001E, 10 and later with U+001F. Nodes of subgraphs are written as
+    ``name | then_output (then_branch) | if_name (If)``, of which only their own name is kept.
     """
     found = (BRANCH.sub("", name) for name in ONNX_LAYER.findall(metadata or ""))
     return tuple(dict.fromkeys(found))
 
 
 class NetworkTensor(FileSchema):
-    """A tensor as ``walk_network`` records it."""
+    """A tensor as recorded by ``walk_network``."""
 
     name: str
     type: str
@@ -51,7 +51,7 @@ class NetworkTensor(FileSchema):
 
 
 class NetworkLayer(FileSchema):
-    """A layer as ``walk_network`` records it."""
+    """A layer as recorded by ``walk_network``."""
 
     name: str
     type: str
@@ -61,17 +61,17 @@ class NetworkLayer(FileSchema):
 
 
 class NetworkRecord(FileSchema):
-    """What ``walk_network`` records, as far as it is read here."""
+    """The parts of the record of ``walk_network`` that are used here."""
 
     model_config = ConfigDict(extra="ignore")
     layers: list[NetworkLayer]
 
 
 def network_layers(raw: Any, where: str = "layers.json") -> list[Layer]:
-    """The layers of what ``walk_network`` recorded.
+    """The layers in a record of ``walk_network``.
 
     Raises:
-        BackendError: it is no such record; the message names the field.
+        BackendError: it is not such a record; the message names the field.
     """
     return [
         Layer(

@@ -1,8 +1,8 @@
-"""What a TensorRT-RTX engine's kernels read, from the compiled program inside the engine file.
+"""What a TensorRT-RTX engine's kernels read, according to the compiled program in the engine file.
 
-No GPU is needed for this. The program is text among the engine's binary parts (seen with 1.7; NVIDIA documents none of
-it): lines of ``tensor={ ... name="t" ... type=int8 }``, and of ``corrltn={ name="conv" output={"t3"} input={"t1" "t2"}
-... layers="[ONNX Layer: conv]" }``. What is not found there is simply not known: nothing depends on it.
+This needs no GPU. The program is text among the binary parts of the engine (observed with 1.7; not documented by
+NVIDIA): lines of ``tensor={ ... name="t" ... type=int8 }``, and of ``corrltn={ name="conv" output={"t3"} input={"t1"
+"t2"} ... layers="[ONNX Layer: conv]" }``. Anything not found there is unknown; nothing depends on it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Kernel:
     """One kernel of a compiled program.
 
     Attributes:
-        op: the compiler's name for it: corrltn (convolution), deconvolution, fully_connected, ...
-        nodes: the ONNX nodes it runs.
-        operands: types of the tensors it reads, in order: int8, fp16, ...
+        op: the compiler's name of the operation: corrltn (convolution), deconvolution, fully_connected, ...
+        nodes: the ONNX nodes that it runs.
+        operands: types of the tensors that it reads, in order: int8, fp16, ...
     """
 
     op: str
@@ -40,7 +40,7 @@ class Kernel:
 
 
 def kernels(engine: bytes) -> Iterator[Kernel]:
-    """The kernels of an engine that name ONNX nodes; those of several profiles come one after another."""
+    """The kernels of an engine that name ONNX nodes; those of several profiles follow one another."""
     types: dict[bytes, str] = {}
     for found in _LINE.finditer(engine):
         if found["tensor"] is not None:
@@ -57,9 +57,9 @@ def kernels(engine: bytes) -> Iterator[Kernel]:
 
 
 def tactics(engine: bytes) -> dict[str, str]:
-    """For each ONNX node that a kernel names: the kernel and its first two operands, ``corrltn(int8, int8)``.
+    """Per ONNX node named by a kernel, the kernel and its first two operands: ``corrltn(int8, int8)``.
 
-    Where the profiles' kernels differ, all are given, joined by `` | ``.
+    If the kernels of profiles differ, all are listed, joined by `` | ``.
     """
     found: dict[str, dict[str, None]] = {}
     for kernel in kernels(engine):
@@ -69,5 +69,5 @@ def tactics(engine: bytes) -> dict[str, str]:
 
 
 def operands(tactic: str) -> set[str]:
-    """The types of the operands in what ``tactics`` returned; empty for anything else."""
+    """The operand types in a text returned by ``tactics``; empty for any other text."""
     return {word for group in re.findall(r"\w+\(([\w, ]*)\)", tactic) for word in group.split(", ") if word}

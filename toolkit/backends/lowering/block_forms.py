@@ -1,8 +1,9 @@
-"""The form in which TensorRT's parsers take pairs of blocks: its own operators on activations, packed weights.
+"""The form of blocked Q/DQ pairs that TensorRT's parsers accept: its own operators on activations, packed weights.
 
-NVFP4: the scales of blocks are E4M3 numbers that a DequantizeLinear multiplies by the tensor's float32 scale; the
-values are dequantized by its result. MXFP8: TensorRT's own operator takes the biased exponents of the scales. Both
-were seen to build on TensorRT-RTX 1.7.1 for 12.0; with E8M0 scales its parser takes no DequantizeLinear of ONNX.
+NVFP4: the block scales are E4M3 numbers, which a DequantizeLinear multiplies by the tensor's float32 scale; another one
+dequantizes the values with the result. MXFP8: TensorRT's own operator takes the biased exponents of the scales. Both
+were observed to build with TensorRT-RTX 1.7.1 for 12.0; its parser does not accept ONNX's DequantizeLinear with E8M0
+scales.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _BIAS = 127
 
 
 def write_block_forms(model: Model, plan: PrecisionPlan, journal: Journal) -> None:
-    """Write the pairs of blocks of a lowered graph as TensorRT's parsers take them, in place; nodes keep their names.
+    """Write a lowered graph's blocked Q/DQ pairs in the form for TensorRT's parsers, in place; nodes keep their names.
 
     Args:
-        model: the graph, its weights stored.
-        plan: gets a line for every node that is added.
-        journal: gets one for all.
+        model: the graph, with stored weights.
+        plan: receives an entry for every node added.
+        journal: receives one entry for all pairs.
     """
     writer = _FormWriter(model, plan)
     for node in model.nodes:
@@ -60,16 +61,16 @@ class _FormWriter:
 
     @cached_property
     def tensors(self) -> Names:
-        """The names of tensors that are taken."""
+        """Names of tensors that are in use."""
         return self.model.tensor_names()
 
     @cached_property
     def nodes(self) -> Names:
-        """The names of nodes that are taken."""
+        """Names of nodes that are in use."""
         return Names(self.model.node_names())
 
     def quantize(self, node: gs.Node, kind: Precision) -> None:
-        """Write an activation's quantizer, which returns the scales of its blocks beside the values."""
+        """Write an activation's quantizer, which returns the block scales besides the values."""
         stored = node.outputs[0]
         scales = assemble.variable(self.tensors.take(f"{stored.name}_scales"))
         node.domain, node.attrs = TENSORRT, {"axis": -1, "block_size": kind.block}
@@ -84,13 +85,13 @@ class _FormWriter:
         node.outputs.append(scales)
 
     def dequantize(self, node: gs.Node, kind: Precision) -> None:
-        """Write a dequantizer of an activation or of stored weights."""
+        """Write the dequantizer of an activation or of stored weights."""
         maker = node.inputs[0].inputs[0] if block_type(node) is not None else None
         scale = self.model.constant(node.inputs[1])
         if maker is None and (
             scale is None or self.model.constant(node.inputs[0]) is None or not can_store(scale, kind)
         ):
-            # it is in this form already, or has scales that this form would change
+            # it already has this form, or has scales that this form would change
             self._cast(node, int(node.attrs.pop("output_dtype", TensorProto.FLOAT)))
             return
         self.written += 1
@@ -118,7 +119,7 @@ class _FormWriter:
         self._cast(node, given)
 
     def _whole(self, scale: gs.Tensor) -> gs.Tensor:
-        """The scale of a tensor, from that of its largest block."""
+        """The tensor's scale, computed from the scale of its largest block."""
         if id(scale) not in self.scales:
             value = self.model.constant(scale)
             assert value is not None
@@ -136,7 +137,7 @@ class _FormWriter:
         ]
 
     def _multiplied(self, node: gs.Node, parts: list[gs.Tensor]) -> gs.Tensor:
-        """The scales of blocks in float32."""
+        """The block scales in float32."""
         name = self.nodes.take(f"{node.name}_scales")
         result = assemble.variable(self.tensors.take(f"{node.outputs[0].name}_scales"), dtype=np.dtype(np.float32))
         self.model.graph.nodes.append(make_node(DEQUANTIZE, name, parts, [result]))
@@ -144,9 +145,9 @@ class _FormWriter:
         return result
 
     def _cast(self, node: gs.Node, kind: int) -> None:
-        """Convert to the float type that readers want: the scales are float32, and so is the product with them.
+        """Cast the result to the float type that readers need, since the scales and so the product are float32.
 
-        With the attribute output_dtype alone it parses, but fails in Myelin (seen on RTX 1.7.1).
+        With only the attribute output_dtype, the graph parses but fails in Myelin (observed with RTX 1.7.1).
         """
         precision = Precision.from_onnx(kind)
         if precision is None or precision is Precision.FP32:

@@ -1,4 +1,4 @@
-"""Ifs that TensorRT is known to fail on only once it builds: found before anything is calibrated."""
+"""Ifs that TensorRT is known to fail on only during the build, found before calibration."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _REMEDY = 'export the model for the one case that is needed, without the If, or 
 
 
 def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurrent: bool) -> None:
-    """Refuse Ifs that the builder fails on, of those that are decided at run time.
+    """Refuse Ifs, among those decided at run time, that the builder fails on.
 
-    What the profiles decide is no If for TensorRT either. Both branches must return tensors of equal rank, as
-    TensorRT's IIfConditional requires.
+    An If that the profiles decide is not an If for TensorRT either. Both branches must return tensors of equal rank,
+    which TensorRT's IIfConditional requires.
 
     Args:
         model_path: the ONNX file.
         profiles: all shape profiles.
-        who: the backend and its version, for the message.
+        who: the backend and its version, for messages.
         recurrent: whether LSTM and GRU fail inside an If.
 
     Raises:

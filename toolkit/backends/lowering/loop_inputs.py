@@ -1,4 +1,4 @@
-"""An operation put between a Cast to float32 and a recurrent layer, where TensorRT-RTX fails to build without it."""
+"""Inserts an operation between a Cast to float32 and a recurrent layer, without which TensorRT-RTX fails to build."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "
 
 
 def computed_before_loops(model: Model) -> list[tuple[str, str]]:
-    """Add 0 to what a recurrent layer reads that was widened from 16 bits with nothing but views of it in between.
+    """Add 0 to a recurrent layer's input if it was cast from 16 bits to float32 with only view operators in between.
 
-    Seen with TensorRT-RTX 1.7.1: such a build ends in an error in the shapes of the loop. It removes a product with 1
-    and an Identity; a sum with 0 stays, and is exact but for the sign of a zero.
+    Otherwise the build ends in an error in the shapes of the loop (observed with TensorRT-RTX 1.7.1). TensorRT removes
+    a product with 1 and an Identity, but not a sum with 0, which is exact except for the sign of zero.
 
     Args:
-        model: a lowered graph, which is changed.
+        model: a lowered graph, modified in place.
 
     Returns:
-        The names of the new nodes, each with the layer's.
+        The names of the new nodes, each with the name of its layer.
     """
     layers = [node for node in model.nodes if node.op in RECURRENT and _widened(node.inputs[0])]
     if not layers:
@@ -43,7 +43,7 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
 
 
 def _widened(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is a view of the result of a Cast to float32 from a 16-bit type."""
+    """Whether a tensor is a view of the output of a Cast from a 16-bit type to float32."""
     tensor = upstream(tensor, _VIEWS)
     cast = tensor.inputs[0] if tensor.inputs else None
     if cast is None or cast.op != "Cast" or int(cast.attrs["to"]) != TensorProto.FLOAT:

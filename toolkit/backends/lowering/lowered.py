@@ -1,4 +1,4 @@
-"""What lowering returns: the graph that a backend takes, the plan for it, and a reason for each node's precision."""
+"""The result of lowering: the graph for a backend, its plan, and a reason for each node's precision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Lowered:
 
     Attributes:
         model: the graph; the metadata of its nodes holds their precision (``qtool.precision``).
-        plan: the plan with what lowering had to change.
-        reasons: by node name, why it has its precision.
-        types: the decision for every node; empty for weak typing, where TensorRT decides.
+        plan: the plan, with the changes made by lowering.
+        reasons: per node name, why it has its precision.
+        types: the decision for every node; empty for weak typing, since TensorRT then decides.
     """
 
     model: Model
@@ -28,6 +28,6 @@ class Lowered:
     types: Types = field(default_factory=Types)
 
     def say(self, sentence: Callable[[Finding], str]) -> None:
-        """Write the reasons into the nodes' metadata (``qtool.reason``), for people."""
+        """Write the reasons into the nodes' metadata (``qtool.reason``), as sentences."""
         for name, reason in self.reasons.items():
             self.model.metadata.setdefault(name, {})["qtool.reason"] = sentence(reason)

@@ -1,4 +1,4 @@
-"""Lowering for strong typing, first half: every node's float type, and why where it is not as requested."""
+"""Lowering for strong typing, first half: every node's float type, and why if it is not the requested one."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _SUBNORMAL = 2.0**-17
 _LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
 _AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "Add", "Div", "Mul"})
 _PARSER_LACKS = {
-    # it adds a float32 epsilon
+    # the parser adds a float32 epsilon
     Precision.FP16: frozenset({"MeanVarianceNormalization"}),
     Precision.BF16: frozenset({
         "GRU", "GlobalLpPool", "HardSwish", "LpNormalization", "LpPool", "MeanVarianceNormalization", "Mish",
         "RandomNormalLike", "RandomUniformLike", "Shrink",
     }),
 }  # fmt: skip
-"""Operators that ONNX allows in a type in which TensorRT's parser refuses them (tried with TensorRT-RTX 1.7's)."""
+"""Operators that TensorRT's parser rejects in a type that ONNX allows (tested with TensorRT-RTX 1.7's parser)."""
 EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
 
 
@@ -52,11 +52,11 @@ class Types:
     """The decision for every node.
 
     Attributes:
-        node: float type by node name; nodes that compute no floats are missing.
-        reason: for nodes that do not get what was asked (or the rest's precision): why.
-        own: the type that the model states for a node without a request, where that differs from ``rest``.
-        unchecked: whether there were no observed values to compare with float16's range.
-        frozen: nodes with subgraphs, which keep the types they have.
+        node: float type by node name; nodes without float computation are missing.
+        reason: why, for nodes that do not get the requested type (or that of the rest).
+        own: the type that the model declares for a node without a request, if it differs from ``rest``.
+        unchecked: whether there were no observed values to compare with the range of float16.
+        frozen: nodes with subgraphs, which keep their types.
     """
 
     node: dict[str, Precision] = field(default_factory=dict)
@@ -76,17 +76,17 @@ def decide(
 ) -> Types:
     """Choose a float type for every node of the main graph that computes floats.
 
-    A node gets what the plan asks (a quantized node's float side gets ``rest``, or bfloat16 where the model has that).
-    A node without a request gets ``rest``, or in a model that states 16-bit types the type stated for it.
-    Where its values, weights, scales or operator do not allow that, it gets FP32 and a reason.
+    A node gets the type that the plan requests; the float side of a quantized node gets ``rest``, or bfloat16 if the
+    model has it. A node without a request gets ``rest`` or, in a model with 16-bit types, the type that the model
+    declares. If its values, weights, scales or operator do not allow this, it gets FP32 and a reason.
 
     Args:
-        model: float graph with its Q/DQ pairs, at the opset it will be lowered at.
+        model: float graph with its Q/DQ pairs, at the opset at which it will be lowered.
         facts: types of its tensors.
-        plan: what was asked.
+        plan: the requested precisions.
         rest: the type of nodes without a request.
-        observed: smallest and largest value seen of float tensors.
-        unbuilt: operators that the backend fails to build in a type.
+        observed: smallest and largest observed value of float tensors.
+        unbuilt: per type, operators that the backend cannot build in it.
     """
     types = Types(unchecked=not observed)
     authored = any(facts.types.get(t.name) in SHORT_FLOATS for n in model.nodes if n.op in TARGETS for t in n.outputs)
@@ -121,17 +121,17 @@ def decide(
 
 
 def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored: bool) -> Precision:
-    """The type that a node is to compute in: requested, stated by the model, or ``rest``."""
+    """The type that a node should compute in: requested, declared by the model, or ``rest``."""
     if ask is not None and not ask.precision.quantized:
         return ask.precision
-    # what was written in bfloat16 may leave float16's range: it stays so on the float side of its pairs too
+    # bfloat16 values may exceed the range of float16, so the float side of pairs keeps bfloat16 too
     if stated is not None and (stated is Precision.BF16 or (authored and ask is None)):
         return stated
     return rest
 
 
 def _stated(node: gs.Node, facts: Facts) -> Precision | None:
-    """The float type that the model states for a node: that of its outputs, else of its inputs (Shape, Less)."""
+    """The float type that the model declares for a node: that of its outputs, else of its inputs (Shape, Less)."""
     for tensors in (node.outputs, node.inputs):
         own = [Precision.from_onnx(facts.types[t.name]) for t in tensors if facts.is_float(t.name)]
         if own:
@@ -142,7 +142,7 @@ def _stated(node: gs.Node, facts: Facts) -> Precision | None:
 def _structure(
     node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], subgraph_outputs: set[str]
 ) -> Finding | None:
-    """Why a node's place in the graph keeps it in FP32; None where it does not."""
+    """Why a node's position in the graph keeps it in FP32; None if it does not."""
     if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
     if node.op in RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
@@ -160,7 +160,7 @@ def _structure(
 
 
 def formal(node: gs.Node, opset: int) -> onnx.defs.OpSchema | None:
-    """ONNX's schema of a node, or None for an operator that is not ONNX's."""
+    """ONNX's schema of a node; None for an operator that is not ONNX's."""
     return _formal(node.op, opset)
 
 
@@ -173,7 +173,7 @@ def _formal(op: str, opset: int) -> onnx.defs.OpSchema | None:
 
 
 def input_types(schema: onnx.defs.OpSchema, index: int) -> frozenset[str]:
-    """The types that ONNX allows for an input; the last formal input stands for all further ones."""
+    """The types that ONNX allows for an input; the last formal input represents all further ones."""
     return _types(schema.name, schema.since_version, index, "inputs")
 
 
@@ -188,7 +188,7 @@ def _types(op: str, since: int, index: int, side: str) -> frozenset[str]:
 
 
 def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Finding | None:
-    """Why the operator has no form in the wanted type, by ONNX's schema or the parser; None where it has."""
+    """Why ONNX's schema or the parser does not allow the operator in the wanted type; None if they do."""
     schema = formal(node, opset)
     if schema is None:
         return Code.NOT_IN_OPSET(op=node.op, opset=opset)
@@ -201,7 +201,7 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
     for index, tensor in enumerate(node.outputs):
         if facts.is_float(tensor.name):
             allowed = _output_types(schema, index)
-            # mean and deviation of a LayerNormalization have the type that it names for them, not that of its input
+            # mean and deviation of LayerNormalization have the type of the attribute stash_type, not that of the input
             stash = index > 0 and "stash_type" in schema.attributes
             other = stash and wanted.onnx_type != int(node.attrs.get("stash_type", TensorProto.FLOAT))
             if other or (allowed and name not in allowed):
@@ -210,14 +210,14 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
 
 
 def _unbuilt(node: gs.Node, wanted: Precision, unbuilt: Mapping[Precision, Collection[str]]) -> Finding | None:
-    """The finding that the backend fails to build the operator in that type; None where it does not."""
+    """The finding that the backend cannot build the operator in the wanted type; None if it can."""
     return EngineCode.BUILDER_LACKS_TYPE(op=node.op, precision=wanted) if node.op in unbuilt.get(wanted, ()) else None
 
 
 def _values(
     node: gs.Node, facts: Facts, model: Model, wanted: Precision, observed: Mapping[str, tuple[float, float]]
 ) -> Finding | None:
-    """The finding that a node's values or weights leave the wanted type's range; None where they fit."""
+    """The finding that a node's values or weights exceed the range of the wanted type; None if they fit."""
     limit = wanted.max
     for index, tensor in enumerate(node.inputs):
         if not facts.is_float(tensor.name) or (node.op == "Clip" and index > 0):
@@ -245,19 +245,19 @@ def _values(
 
 
 def _held(model: Model, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
-    """The values of a constant, also where its shape is known only when the model runs."""
+    """The values of a constant, also of one whose shape is known only at run time."""
     values = model.constant(tensor)
     return _filling(tensor.inputs[0]) if values is None and tensor.inputs else values
 
 
 def _filling(node: gs.Node) -> np.ndarray[Any, Any] | None:
-    """The number that a ConstantOfShape fills its output with; None for other nodes."""
+    """The value with which a ConstantOfShape fills its output; None for other nodes."""
     value = node.attrs.get("value") if node.op == "ConstantOfShape" else None
     return values_of(value) if isinstance(value, gs.Constant) else None
 
 
 def _beyond(tensor: gs.Tensor, largest: float, wanted: Precision, constant: bool) -> Finding:
-    """The finding that a tensor's largest magnitude exceeds the type's."""
+    """The finding that a tensor's largest magnitude exceeds that of the type."""
     return Code.BEYOND_TYPE(tensor=tensor.name, value=largest, precision=wanted, limit=wanted.max, constant=constant)
 
 
@@ -267,7 +267,7 @@ def _largest(values: np.ndarray[Any, Any]) -> float:
 
 
 def _scales(node: gs.Node, model: Model, wanted: Precision) -> Finding | None:
-    """A scale that float16 cannot hold within 1 percent: such a pair dequantizes to FP32."""
+    """The finding that float16 does not hold a scale within 1 percent, so the pair dequantizes to FP32; else None."""
     if wanted is not Precision.FP16:
         return None
     pairs = [(t, t.inputs[0]) for t in node.inputs if t.inputs and t.inputs[0].op == DEQUANTIZE]
@@ -287,7 +287,7 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> Finding | None:
 
 
 def _around_tiny_constants(model: Model) -> dict[str, Finding]:
-    """Nodes with a constant that float16 loses (an epsilon of 1e-12), and those its loss would make divide by 0."""
+    """Nodes with a constant that vanishes in float16 (an epsilon of 1e-12), and nodes that would then divide by 0."""
     found: dict[str, Finding] = {}
     for node in model.nodes:
         for tensor in node.inputs:
@@ -310,7 +310,7 @@ def _around_tiny_constants(model: Model) -> dict[str, Finding]:
 
 
 def _feeds_integers(model: Model, facts: Facts) -> dict[str, str]:
-    """Float nodes whose result is turned into integers by cheap arithmetic: node name to the Cast's name."""
+    """Float nodes whose result is converted to integers after cheap arithmetic: node name to the Cast's name."""
     found: dict[str, str] = {}
     for cast in model.nodes:
         makes_index = cast.op == "Cast" and int(cast.attrs.get("to", 0)) in _INTEGERS
@@ -327,7 +327,7 @@ def _feeds_integers(model: Model, facts: Facts) -> dict[str, str]:
 
 
 def _subgraph_outputs(model: Model) -> set[str]:
-    """Main-graph tensors that a subgraph names as its own output."""
+    """Main-graph tensors that a subgraph returns directly as its output."""
     made = {t.name for node in model.nodes for t in node.outputs}
     return {
         t.name for node in model.nodes for sub in bodies(node, recursive=True) for t in sub.outputs if t.name in made

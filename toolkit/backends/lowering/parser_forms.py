@@ -1,4 +1,4 @@
-"""Forms of a graph that ONNX leaves open and that TensorRT's ONNX parsers need, or make faster engines of."""
+"""Graph forms that ONNX leaves open and that TensorRT's ONNX parsers need, or turn into faster engines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SAME_SHAPE = (QUANTIZE, DEQUANTIZE, "Cast", "Identity")
 
 
 def state_kernel_shapes(model: Model, journal: Journal) -> int:
-    """Write the attribute kernel_shape to every Conv and ConvTranspose that leaves it to its weights.
+    """Set the attribute kernel_shape of every Conv and ConvTranspose that lacks it.
 
-    ONNX allows to leave it out. TensorRT's parser reads it off constant weights, but for weights from a
-    DequantizeLinear it uses only the attribute: without it 8.6 refuses the node.
+    ONNX allows to leave it out. TensorRT's parser infers it from constant weights, but for weights from a
+    DequantizeLinear it uses only the attribute: without it 8.6 rejects the node.
 
     Returns:
-        How many nodes got it.
+        The number of nodes changed.
     """
     count = 0
     for node, _ in model.walk():
@@ -46,10 +46,10 @@ def state_kernel_shapes(model: Model, journal: Journal) -> int:
 
 
 def state_loop_conditions(model: Model, journal: Journal) -> int:
-    """Add the conditions that Loops leave out, and say so.
+    """Add the conditions that Loops leave out, with a journal entry.
 
     Returns:
-        How many there were.
+        The number of Loops changed.
     """
     loops = add_loop_conditions(model)
     if loops:
@@ -58,7 +58,7 @@ def state_loop_conditions(model: Model, journal: Journal) -> int:
 
 
 def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
-    """The shape of a constant that reaches ``tensor`` through nodes that keep shapes, else of the tensor itself."""
+    """The shape of the constant that reaches ``tensor`` through shape-preserving nodes, else of the tensor itself."""
     current = tensor
     while not isinstance(current, gs.Constant) and current.inputs and current.inputs[0].op in _SAME_SHAPE:
         current = current.inputs[0].inputs[0]
@@ -70,12 +70,12 @@ def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 
 def float_weights(model: Model, journal: Journal) -> int:
-    """Let stored INT8 weights be float32 before a Q/DQ pair of the same scale, the form weak typing takes.
+    """Replace stored INT8 weights by float32 weights with a Q/DQ pair of the same scale, the form for weak typing.
 
     Quantizing the new weights gives the stored integers again.
 
     Returns:
-        How many weights there were.
+        The number of weights changed.
     """
     count, tensors, nodes = 0, model.tensor_names(), Names(model.node_names())
     for pair in list(pairs_of(model, subgraphs=False)):
@@ -112,7 +112,7 @@ def float_weights(model: Model, journal: Journal) -> int:
 
 
 def _spread(values: np.ndarray[Any, Any] | None, like: np.ndarray[Any, Any], axis: int | None) -> Any:
-    """Scales or zero points in a shape that broadcasts over the weights."""
+    """Scales or zero points in a shape that broadcasts against the weights."""
     if values is None:
         return np.float32(0)
     if values.size == 1 or axis is None:
@@ -123,16 +123,16 @@ def _spread(values: np.ndarray[Any, Any] | None, like: np.ndarray[Any, Any], axi
 
 
 def convolve_pooled(model: Model, journal: Journal) -> int:
-    """Turn a quantized Gemm after a Flatten of [batch, channels, 1, 1] into a convolution of kernel 1 before it.
+    """Replace a quantized Gemm after a Flatten of [batch, channels, 1, 1] by a 1x1 convolution before the Flatten.
 
-    Both compute the same. TensorRT's parser makes a product and a sum of a Gemm whose weights come from a
-    DequantizeLinear; 8.6.0 ran these as a convolution that writes float16, 32 channels at a time, and copied that into
-    the output. Where the parser takes the Gemm whole, as without pairs, and for a Conv at the end with pairs (a
-    U-Net's), one kernel writes the output. On an H100, ResNet-18, batch 8: 7.4 us and 5.6 us for the copy, as a
-    convolution 7.4 us alone; the engine took 0.1618 ms before and takes 0.1553, without pairs 0.1561 and 0.1565.
+    Both compute the same. TensorRT's parser converts a Gemm whose weights come from a DequantizeLinear into a product
+    and a sum; 8.6.0 ran these as a convolution that writes float16, 32 channels at a time, and copied that into the
+    output. If the parser keeps the Gemm whole, as without pairs, or for a final Conv with pairs (as in a U-Net), one
+    kernel writes the output. On an H100, ResNet-18, batch 8: 7.4 us plus 5.6 us for the copy, against 7.4 us as a
+    convolution; the engine's latency went from 0.1618 ms to 0.1553 ms, and is 0.1561 and 0.1565 ms without pairs.
 
     Returns:
-        How many there were.
+        The number of Gemms replaced.
     """
     names, count = model.tensor_names(), 0
     for node in [node for node in model.nodes if node.op == "Gemm" and _plain(node)]:
@@ -173,12 +173,12 @@ def convolve_pooled(model: Model, journal: Journal) -> int:
 
 
 def _plain(gemm: gs.Node) -> bool:
-    """Whether a Gemm is x W + b, W transposed or not."""
+    """Whether a Gemm is x W + b, with W transposed or not."""
     return gemm.attrs.get("alpha", 1.0) == gemm.attrs.get("beta", 1.0) == 1.0 and not gemm.attrs.get("transA", 0)
 
 
 def _weight_pair(model: Model, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | None:
-    """The QuantizeLinear and DequantizeLinear of a constant matrix that nothing else reads."""
+    """The QuantizeLinear and DequantizeLinear of a constant matrix that nothing else reads; None if there are none."""
     dequantize = tensor.inputs[0] if tensor.inputs and len(tensor.outputs) == 1 else None
     if dequantize is None or dequantize.op != DEQUANTIZE or not dequantize.inputs[0].inputs:
         return None
@@ -189,9 +189,9 @@ def _weight_pair(model: Model, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | N
 
 
 def _way_from_flatten(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
-    """The node that makes a matrix of one value per channel, and those from it to ``tensor``, which nothing else reads.
+    """The node that flattens to one value per channel, and the nodes from it to ``tensor``, read by nothing else.
 
-    None where there is none, or no pair after it or before it.
+    None if there is no such node, or no pair before or after it.
     """
     way: list[gs.Node] = []
     pair = []

@@ -1,4 +1,4 @@
-"""Lowering a model as a backend needs it: the same steps for a run's engine and for trial engines."""
+"""Lowering a model for a backend: the same steps for a run's engine and for trial engines."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def lower_for(
     journal: Journal,
     own: bool = False,
 ) -> Lowered:
-    """The graph that the backend takes, and the plan for it; neither argument is changed, but a model that is ``own``.
+    """The graph for the backend, and its plan; neither argument is modified, except a model that is ``own``.
 
     Args:
-        backend: the backend that builds; its typing decides which lowering it is.
+        backend: the backend that builds; its typing determines the kind of lowering.
         settings: the engine's settings.
         model: the graph with its Q/DQ pairs.
-        plan: what was asked of each node.
+        plan: the requested precisions.
         rest: the float type of nodes without a request.
-        observed: smallest and largest value seen of float tensors (strong typing).
-        io: types of inputs and outputs where they differ from the model's own (strong typing).
-        journal: gets a line for everything that was not done as asked.
-        own: nobody else needs ``model``: it is lowered itself, not a copy.
+        observed: smallest and largest observed value of float tensors (strong typing).
+        io: types of inputs and outputs that differ from the model's (strong typing).
+        journal: receives an entry for everything that was not done as requested.
+        own: ``model`` is not needed otherwise: it is lowered in place instead of a copy.
 
     Raises:
-        QtoolError: the model cannot be lowered this way; see ``lower`` and ``lower_weak``.
+        QtoolError: the model cannot be lowered for this typing; see ``lower`` and ``lower_weak``.
     """
     if backend.typing_for(settings) == "weak":
         from toolkit.backends.lowering.weak import lower_weak
@@ -71,10 +71,10 @@ def admit_for(
     rest: Precision,
     io: Mapping[str, Precision],
 ) -> None:
-    """Refuse what ``lower_for`` refuses, without lowering; the model is changed.
+    """Refuse what ``lower_for`` refuses, without lowering; the model is modified.
 
     Raises:
-        QtoolError: the model cannot be lowered this way.
+        QtoolError: the model cannot be lowered for this typing.
     """
     from toolkit.backends.lowering.strong import admit
     from toolkit.backends.lowering.weak import admit_weak
@@ -82,11 +82,11 @@ def admit_for(
     if backend.typing_for(settings) == "weak":
         admit_weak(model, backend)
     else:
-        # the pass that asks for quantized layers may have left out pairs that nothing reads
+        # the quantizing pass may have left out pairs that nothing reads
         paired = any(ask.precision.quantized for _, ask in plan.items())
         admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset(), paired=paired)
 
 
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
-    """Write a lowered model in the ONNX IR version that the backend's parser takes."""
+    """Save a lowered model in the ONNX IR version that the backend's parser supports."""
     return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)

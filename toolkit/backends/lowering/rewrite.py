@@ -1,4 +1,4 @@
-"""Rewriting a graph so that every decided type stands in it: constants, Casts at the borders, stored weights."""
+"""Rewriting a graph to make every decided type explicit: constants, Casts between types, stored weights."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _FLOAT = "tensor(float)"
 
 
 def dtype_of(precision: Precision) -> Any:
-    """The dtype onnx-graphsurgeon uses for a float type: numpy's, or ONNX's number for bfloat16."""
+    """The dtype that onnx-graphsurgeon uses for a float type: numpy's, or ONNX's number for bfloat16."""
     return {Precision.FP32: np.dtype(np.float32), Precision.FP16: np.dtype(np.float16)}.get(
         precision, TensorProto.BFLOAT16
     )
 
 
 def pair_reason(node: gs.Node) -> Finding:
-    """Why a QuantizeLinear or DequantizeLinear is there: what it converts, and for whom."""
+    """Why a QuantizeLinear or DequantizeLinear is there: the tensor it converts, and the readers."""
     code = Code.QUANTIZES if node.op == QUANTIZE else Code.DEQUANTIZES
     return code(tensor=node.inputs[0].name, readers=sorted({reader.name for reader in node.outputs[0].outputs}))
 
 
 def pair_precision(node: gs.Node) -> Precision:
-    """The quantized type of a QuantizeLinear or DequantizeLinear: INT8 where it is not given, or is UINT8.
+    """The quantized type of a QuantizeLinear or DequantizeLinear: INT8 if not given or UINT8.
 
-    For any other type that is not one of ours the float type that is quantized: nothing is asked of the stored values.
+    For any other type without a Precision, the float type that is quantized: nothing is requested for stored values.
     """
     found = pair_type(node)
     if found is None and stored_type(node) not in (0, TensorProto.UINT8):
@@ -52,14 +52,14 @@ def pair_precision(node: gs.Node) -> Precision:
 
 
 class Rewriter:
-    """Writes the decided types into a graph, in place.
+    """Makes the decided types explicit in a graph, in place.
 
     Args:
         model: the graph with its Q/DQ pairs.
-        facts: its types and shapes; those of new tensors are added.
+        facts: types and shapes of its tensors; those of new tensors are added.
         types: the decision for every node; those of new DequantizeLinear nodes are added.
-        plan: gets the Casts and the pairs.
-        journal: gets a line for every node added, changed or removed.
+        plan: receives the Casts and the pairs.
+        journal: receives an entry for every node added, changed or removed.
         rest: the float type of nodes without a request.
     """
 
@@ -75,7 +75,7 @@ class Rewriter:
         self.inside = {n.name for n, g in model.walk() if g is not model.graph}
 
     def run(self, io: Mapping[str, Precision]) -> None:
-        """Rewrite the graph; ``io`` has the types of inputs and outputs that differ from the model's own."""
+        """Rewrite the graph; ``io`` has the types of inputs and outputs that differ from the model's."""
         graph = self.model.graph
         for tensor in graph.inputs:
             if self.facts.is_float(tensor.name):
@@ -104,7 +104,7 @@ class Rewriter:
         self._name_pairs()
 
     def _declared(self, tensor: gs.Tensor) -> Precision:
-        """The float type the tensor had before lowering."""
+        """The float type of the tensor before lowering."""
         return Precision.from_onnx(self.facts.types.get(tensor.name, TensorProto.FLOAT)) or Precision.FP32
 
     def _own(self, tensor: gs.Tensor) -> Precision:
@@ -113,7 +113,7 @@ class Rewriter:
     # ---------------------------------------------------------------- pairs
 
     def _store_weights(self) -> None:
-        """Replace QuantizeLinear over a constant by the stored values: fewer bytes, the same rounding."""
+        """Replace a QuantizeLinear of a constant by the stored values: fewer bytes, the same rounding."""
         gone: list[gs.Node] = []
         for node in self.model.nodes:
             if node.op != QUANTIZE or len(node.inputs) < 3:
@@ -131,11 +131,11 @@ class Rewriter:
         self._remove(gone)
 
     def _remove(self, gone: Sequence[gs.Node]) -> None:
-        """Take nodes off the graph and its tensors in one go: one at a time would compare each with all others."""
+        """Remove nodes from the graph at once: removing them singly would compare each with all others."""
         assemble.discard(self.model.graph, gone)
 
     def _split_dequantizers(self) -> None:
-        """Give every DequantizeLinear one float type; where its readers differ, one node for each type."""
+        """Give every DequantizeLinear a single float type; if its readers differ, add one node per type."""
         for node in self.model.nodes:
             if node.op != DEQUANTIZE:
                 continue
@@ -180,9 +180,9 @@ class Rewriter:
         self.made[node.outputs[0].name] = precision
 
     def _join_scales(self) -> None:
-        """Give all halves of a pair the scale as rounded to the narrowest float type among them.
+        """Round the scale of all parts of a Q/DQ pair to the narrowest float type among them.
 
-        The scales of pairs from elsewhere may not fit 16 bits; halves in two types would then differ by a factor.
+        Scales of existing pairs may not fit 16 bits; Q and DQ with scales in two types would then differ by a factor.
         """
         for node in self.model.nodes:
             if node.op != QUANTIZE:
@@ -206,7 +206,7 @@ class Rewriter:
     # ---------------------------------------------------------------- inputs and outputs of nodes
 
     def _inputs(self, node: gs.Node, main: bool) -> None:
-        """Let a node read its float inputs in the types chosen for it: constants are converted, others cast."""
+        """Make a node read its float inputs in the types chosen for it: constants are converted, others are cast."""
         if node.op == DEQUANTIZE:
             return
         if node.op == QUANTIZE:
@@ -229,7 +229,7 @@ class Rewriter:
                 node.inputs[index] = self._cast(tensor, kind, node)
 
     def _outputs(self, node: gs.Node) -> None:
-        """Give a node's float outputs, and the attributes that name a type, the type chosen for it."""
+        """Set the type chosen for a node on its float outputs and on the attributes that name a type."""
         kind = self.types.node.get(node.name)
         if kind is None or node.op in (QUANTIZE, DEQUANTIZE) or node.name in self.types.frozen:
             return
@@ -263,10 +263,10 @@ class Rewriter:
         return make_constant(name, values_of(tensor), kind.onnx_type)
 
     def _cast(self, tensor: gs.Tensor, kind: Precision, reader: gs.Node) -> gs.Tensor:
-        """The tensor in another type: what a Cast widened, a Cast made earlier for another reader, or a new one."""
+        """The tensor in another type: the input of a widening Cast, an earlier reader's Cast, or a new one."""
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is not None and maker.op == "Cast" and self.made[tensor.name] is Precision.FP32:
-            # widening and narrowing again loses nothing: read what was there before
+            # widening and narrowing again loses nothing, so the Cast's input can be read
             before = maker.inputs[0]
             if self.made.get(before.name) is kind:
                 return before
@@ -285,7 +285,7 @@ class Rewriter:
         return self.converted[key]
 
     def _graph_outputs(self, io: Mapping[str, Precision]) -> None:
-        """Give the model's outputs the types of ``io``, else those declared, by a Cast where a node makes another."""
+        """Give the model's outputs the types of ``io``, else the declared ones; adds Casts where the types differ."""
         for position, out in enumerate(self.model.graph.outputs):
             if not self.facts.is_float(out.name):
                 continue
@@ -308,7 +308,7 @@ class Rewriter:
             self.journal.changed(name, Code.CAST_INSERTED(), why)
 
     def _reshape_scalars(self) -> None:
-        """Write Unsqueeze of a scalar as Reshape to [1]: TensorRT-RTX cannot parse the former without a GPU (seen)."""
+        """Replace Unsqueeze of a scalar by Reshape to [1]: TensorRT-RTX needs a GPU to parse Unsqueeze (observed)."""
         target: gs.Constant | None = None
         for node in self.model.nodes:
             if node.op != "Unsqueeze" or self.facts.shapes.get(node.inputs[0].name, [None])[0] != ():
@@ -322,7 +322,7 @@ class Rewriter:
             self.journal.changed(node.name, Code.UNSQUEEZE_RESHAPED(), Code.PARSED_WITHOUT_GPU())
 
     def _drop_idle_casts(self) -> None:
-        """Remove Casts of the model's own that now convert a type to itself, and conversions there and back."""
+        """Remove Casts of the original model that now convert a type to itself, and conversions back and forth."""
         inner, gone = self.model.subgraph_tensors(), list[gs.Node]()
         for node in self.model.nodes:
             if node.op != "Cast" or node.name not in self.names:
@@ -337,7 +337,7 @@ class Rewriter:
         self._remove(gone)
 
     def _name_pairs(self) -> None:
-        """Write the pairs themselves into the plan, so that every node of the final graph has its line."""
+        """Add the Q/DQ nodes to the plan, so that every node of the final graph has an entry."""
         for node in self.model.nodes:
             if node.op not in (QUANTIZE, DEQUANTIZE):
                 continue

@@ -1,4 +1,4 @@
-"""Lowering for strong typing: the plan made explicit in a graph whose every type stands in it."""
+"""Lowering for strong typing: the plan becomes a graph in which every type is explicit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toolkit.placement.qdq import float_constants
 
 _BFLOAT16_OPSET = 22
 BY_MODEL = "the model"
-"""The name under which the float type that a model states is asked for, for a node without a request."""
+"""The origin of plan entries for float types that the model declares, for nodes without a request."""
 
 
 @collector_paused()
@@ -46,18 +46,18 @@ def lower(
     unbuilt: Mapping[Precision, Collection[str]] | None = None,
     own: bool = False,
 ) -> Lowered:
-    """Make every type of the plan explicit: float16 weights and scales, Casts at the borders, stored INT8 weights.
+    """Make every type of the plan explicit: float16 weights and scales, Casts between types, stored INT8 weights.
 
     Args:
-        model: the graph with its Q/DQ pairs; it is not changed, but where it is ``own``.
-        plan: what was asked; it is not changed.
+        model: the graph with its Q/DQ pairs; not modified unless it is ``own``.
+        plan: the requested precisions; not modified.
         rest: the float type of nodes without a request, and of the float side of quantized nodes.
-        observed: smallest and largest value seen of float tensors; nodes that leave float16's range stay FP32.
-        io: types of inputs and outputs where they differ from the model's own.
-        journal: gets a line for every node that does not get what was asked, and every Cast.
-        newest: the newest operator set that the backend's parser takes.
-        unbuilt: operators that the backend fails to build in a float type.
-        own: nobody else needs ``model``: it is lowered itself, not a copy.
+        observed: smallest and largest observed value of float tensors; nodes that exceed float16's range stay in FP32.
+        io: types of inputs and outputs that differ from the model's.
+        journal: receives an entry for every node that does not get the requested type, and every Cast.
+        newest: the newest opset that the backend's parser supports.
+        unbuilt: per float type, operators that the backend cannot build in it.
+        own: ``model`` is not needed otherwise: it is lowered in place instead of a copy.
 
     Raises:
         QtoolError: see ``admit``.
@@ -69,18 +69,18 @@ def lower(
     graph = lowered.graph
     admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
     changed = float_constants(lowered, journal) > 0 or lowered.graph is not graph
-    # what is known of the original graph need not be found out from its copy, nor from one with another opset alone
+    # what is known about the original graph also holds for a copy of it in which only the opset differs
     seen = lowered if changed else model
     with seen.settled():
         facts, sound = seen.facts(), seen.types_fault() is None
-    # adds nothing about any type or shape
+    # these change no type or shape
     state_kernel_shapes(lowered, journal)
     state_loop_conditions(lowered, journal)
     types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {}, unbuilt or {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():
-        # what was asked stays in the plan: the report sets it next to the outcome, with this reason
+        # the request stays in the plan: the report compares it with the outcome, and gives this reason
         out_of_range = reason.code is Code.BEYOND_TYPE
         journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
     plan.by = BY_MODEL
@@ -112,13 +112,13 @@ def admit(
     newest: int,
     paired: bool = False,
 ) -> None:
-    """Raise the operator set of a model that is to be lowered; what lowering refuses is refused here. See ``lower``.
+    """Raise the opset of a model that is to be lowered, and refuse what lowering refuses; see ``lower``.
 
-    ``paired`` says that the model gets Q/DQ pairs, where a rehearsal left them out.
+    ``paired`` says that the model gets Q/DQ pairs, in case a rehearsal left them out.
 
     Raises:
-        RecipeError: ``io`` names a tensor that is no float input or output.
-        ModelError: the opset cannot be raised to what float16 scales need.
+        RecipeError: ``io`` names a tensor that is not a float input or output.
+        ModelError: the opset cannot be raised to the one that float16 scales need.
     """
     journal.by = "lowering"
     if io:
@@ -144,7 +144,7 @@ def _has_short(plan: PrecisionPlan, rest: Precision) -> bool:
 
 
 def _states_bfloat16(model: Model) -> bool:
-    """Whether a model states bfloat16 itself: by an input, a constant or a Cast."""
+    """Whether a model declares bfloat16 itself: in an input, a constant or a Cast."""
     read = (tensor for node in model.nodes for tensor in node.inputs if not tensor.inputs)
     return any(onnx_type(tensor.dtype) == TensorProto.BFLOAT16 for tensor in read) or any(
         node.op == "Cast" and node.attrs.get("to") == TensorProto.BFLOAT16 for node in model.nodes
@@ -152,10 +152,10 @@ def _states_bfloat16(model: Model) -> bool:
 
 
 def _raise_for_bfloat16(model: Model, newest: int, journal: Journal) -> None:
-    """Raise the operator set to that in which convolutions, pools and recurrent layers take bfloat16.
+    """Raise the opset to the one in which convolutions, pools and recurrent layers support bfloat16.
 
-    ONNX's schemas allow it from operator set 22 on (Changelog.md: Conv-22 and 30 others); before, such nodes would stay
-    float32. A model that cannot be converted keeps its own.
+    ONNX's schemas allow it from opset 22 on (Changelog.md: Conv-22 and 30 others); at older opsets such nodes would
+    stay in float32. A model that cannot be converted keeps its opset.
     """
     was = model.opset
     gains = was < _BFLOAT16_OPSET and any(
@@ -185,8 +185,8 @@ def _takes_bfloat16(op: str, opset: int) -> bool:
 
 
 def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
-    """Nodes inside subgraphs keep their types: where that is not what was asked, they are declined."""
-    # one for all nodes of a type: the report makes one sentence of the same finding about many nodes
+    """Note in the journal the nodes in subgraphs that keep another type than the requested one."""
+    # one finding per type for all nodes: the report merges equal findings into one sentence
     why = {precision: Code.SUBGRAPH(precision=precision) for precision in Precision}
     why[Precision.FP32] = Code.STAYS_FP32(why=EngineCode.IN_SUBGRAPH())
     for node, graph in model.walk():
@@ -201,7 +201,7 @@ def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: 
 
 
 def _reasons(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, Finding]:
-    """Write the precision of every node into its metadata; the reasons by node name."""
+    """Write the precision of every node into its metadata; returns the reasons by node name."""
     reasons = {}
     for name in model.node_names():
         ask, became = plan.get(name), types.node.get(name)

@@ -1,4 +1,4 @@
-"""Lowering for weak typing: a float32 graph with its pairs (or without), and layer precisions beside it."""
+"""Lowering for weak typing: a float32 graph with its Q/DQ pairs (or without), and layer precisions beside it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from toolkit.placement.qdq import bypass, float_constants
 NO_INT8_KERNEL = {8: frozenset({"ConvTranspose"})}
 """Operators that a major version cannot run in INT8 in a weakly typed network.
 
-ConvTranspose: 8.6.0 fails while building (seen on an H200, refitUtils.cpp, with the pairs of others too), and where it
-builds it is slower than float16 (NVIDIA/TensorRT issue 1699).
+ConvTranspose: 8.6.0 fails to build it (observed on an H200, refitUtils.cpp, also with Q/DQ pairs from other tools), and
+if it builds, it is slower than float16 (NVIDIA/TensorRT issue 1699).
 """
 
 
@@ -45,15 +45,15 @@ def lower_weak(
     own: bool = False,
     rest: Precision = Precision.FP32,
 ) -> Lowered:
-    """The graph a weakly typed backend takes, and the plan with the pairs' own lines.
+    """The graph for a weakly typed backend, and the plan including its Q/DQ nodes.
 
     Args:
-        model: float32, with its pairs; it is not changed, but where it is ``own``.
-        plan: what was asked; it is not changed.
-        settings: with ``quantization = "implicit"`` the pairs are taken out and the plan says INT8 by itself.
-        backend: tells the newest opset it takes.
-        journal: gets a line for everything done.
-        own: nobody else needs ``model``: it is lowered itself, not a copy.
+        model: float32, with its Q/DQ pairs; not modified unless it is ``own``.
+        plan: the requested precisions; not modified.
+        settings: with ``quantization = "implicit"`` the pairs are removed, and only the plan requests INT8.
+        backend: provides the newest opset that it supports.
+        journal: receives an entry for every change.
+        own: ``model`` is not needed otherwise: it is lowered in place instead of a copy.
         rest: the float type of nodes without a request.
 
     Raises:
@@ -88,13 +88,13 @@ def lower_weak(
 
 
 def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
-    """Ask for ``rest`` in float attention, or leave types to TensorRT where all attention is quantized.
+    """Request ``rest`` in float attention, or leave types to TensorRT if all attention is quantized.
 
-    TensorRT 8.6.0 runs a transformer without pairs as one block of Myelin's in float16. With pairs, it ran products of
+    TensorRT 8.6.0 runs a transformer without pairs as one Myelin block in float16. With pairs, it ran products of
     activations without a requested type in TF32: on an H100 at batch 8, BERT-6 with quantized projections took 0.373
-    ms, and 0.322 ms with float16 requested in the attention. Between quantized products it computes in float32 without
-    writing the result, and each float16 request, as for Softmax and LayerNormalization, adds a cast that splits what it
-    would fuse, such as GELU and its product: at batch 1 it took 0.211 ms with these requests, and 0.177 ms without. No
+    ms, and 0.322 ms with float16 requested in attention. Between quantized products it computes in float32 without
+    writing the result, and each float16 request, as for Softmax and LayerNormalization, adds a cast that prevents
+    fusions, such as of GELU and its product: at batch 1 it took 0.211 ms with these requests, and 0.177 ms without. No
     other node loses its constraint.
     """
     found = list(attentions(model))
@@ -115,7 +115,8 @@ def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journa
 
 
 def admit_weak(model: Model, backend: Backend) -> None:
-    """Refuse a model whose opset the parser does not take; pairs of short floats or of late types raised it.
+    """Refuse a model whose opset the parser does not support; Q/DQ pairs of 16-bit floats or new types may have raised
+    it.
 
     Raises:
         BackendError: its opset is too new.
@@ -142,7 +143,7 @@ def admit_weak(model: Model, backend: Backend) -> None:
 
 
 def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:
-    """Let nodes that this version has no INT8 kernel for read the float tensors that their pairs quantize."""
+    """Make nodes for which this version has no INT8 kernel read the float tensors that their pairs quantize."""
     version = major(backend.version())
     refused = NO_INT8_KERNEL.get(version, frozenset())
     for node, _ in list(model.walk()):
@@ -156,7 +157,7 @@ def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal
 
 
 def _take_out(model: Model) -> int:
-    """Let every reader of a pair read the float tensor; stored integer weights keep their dequantizer."""
+    """Make every reader of a pair read the float tensor; stored integer weights keep their dequantizer."""
     pairs = [pair for pair in pairs_of(model) if pair.quantizers]
     path, names = FloatPath(model), Names(model.node_names())
     for pair in pairs:

@@ -1,5 +1,5 @@
-"""Child processes from the parent's side: starting them, waiting for a result, and explaining their death.
+"""Child processes from the parent's side: starting them, waiting for results, and explaining crashes.
 
-``process.run_job`` runs a job by name in a child of its own and returns its result. ``children`` keeps spares that have
-loaded TensorRT already, and has all others stand still while an engine is measured.
+``process.run_job`` runs a job by name in its own child process and returns the result. ``children`` keeps spare
+children that have already loaded TensorRT, and stops all others while an engine is measured.
 """

@@ -1,4 +1,4 @@
-"""How a child process speaks to its parent."""
+"""Messages from a child process to its parent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Channel:
-    """The child's way to speak to its parent: one JSON object a line."""
+    """Sends events from the child process to its parent, as one JSON object per line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -21,9 +21,9 @@ class Channel:
             self._stream.flush()
 
     def log(self, message: str) -> None:
-        """Pass on a message."""
+        """Send a log message."""
         self.say({"log": message})
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Say how far the job is."""
+        """Send the progress of the job."""
         self.say({"progress": [what, done, total]})

@@ -1,8 +1,8 @@
-"""Child processes for jobs: started when a job comes, or ahead of it; and stopped while engines are measured.
+"""Child processes for jobs, started on demand or ahead of time, and stopped while engines are measured.
 
-A child takes one job and ends with it, so that nothing of a job is left to the next. What makes it slow to start is
-loading TensorRT and making a CUDA context, which take 7 to 16 seconds on some GPU hosts: a spare has done both when its
-job comes, and waits for it without touching the GPU.
+A child runs one job and then ends, so that nothing of a job affects the next. Starting one is slow because of loading
+TensorRT and creating a CUDA context, which take 7 to 16 seconds on some GPU hosts: a spare child has done both when its
+job comes, and waits for it without using the GPU.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from toolkit.base.gpu_turns import GPU_TURN
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.jobs.worker import main; main()"
 CAN_STOP = sys.platform == "linux"
-"""Whether children can be stopped for a while, and end with this process even then."""
+"""Whether children can be stopped temporarily, and are killed with this process even while stopped."""
 
 
 class Child:
-    """A process for one job, and the file that its noise goes to.
+    """A process for one job, and the file that receives its stray output.
 
     Args:
-        library: the module that it loads before it gets its job; none where empty.
+        library: the module to load before the job arrives; empty for none.
 
     Attributes:
-        stops: from when to when it was stopped, by the clock of ``time.monotonic``.
+        stops: start and end of the periods in which it was stopped, by ``time.monotonic``.
     """
 
     def __init__(self, library: str = "") -> None:
@@ -44,7 +44,8 @@ class Child:
         self.noise = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting, self._since = bool(library), 0.0
         try:
-            # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
+            # -I: the child's imports depend on this process's sys.path, not on the working directory or PYTHON*
+            # variables.
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
@@ -53,7 +54,8 @@ class Child:
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,
-                # CUDA 11's default loads every kernel of every library into each context: TensorRT itself warns of it
+                # CUDA 11's default loads every kernel of every library into each context, which TensorRT itself warns
+                # about
                 env={"CUDA_MODULE_LOADING": "LAZY", **os.environ},
             )
         except OSError:
@@ -73,37 +75,38 @@ class Child:
         return True
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What it says, until it ends."""
+        """Yield the child's events until it ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             yield json.loads(line)
 
     def ready(self) -> bool:
-        """Wait until it has loaded its library; False where it died of that."""
+        """Wait until the child has loaded its library; False if it died meanwhile."""
         if self._waiting:
             said = next(self.events(), None)
-            # only now: where an interrupt ends the wait, its message is still unread, and is no job's answer
+            # set only now: if the wait is interrupted, the message is still unread and must not be taken for a job's
+            # answer
             self._waiting = False
             return said is not None and self.process.poll() is None
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """Let it do nothing until ``go_on``."""
+        """Suspend the process until ``go_on``."""
         self._since = time.monotonic()
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it work again."""
+        """Resume the process."""
         self.stops.append((self._since, time.monotonic()))
         self.process.send_signal(signal.SIGCONT)
 
     def stopped_within(self, began: float, seconds: float) -> float:
-        """For how many of the ``seconds`` from ``began`` on it was stopped; Linux processes share a clock."""
+        """Seconds, of the ``seconds`` from ``began`` on, in which it was stopped; processes share a clock on Linux."""
         ended = began + seconds
         return sum(max(min(end, ended) - max(start, began), 0.0) for start, end in self.stops)
 
     def end(self) -> None:
-        """Kill it if it is still there, and close its pipes."""
+        """Kill the process if it is alive, and close its pipes."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -114,8 +117,9 @@ class Child:
 
 
 class SpareChildren:
-    """Children that have loaded their library and wait for a job. Only the thread that made this starts any: a child
-    ends with the thread that started it.
+    """Children that have loaded their library and wait for a job.
+
+    Only the thread that created this object starts children, since a child ends with the thread that started it.
     """
 
     def __init__(self) -> None:
@@ -123,8 +127,8 @@ class SpareChildren:
         self._lock, self._thread = threading.Lock(), threading.get_ident()
 
     def take(self, library: str) -> Child | None:
-        """A child that has loaded the library; None where there is none."""
-        # settling also waits for a child that is taken while it loads
+        """A child that has loaded the library; None if there is none."""
+        # with the lock, settling also waits for a child that is taken while it loads
         with self._lock:
             while (child := next((one for one in self._found if one.library == library), None)) is not None:
                 self._found.remove(child)
@@ -133,22 +137,22 @@ class SpareChildren:
                     if ready := child.ready():
                         return child
                 finally:
-                    # also where an interrupt ends the wait: nothing else knows of it any more
+                    # also if the wait is interrupted, since nothing else refers to the child any more
                     if not ready:
                         child.end()
                         child.noise.close()
         return None
 
     def fill(self, library: str, number: int) -> None:
-        """Start as many as are missing for ``number`` spares of a library; none while engines are measured."""
+        """Start children until there are ``number`` spares of a library; none while engines are measured."""
         if threading.get_ident() != self._thread:
             return
         with self._lock:
             lacking = number - sum(one.library == library for one in self._found)
-            # measuring has settled the existing ones, and a job without a spare starts its own
+            # the existing ones have settled before measuring; a job without a spare starts its own child
             if lacking > 0 and GPU_TURN.acquire(blocking=False):
                 try:
-                    # where the system allows no more processes or files, a job does without a spare
+                    # if the system allows no more processes or files, jobs run without a spare
                     with contextlib.suppress(OSError):
                         for _ in range(lacking):
                             self._found.append(Child(library))
@@ -156,13 +160,13 @@ class SpareChildren:
                     GPU_TURN.release()
 
     def settle(self) -> None:
-        """Wait until all have loaded their library: none may use the GPU while engines are measured."""
+        """Wait until all have loaded their library, so that none uses the GPU while engines are measured."""
         with self._lock:
             for child in self._found:
                 child.ready()
 
     def end(self) -> None:
-        """End them all."""
+        """End all spare children."""
         with self._lock:
             for child in self._found:
                 child.end()
@@ -175,7 +179,7 @@ _SPARES: list[SpareChildren] = []
 
 @contextmanager
 def spare_children() -> Iterator[None]:
-    """Within the block, children are started ahead of the jobs that are likely next; all end with it."""
+    """Within the block, start children ahead of likely jobs; all of them end with the block."""
     if _SPARES:
         yield
         return
@@ -187,18 +191,18 @@ def spare_children() -> Iterator[None]:
 
 
 def spares() -> SpareChildren | None:
-    """The spares of the block under way; None outside of one."""
+    """The spare children of the current ``spare_children`` block; None outside of one."""
     return _SPARES[-1] if _SPARES else None
 
 
-# -------------------------------------------------------------------- one GPU for several
+# -------------------------------------------------------------------- sharing one GPU
 
 _AT_WORK: list[Child] = []
 
 
 @contextmanager
 def exclusive_measurement() -> Iterator[None]:
-    """In the block no other job measures, and jobs that do anything else stand still: parsing uses the GPU too."""
+    """Within the block no other job measures, and all other jobs are stopped, since even parsing uses the GPU."""
     with GPU_TURN:
         found = spares()
         if found is not None:
@@ -215,7 +219,7 @@ def exclusive_measurement() -> Iterator[None]:
 
 @contextmanager
 def at_work(child: Child) -> Iterator[None]:
-    """In the block the child does its job, such as building an engine, which it begins once nothing is measured."""
+    """Within the block the child runs its job, such as building an engine; waits until no measurement is running."""
     with GPU_TURN:
         _AT_WORK.append(child)
     try:
@@ -225,17 +229,17 @@ def at_work(child: Child) -> Iterator[None]:
 
 
 class Jobs:
-    """The jobs of one thread, which another can end."""
+    """The jobs of one thread, which another thread can end."""
 
     def __init__(self) -> None:
         self._lock, self._over = threading.Lock(), False
         self._child: Child | None = None
 
     def begin(self, child: Child) -> None:
-        """Take in which child works.
+        """Record the child that runs the current job.
 
         Raises:
-            BackendError: the jobs were given up.
+            BackendError: the jobs were ended.
         """
         with self._lock:
             if self._over:
@@ -243,7 +247,7 @@ class Jobs:
             self._child = child
 
     def end(self) -> None:
-        """Kill the child at work; no job follows."""
+        """Kill the running child and refuse further jobs."""
         with self._lock:
             self._over = True
             if self._child is not None:

@@ -1,4 +1,4 @@
-"""What a job's parent and child exchange: profiles as JSON, arrays as files."""
+"""Data exchanged between a job's parent and child: profiles as JSON, arrays as files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 
 
 def profiles_to_json(profiles: Profiles) -> list[dict[str, Any]]:
-    """Profiles as a request holds them."""
+    """Profiles in the form of a job's request."""
     return [
         {
             "name": profile.name,
@@ -41,7 +41,7 @@ def profiles_from_json(found: Iterable[Mapping[str, Any]]) -> Profiles:
 
 
 def store_arrays(path: str | Path, arrays: Sequence[Array]) -> None:
-    """Write arrays of any shapes in their order; bfloat16 and float8, which .npy files do not know, become float32."""
+    """Write arrays of any shapes, in order; bfloat16 and float8, which .npy files do not support, become float32."""
     np.savez(path, *(a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays))
 
 

@@ -1,9 +1,9 @@
-"""Builds run in a process of their own.
+"""Running builds in a separate process.
 
-TensorRT writes to the standard streams from native code, can crash, cannot be interrupted, and Polygraphy settles at
-its import whether it drives TensorRT or TensorRT-RTX. A child process takes care of all four: its output is kept for
-the error message, its death is an error like any other, killing it is safe, and each build imports what it needs.
-``children`` has what starts them.
+TensorRT writes to the standard streams from native code, can crash and cannot be interrupted, and Polygraphy decides at
+import time whether it uses TensorRT or TensorRT-RTX. A child process solves all four: its output is kept for error
+messages, a crash is an error like any other, it can be killed safely, and each build imports what it needs.
+``children`` starts the processes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 
 _MEASURES = frozenset({"examine_tensorrt", "measure_in_turn"})
-"""The jobs during which nothing else may use the GPU."""
+"""Jobs during which nothing else may use the GPU."""
 _MEANWHILE = {"build_tensorrt": 2}
-"""How many spares to have while a job works: an engine that was built is looked at, and then often measured in turn."""
+"""Number of spares to have while a job runs: a built engine is then inspected, and often measured in turns."""
 _NEXT = dict.fromkeys(("probe", "parse_tensorrt", "parse_rtx", "examine_tensorrt", "measure_in_turn"), 1)
-"""How many to have after a job: another one is likely."""
+"""Number of spares to have after a job, since another one is likely."""
 _TAIL = 8000
 _ROOM = 16 << 20
-"""Bytes: with less, what is written next to an engine does not fit."""
+"""Bytes: with less free space, the files written with an engine do not fit."""
 
 
 class ProcessDiedError(BackendError):
-    """The child process ended without an answer: native code crashed, or something killed it."""
+    """The child process ended without an answer: native code crashed, or it was killed."""
 
 
 def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent) -> dict[str, Any]:
     """Run one of ``worker.JOBS`` in a child process and return its result.
 
     Args:
-        job: the job's name.
+        job: name of the job.
         request: JSON-able arguments.
         log: called with each message, ``"WARNING: ..."``.
-        progress: called with what is being done, how much is done, and of how much.
+        progress: called with the activity, the amount done, and the total.
 
     Raises:
         BackendError: the job failed.
@@ -64,13 +64,13 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
             spare.fill(library, _NEXT.get(job, 0))
     result: dict[str, Any] = outcome["result"]
     if child.stops and "seconds" in result:
-        # loading TensorRT and writing the engine are not part of its time
+        # loading TensorRT and writing the engine do not count as build time
         result["seconds"] -= child.stopped_within(result["started"], result["seconds"])
     return result
 
 
 def _outcome(child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress) -> dict[str, Any]:
-    """The child's last word, empty where it died; it has ended when this returns."""
+    """The child's last event; empty if it died. The child has ended when this returns."""
     try:
         if (own := jobs_here.get()) is not None:
             own.begin(child)
@@ -83,13 +83,13 @@ def _outcome(child: Child, job: str, request: Mapping[str, Any], log: LogLine, p
 
 
 def _library(job: str, request: Mapping[str, Any]) -> str:
-    """The module that a job works with; empty where it is not known."""
+    """The module that a job uses; empty if unknown."""
     named = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}.get(job.rpartition("_")[2], "")
     return str(request.get("module") or request.get("backend") or named)
 
 
 def _converse(child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress) -> dict[str, Any]:
-    """Send the request, pass on log and progress, and return the child's last word (empty where it died)."""
+    """Send the request, forward log messages and progress, and return the child's last event (empty if it died)."""
     # The pipe to the child stays open: its end tells the child that this process is gone.
     for event in child.events() if child.send({"job": job, "request": request}) else ():
         if "log" in event:
@@ -104,7 +104,7 @@ def _converse(child: Child, job: str, request: Mapping[str, Any], log: LogLine, 
 
 
 def _death(job: str, status: int, noise: IO[bytes]) -> ProcessDiedError:
-    """The error that a child process ended without an answer: its signal or status, and its last words."""
+    """The error for a child that ended without an answer: its signal or exit status, and its last output."""
     noise.seek(0)
     said, _, trace = noise.read()[-_TAIL:].decode(errors="replace").partition("Fatal Python error: ")
     tail = _last(said)

@@ -1,4 +1,4 @@
-"""Engines measured in turn, in a child process."""
+"""Measuring engines in turns, in a child process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def measure_turns(
     rounds: int = ROUNDS,
     host_code: bool = True,
 ) -> TurnsFound:
-    """Latency of several engines at every profile's opt shapes, all of them measured in each round.
+    """Latency of several engines at the opt shapes of every profile, with all engines measured in every round.
 
     Args:
-        module: the TensorRT module that built them.
-        engines: their files by name.
+        module: the TensorRT module that built the engines.
+        engines: engine files by name.
         profiles: the profiles that they were built with.
-        progress: called with what is being done, how much is done, and of how much.
-        rounds: how often each engine is measured.
-        host_code: whether an engine may hold host code, as version compatible ones do; for engines that this run
-            built.
+        progress: called with the activity, the amount done, and the total.
+        rounds: number of measurements per engine.
+        host_code: whether engines may contain host code, as version-compatible ones do; true only for engines built by
+            this run.
 
     Raises:
-        BackendError: an engine cannot be opened, or nothing can be measured here.
+        BackendError: an engine cannot be opened, or this machine cannot measure.
     """
     request = {
         "backend": module,

@@ -1,5 +1,5 @@
-"""Trial engines: built to be compared, with the settings of the run's own engine.
+"""Trial engines: built for comparison, with the settings of the run's own engine.
 
-``bench`` lowers, builds and times them, and keeps a log. The others have engines ready before they are asked for: built
-alongside other work, on other GPUs, or kept on disk.
+``bench`` lowers, builds and times them, and keeps a log. The other modules make engines available before they are
+needed: built in parallel with other work, on other GPUs, or cached on disk.
 """

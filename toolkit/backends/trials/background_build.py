@@ -1,10 +1,10 @@
-"""An engine that is built alongside everything else this process does, before its latency is asked for.
+"""Building an engine in the background, before its latency is requested.
 
-The engine without pairs needs no ranges, so that it can be begun before anything is calibrated; and it is likely to be
-the run's own. Its build and its measurement are jobs like any other: while an engine is measured, its own child stands
-still, and while it is measured, all others do (see ``processes.children``). What it was built alongside can have
-disturbed the times by which TensorRT chose its kernels; so it is judged by its latency, measured alone like that of the
-others.
+The engine without pairs needs no ranges, so its build can start before calibration; and it is likely to become the
+run's own engine. Its build and measurement are jobs like any other: while another engine is measured, its child process
+is stopped, and while it is measured, all others are (see ``processes.children``). Work running in parallel may have
+disturbed the times by which TensorRT chose its kernels, so the engine is judged by its latency, which is measured alone
+like those of the others.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ WHAT = "building an engine without pairs"
 
 
 class BackgroundBuild:
-    """One engine, begun when this is made.
+    """One engine, whose build starts when this object is created.
 
     Args:
-        name: the name that it is to be kept by.
+        name: the name under which the engine is cached.
         build: builds it, in a separate thread.
 
     Attributes:
-        others: how many engines were built meanwhile.
+        others: number of engines that were built meanwhile.
     """
 
     def __init__(self, name: str, build: Callable[[], Build]) -> None:
@@ -55,17 +55,17 @@ class BackgroundBuild:
 
     @property
     def done(self) -> bool:
-        """Whether it is built and measured, or has failed."""
+        """Whether the engine is built and measured, or has failed."""
         return not self._thread.is_alive()
 
     @property
     def aside(self) -> str:
-        """Since when it has been at work, for a progress line that is begun now and stays; empty once it is done."""
+        """How long ago the build started, as text to append to a progress line that is not updated; empty when done."""
         seconds = time.monotonic() - self._begun
-        return "" if self.done else f"; beside it one without pairs, begun {seconds:.0f} s earlier"
+        return "" if self.done else f"; one without pairs is built in parallel, since {seconds:.0f} s"
 
     def wait(self, progress: Progress, until: float | None = None) -> None:
-        """Wait for it, at most until so many seconds after it was begun."""
+        """Wait for the engine, at most until ``until`` seconds after its start."""
         if self.done:
             return
         progress(WHAT, 0, 1)
@@ -73,15 +73,15 @@ class BackgroundBuild:
         progress(WHAT, 1, 1)
 
     def result(self, progress: Progress) -> Build | str:
-        """Wait for it; what was built, or why it was not: others may have taken the GPU's memory."""
+        """Wait for the engine; returns the build, or why it failed: others may have taken the GPU's memory."""
         self.wait(progress)
         return self._found
 
     def seconds(self) -> float | None:
-        """How long building took; None where it is not done or has failed."""
+        """Duration of the build; None if it is not done or has failed."""
         return self._found.seconds if self.done and not isinstance(self._found, str) else None
 
     def give_up(self) -> None:
-        """End it, where it is still at work."""
+        """Cancel the build if it is still running."""
         self._jobs.end()
         self._thread.join()

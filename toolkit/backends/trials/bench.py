@@ -1,4 +1,4 @@
-"""Trial engines: lowered, built and timed with the settings of the run's own engine, and kept in one log."""
+"""Trial engines: lowered, built and timed with the settings of the run's own engine, and recorded in one log."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
     from toolkit.backends.layers.layer import Build
 
 _TRIAL = "/trial"
-"""How the places of trials end in the log."""
+"""Suffix of the log keys of trial engines."""
 CalibratorBatches = Callable[[], Iterable[Mapping[str, "np.ndarray[Any, Any]"]]]
 
 
 def _level(settings: EngineSettings) -> int:
-    """The builder optimization level; TensorRT's own is 3."""
+    """The builder optimization level; TensorRT's default is 3."""
     return 3 if settings.optimization_level is None else settings.optimization_level
 
 
 @dataclass
 class EngineBench:
-    """A backend with all that a build of it needs besides the model; a ``Bench`` for ``Context``.
+    """A backend with everything needed for a build except the model; the ``Bench`` of a ``Context``.
 
     Example:
         >>> bench = EngineBench(folder=Path("trials"))                                    # doctest: +SKIP
@@ -57,15 +57,15 @@ class EngineBench:
     Attributes:
         backend: the backend, or its name as in ``[engine] backend``.
         settings: the engine's settings.
-        shapes: the shape profiles that are built and timed.
+        shapes: the shape profiles to build and time.
         rest: the float type of nodes without a request.
-        io: types of inputs and outputs where they differ from the model's own.
-        calibration_profile: the profile of TensorRT's own calibrators.
+        io: types of inputs and outputs that differ from the model's.
+        calibration_profile: the profile for TensorRT's own calibrators.
         batches: returns the batches of TensorRT's own calibrators.
         batches_print: a fingerprint of these batches.
-        folder: where the log, the timing cache, the engines that were measured and the model under work lie; a
-            temporary one where None.
-        progress: is told how far a build has come.
+        folder: folder of the log, the timing cache, the measured engines and the model being built; None for a
+            temporary one.
+        progress: called with the progress of a build.
     """
 
     backend: Backend | str = "auto"
@@ -82,10 +82,10 @@ class EngineBench:
 
     @cached_property
     def builder(self) -> Backend:
-        """The backend itself, looked for when first needed.
+        """The backend, chosen when first needed.
 
         Raises:
-            QtoolError: the named backend cannot be used here.
+            QtoolError: the named backend cannot be used on this machine.
         """
         from toolkit.backends.choose import choose
 
@@ -93,23 +93,23 @@ class EngineBench:
 
     @cached_property
     def _prebuilds(self) -> Prebuilds:
-        """What was begun before it is asked for."""
+        """Engines started before they are needed."""
         return Prebuilds(self)
 
     @property
     def profiles(self) -> Sequence[str]:
-        """Names of the profiles that are timed; ``default`` where there are none."""
+        """Names of the profiles that are timed; ``default`` if there are none."""
         return self.shapes.names or ["default"]
 
     @property
     def _trial_settings(self) -> EngineSettings:
-        """The settings of trials."""
+        """The settings of trial engines."""
         level = min(self.settings.trial_level, _level(self.settings))
         return self.settings.model_copy(update={"optimization_level": level})
 
     @property
     def has_trial_level(self) -> bool:
-        """Whether trials are built in less time than the run's own engine."""
+        """Whether trial engines use a lower optimization level than the run's own engine."""
         return self.settings.trial_level < _level(self.settings)
 
     @property
@@ -120,23 +120,23 @@ class EngineBench:
 
     @property
     def prefers_speed(self) -> bool:
-        """Whether a short latency counts more than a large quantized share."""
+        """Whether low latency takes precedence over a large quantized share."""
         return self.settings.prefer == "speed"
 
     @property
     def implicit(self) -> bool:
-        """Whether TensorRT itself takes the faster of a layer's quantized and float kernels."""
+        """Whether TensorRT itself chooses the faster of a layer's quantized and float kernels."""
         return self.settings.quantization == "implicit"
 
     def cannot_measure(self) -> str:
-        """Why no latency can be measured here, in words; empty where it can."""
+        """Why no latency can be measured on this machine; empty if it can."""
         try:
             return self.builder.cannot_measure() if self.settings.measure else "[engine] measure is false"
         except QtoolError as error:
             return str(error)
 
     def fingerprint(self) -> str:
-        """What measured latencies depend on besides the model: settings, profiles, GPU and versions."""
+        """Digest of what measured latencies depend on besides the model: settings, profiles, GPU and versions."""
         settings = self.settings.model_dump(mode="json", exclude={"timing_cache"})
         backend = [self.builder.name, self.builder.version()]
         own = self.batches_print if self.settings.calibrator != "ranges" else ""
@@ -145,12 +145,12 @@ class EngineBench:
 
     @cached_property
     def log(self) -> Outcomes:
-        """What was measured, on disk as soon as it is known."""
+        """All measurements; each is written to disk at once."""
         return Outcomes(self.folder / "engines.jsonl" if self.folder is not None else None, self.fingerprint())
 
     @cached_property
     def kept(self) -> EngineCache:
-        """The engines that were measured, until the run takes its own from them."""
+        """The measured engines, kept until the run takes its own from them."""
         return EngineCache(self.folder)
 
     def lowered(
@@ -198,7 +198,7 @@ class EngineBench:
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         if float_only:
-            # trials are compared with a trial where the float engine is one
+            # trials are compared with a trial of the float engine, if there is one
             self._prebuilds.bar = {} if trial else latency
         elif trial and self._prebuilds.undecided(latency):
             return self.measure(model, plan, nodes, ranges, repeat=repeat, rebuild=rebuild)
@@ -217,7 +217,7 @@ class EngineBench:
         )
 
     def apart(self) -> EngineBench:
-        """The same bench without what belongs to this process and thread."""
+        """A copy of the bench without the objects that belong to this process and thread."""
         return replace(self, folder=None, progress=silent, batches=tuple)
 
     def remote_builds(self) -> AbstractContextManager[None]:
@@ -256,14 +256,14 @@ class EngineBench:
         return self._prebuilds.make_room()
 
     def settings_for(self, float_only: bool, trial: bool) -> EngineSettings:
-        """The settings of an engine with or without pairs, as the run would build it or in less time."""
+        """The settings of an engine with or without pairs, at the run's own optimization level or that of trials."""
         settings = self._trial_settings if trial else self.settings
-        # with implicit quantization TensorRT runs whatever has ranges in INT8
+        # with implicit quantization TensorRT runs any layer with ranges in INT8
         own: dict[str, Any] = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
-        # kernels that several engines have in common are timed once
+        # kernels that several engines share are timed once
         cache = settings.timing_cache or (self.folder / "engines.timing" if self.folder is not None else None)
         if cache is not None and trial and self.has_trial_level:
-            # TensorRT 8.6 refuses the times of another level
+            # TensorRT 8.6 rejects times measured at another level
             cache = cache.with_name(f"{cache.stem}-level{settings.optimization_level}{cache.suffix}")
         return settings.model_copy(update={**own, "timing_cache": cache})
 
@@ -271,7 +271,7 @@ class EngineBench:
         """See ``Bench.in_turn``.
 
         Raises:
-            BackendError: they cannot be measured.
+            BackendError: the engines cannot be measured.
         """
         place = "/".join(("turns", *engines))
         entry = self.log.get(place)
@@ -284,16 +284,16 @@ class EngineBench:
         return TurnsFound(entry["turns"], entry["lacks"])
 
     def built(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Build | None:
-        """The engine of a lowered model that was measured already; None where there is none."""
+        """The build of a lowered model that was measured before; None if there is none."""
         return self.kept.build(self.name_of(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
 
     def name_of(self, key: str, repeat: int = 0, trial: bool = False) -> str:
-        """The name that an engine is kept by."""
+        """The name under which an engine is cached."""
         return sha256_json([self.fingerprint(), key, repeat, trial])[:24]
 
     def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str:
-        """A digest of what is built: the lowered model, what is asked of it, and ranges where they quantize."""
-        # an ask that sets no constraint makes no other engine
+        """A digest of what is built: the lowered model, its requests, and its ranges if they define quantization."""
+        # requests without a constraint do not affect the engine
         asks = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
         implicit = settings.quantization == "implicit" and ranges is not None
         amax = {name: one.amax for name, one in ranges.tensors.items()} if implicit and ranges is not None else {}
@@ -308,10 +308,10 @@ class EngineBench:
         settings: EngineSettings | None = None,
         log: LogLine = silent,
     ) -> Build:
-        """Build a lowered model, written to ``path`` for the time of the build.
+        """Build an engine from a lowered model, which is written to ``path`` during the build.
 
         Raises:
-            BackendError: the backend refuses the model or the settings.
+            BackendError: the backend rejects the model or the settings.
         """
         settings = settings or self.settings
         extras = Extras(
@@ -331,7 +331,7 @@ class EngineBench:
                 file.unlink()
 
     def _naming(self, model: Model, plan: PrecisionPlan) -> Progress:
-        """The progress bar, told which engine is built, and how long the last one took."""
+        """The progress callback, extended by which engine is being built and how long the last build took."""
         own = {node.name for node in model.nodes if node.op not in PAIR_OPERATORS}
         quantized = sum(ask.precision.quantized for name, ask in plan.items() if name in own)
         which = f"an engine with {count(quantized, 'quantized layer')}" if quantized else "an engine without pairs"
@@ -353,7 +353,7 @@ class EngineBench:
         name: str,
         rebuild: bool,
     ) -> dict[str, Any]:
-        # the same engine may have been measured for other nodes
+        # the same engine may have been measured for another set of nodes
         build = self.kept.build(name) if not rebuild else None
         kept, why = build is not None, ""
         background = None
@@ -362,7 +362,7 @@ class EngineBench:
             kept = build is not None and self.kept.keep(name, build)
         if build is None:
             with temporary_folder("trial") as folder:
-                # always the same place in the run folder: what a killed run left there is written over
+                # a fixed path in the run folder, so that a file left by a killed run is overwritten
                 path = (self.folder or folder) / "qtool-trial.onnx"
                 if self.make_room() and self._prebuilds.background is not None:
                     self._prebuilds.background.others += 1

@@ -1,4 +1,4 @@
-"""Engines kept on disk for as long as they may be measured again or taken for a run's own."""
+"""Engines cached on disk while they may be measured again or become the run's own engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from toolkit.base.files import write_bytes, write_text
 
 
 class EngineCache:
-    """Engines by name, each a file with what is known of it beside.
+    """Engines by name; each is a file, with a second file about its build.
 
     Args:
-        folder: they lie in a subfolder of it; in a temporary folder where None.
+        folder: the engines are stored in its subfolder ``engines``; None for a temporary folder.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -25,23 +25,23 @@ class EngineCache:
 
     @cached_property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of the engines."""
         if self._folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="qtool-engines-")
             return Path(self._temporary.name)
         return self._folder
 
     def any(self) -> bool:
-        """Whether there is any."""
+        """Whether the cache has a folder on disk, and so may hold engines."""
         return self._folder is not None and self._folder.is_dir()
 
     def file(self, name: str) -> Path | None:
-        """One engine's file; None where it is not kept."""
+        """The file of an engine; None if it is not cached."""
         path = self.folder / f"{name}.engine"
         return path if path.is_file() else None
 
     def keep(self, name: str, build: Build) -> bool:
-        """Keep what a backend built; returns whether there is an engine."""
+        """Store a build; returns whether it has an engine."""
         if build.engine is None:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class EngineCache:
         return True
 
     def build(self, name: str) -> Build | None:
-        """What was kept, with the engine's bytes; None where it was not, or was damaged."""
+        """The stored build, with the engine's bytes; None if there is none or it is damaged."""
         path = self.file(name)
         if path is None:
             return None
@@ -64,5 +64,5 @@ class EngineCache:
         return build_from_json({**known["build"], "engine": engine, "raw": known["raw"]}) if whole else None
 
     def drop(self) -> None:
-        """Remove them all."""
+        """Remove all engines."""
         shutil.rmtree(self.folder, ignore_errors=True)

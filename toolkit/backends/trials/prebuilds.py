@@ -1,4 +1,4 @@
-"""Trial engines begun before their latency is asked for: by other GPUs, or on this one alongside everything else."""
+"""Trial engines started before their latency is requested: on other GPUs, or in the background on this one."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from toolkit.base.progress import Progress
 
 _PARALLEL_BUILD_MEMORY = 24 << 30
-"""Bytes of free GPU memory from which on two engines are built at once: a builder takes as much of it as it wants."""
+"""Free GPU memory, in bytes, needed to build two engines at once: a builder takes as much as it wants."""
 
 
 class BuildsTrials(Protocol):
-    """What an ``EngineBench`` lowers, names, builds and keeps engines by; see there."""
+    """The parts of ``EngineBench`` that lower, name, build and cache engines; see there."""
 
     settings: EngineSettings
     shapes: Profiles
@@ -64,14 +64,14 @@ class BuildsTrials(Protocol):
 
 
 class Prebuilds:
-    """What an ``EngineBench`` has begun before it is asked for it.
+    """Engines that an ``EngineBench`` has started before they are needed.
 
     Args:
-        bench: lowers, names, builds and keeps them.
+        bench: lowers, names, builds and caches the engines.
 
     Attributes:
-        background: the engine without pairs that is built here alongside everything else.
-        bar: the latency of the engine without pairs as the run would build it, by profile; empty until it is known.
+        background: the engine without pairs that is built in the background on this GPU; None if there is none.
+        bar: latency per profile of the engine without pairs as the run would build it; empty until known.
     """
 
     def __init__(self, bench: BuildsTrials) -> None:
@@ -80,7 +80,7 @@ class Prebuilds:
         self.background: BackgroundBuild | None = None
         self.bar: Mapping[str, Latency] = {}
 
-    # ---------------------------------------------------------------- by other GPUs
+    # ---------------------------------------------------------------- on other GPUs
 
     @contextmanager
     def remote_builds(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class Prebuilds:
         return self._others.free_gpus if self._others is not None else 0
 
     def order(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, float_only: bool, trial: bool) -> str:
-        """See ``Bench.prebuild``. Engines that TensorRT's own calibrators calibrate are built only here."""
+        """See ``Bench.prebuild``. Engines calibrated by TensorRT's own calibrators are built only in this process."""
         bench = self._bench
         settings = bench.settings_for(float_only, trial)
         if not self.free_gpus or settings.calibrator != "ranges":
@@ -111,7 +111,7 @@ class Prebuilds:
         name = bench.name_of(bench.key(model, plan, ranges, settings), 0, trial)
         assert self._others is not None
         if name not in self._others.under_way and bench.kept.file(name) is None:
-            # it may be built on another machine, which does not have this file of kernel times
+            # it may be built on another machine, which does not have this timing cache
             settings = settings.model_copy(update={"timing_cache": None})
             self._others.order(name, EngineOrder(model.to_light(), plan, ranges, settings))
         return name
@@ -122,9 +122,9 @@ class Prebuilds:
             self._others.forget(engine)
 
     def take(self, name: str) -> tuple[Build | None, str, BackgroundBuild | None]:
-        """An engine that was begun early, with its latency here; or None, and why, where it was begun in vain.
+        """An engine that was started early, with its latency on this GPU; or None, and why if its build failed.
 
-        Also the ``BackgroundBuild`` that built it, where that was here.
+        Also returns the ``BackgroundBuild`` that built it, if it was built in the background.
         """
         if self.background is not None and self.background.name == name:
             built = self.background.result(self._bench.progress)
@@ -135,7 +135,7 @@ class Prebuilds:
         return *self._measured_here(found, name), None
 
     def _measured_here(self, found: Build, name: str) -> tuple[Build | None, str]:
-        """What another GPU has built, with its latency on this one; or None, and why it cannot be measured."""
+        """An engine built on another GPU, with its latency on this one; or None, and why it cannot be measured."""
         assert found.engine is not None
         bench = self._bench
         with temporary_folder("trial") as folder:
@@ -152,7 +152,7 @@ class Prebuilds:
         found.lacks = dict(turns.lacks)
         return found, ""
 
-    # ---------------------------------------------------------------- alongside everything else
+    # ---------------------------------------------------------------- in the background
 
     @contextmanager
     def prebuild_float(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Iterator[None]:
@@ -169,10 +169,10 @@ class Prebuilds:
             begun.give_up()
 
     def _begun(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> BackgroundBuild | None:
-        """The engine without pairs, begun; None where that cannot be, or it is known."""
+        """Start building the engine without pairs; None if this is impossible or its latency is known."""
         bench = self._bench
         settings = bench.settings_for(True, False)
-        # types under strong typing are chosen by ranges
+        # under strong typing, types depend on ranges
         early = ranges is None and bench.builder.typing_for(settings) != "weak"
         if bench.cannot_measure() or early or not bench.builder.parallel_build_memory() or elsewhere() is not None:
             return None
@@ -199,19 +199,19 @@ class Prebuilds:
         return not self.background.done
 
     def only(self, key: str) -> None:
-        """Give up the engine that was begun where the one without pairs is now of another graph."""
+        """Cancel the background build if the engine without pairs is now built from another graph."""
         if self.background is not None and self.background.name != self._bench.name_of(key):
             self.background.give_up()
 
     def as_run(self, key: str, repeat: int) -> bool:
-        """Whether there is an engine as the run would build it; waits for one that is under way."""
+        """Whether there is an engine as the run would build it; waits for one that is being built."""
         name = self._bench.name_of(key, repeat)
         if self.background is not None and self.background.name == name:
             return not isinstance(self.background.result(self._bench.progress), str)
         return self._bench.kept.file(name) is not None
 
     def failed_before(self, key: str, repeat: int) -> str:
-        """Why an engine as the run would build it was begun in vain; empty where none was."""
+        """Why an early build of the run's own engine failed; empty if there was none."""
         begun = self.background
         if begun is None or begun.name != self._bench.name_of(key, repeat) or not begun.done:
             return ""
@@ -219,6 +219,6 @@ class Prebuilds:
         return found if isinstance(found, str) else ""
 
     def undecided(self, latency: Mapping[str, Latency]) -> bool:
-        """Whether a trial is slower than the float engine as the run would build it by no more than a level gains."""
+        """Whether a trial exceeds the float engine's latency by no more than a higher optimization level can gain."""
         ratios = [latency[profile].ms / one.ms for profile, one in self.bar.items() if profile in latency]
         return any(1 - NOISE < ratio < (1 + NOISE) / CLEARLY_FASTER for ratio in ratios)

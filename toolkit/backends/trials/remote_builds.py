@@ -1,7 +1,7 @@
-"""Trial engines built on other GPUs, one each, alongside the one that this process builds.
+"""Trial engines built on other GPUs, one per GPU, in parallel with the engine that this process builds.
 
-The GPUs are of the same kind as this one. Engines are measured here, in turn with the engine without pairs, like all
-others: latencies are comparable on one GPU, whereas two GPUs of a kind differ in clocks and cooling.
+The GPUs are of the same kind as this one. All engines are measured on this GPU, in turns with the engine without pairs:
+latencies are comparable on one GPU, whereas two GPUs of a kind differ in clocks and cooling.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOrder:
-    """A lowered model whose engine is wanted; see ``Builds``."""
+    """A lowered model to build an engine from; see ``Builds``."""
 
     model: LightModel
     plan: PrecisionPlan
@@ -37,29 +37,29 @@ class EngineOrder:
 
 
 class Builds(Protocol):
-    """What an ``EngineBench`` is asked for."""
+    """The part of ``EngineBench`` that builds engines."""
 
     def build(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, path: Path, settings: EngineSettings
     ) -> Build:
-        """Build a lowered model, written to ``path`` for the time of the build."""
+        """Build an engine from a lowered model, which is written to ``path`` during the build."""
         ...
 
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """What engines are built with; can be sent to another process, see ``SharedWork``.
+    """Builds engines; can be sent to another process, see ``SharedWork``.
 
     Attributes:
-        bench: the bench that they are for, without what belongs to its process alone.
-        like: what ``engines_like`` returns there.
+        bench: the bench that requests the engines, without the objects of its process.
+        like: the result of ``engines_like`` in the requesting process.
     """
 
     bench: Builds
     like: tuple[str, ...]
 
     def open(self) -> Callable[[EngineOrder], Build | str]:
-        """See ``SharedWork``: answers with the build, or with why its engine would not be one of that bench."""
+        """See ``SharedWork``: answers with the build, or why its engine would not match those of the bench."""
         here = engines_like()
 
         def build(order: EngineOrder) -> Build | str:
@@ -73,7 +73,7 @@ class EngineBuilder:
 
 
 def engines_like() -> tuple[str, ...]:
-    """What engines built here depend on: the GPU, and the versions of TensorRT's packages."""
+    """Everything that an engine built here depends on: the GPU, and the versions of TensorRT's packages."""
     found = [f"{name} {version}" for name, version in versions().items() if name.startswith("tensorrt")]
     gpu = find_gpu()
     return (gpu.name if gpu is not None else "no GPU", *sorted(found))
@@ -81,11 +81,11 @@ def engines_like() -> tuple[str, ...]:
 
 @dataclass
 class RemoteBuilds:
-    """Engines that other GPUs build.
+    """Engines being built on other GPUs.
 
     Attributes:
         workers: the workers that build them.
-        under_way: by the name that the engine is to be kept by.
+        under_way: pending builds by the name under which the engine is cached.
     """
 
     workers: Workers[EngineOrder, Build | str]
@@ -93,22 +93,22 @@ class RemoteBuilds:
 
     @property
     def free_gpus(self) -> int:
-        """How many more would be begun at once."""
+        """Number of further builds that would start at once."""
         return max(self.workers.window - len(self.under_way), 0)
 
     def order(self, name: str, order: EngineOrder) -> None:
-        """Have an engine built."""
+        """Start building an engine."""
         self.under_way[name] = self.workers.submit(order)
 
     def forget(self, name: str) -> None:
-        """Give up an engine that will not be asked for."""
+        """Cancel an engine that will not be needed."""
         if name in self.under_way:
             self.under_way.pop(name).give_up()
 
     def take(self, name: str) -> Build | str | None:
-        """What was built, or why it was not; None where it was not ordered.
+        """The build, or why it failed; None if it was not ordered.
 
-        A build that fails on another GPU, where others may take its memory, may succeed here.
+        A build that fails on another GPU, whose memory others may use, may succeed on this one.
         """
         pending = self.under_way.pop(name, None)
         try:

@@ -204,7 +204,7 @@ def test_an_input_of_a_type_that_tensorrt_lacks_is_named():
         messages.take(*one)
     error = messages.error("TensorRT-RTX 1.7.1 refused the model", "m.onnx")
     assert error.what.startswith("TensorRT-RTX 1.7.1 refused the model at input 'an: image': Assertion failed: convert")
-    assert "no such type: give this input another" in error.remedy
+    assert "does not support this type: give the input another" in error.remedy
 
 
 @pytest.mark.parametrize("logged", [True, False])

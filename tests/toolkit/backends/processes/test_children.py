@@ -307,7 +307,7 @@ def test_an_engine_beside_is_given_up_with_its_child(jobs, tmp_path):
 
     beside = BackgroundBuild("name", build)
     until(lambda: note.exists() and note.read_text())
-    assert not beside.done and beside.seconds() is None and "beside it one without pairs" in beside.aside
+    assert not beside.done and beside.seconds() is None and "one without pairs is built in parallel" in beside.aside
     beside.give_up()
     assert gone(int(note.read_text())) and beside.result(silent) == "its engine was abandoned" and beside.aside == ""
 
