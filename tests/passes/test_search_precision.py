@@ -300,7 +300,7 @@ def test_a_float_type_that_the_user_asked_for_is_not_replaced(tmp_path):
     (told,) = said(context.journal, KeptCode.WIDE_REFUSED)
     assert list(told["nodes"]) == ["there"] and told["by"] == "keep_precision"
     words = sentence(KeptCode.WIDE_REFUSED(**told))
-    assert "'there' stays as keep_precision asked" in words and "leave it out of keep_precision" in words
+    assert "'there' stays as keep_precision requested" in words and "leave it out of keep_precision" in words
     # a layer that does no harm may be asked for beside those that float16 breaks
     model = offset_chain(8000.0)
     context = context_for(model, feeds(), tmp_path)

@@ -114,7 +114,7 @@ def test_places_of_boxes_without_the_boxes_are_a_set_and_no_sequence(width):
     found = guess(model)
     (part,) = found.parts
     assert (found.task, found.sure, part.settings["layout"]) == ("detection", True, "indices")
-    assert "the places of the chosen boxes and not the boxes" in sentence(reader(part).rule())
+    assert "the indices of the chosen boxes, not the boxes" in sentence(reader(part).rule())
     assert "places of boxes that NonMaxSuppression chose" in sentence(found.finding())
     answers = Answers(found.parts)
 

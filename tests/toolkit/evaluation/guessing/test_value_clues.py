@@ -170,7 +170,7 @@ def test_samples_without_any_key_point_prove_nothing_of_them():
     answers, blank = Answers([part]), (normal(4, 17, 64, 48) * 0.001).astype(np.float32)
     (tally,) = answers.tallies([answers.rows({"out": blank}, {"out": blank})])
     assert tally.empty and not replace(tally, level=1.0).empty
-    assert "one cell away" in sentence(reader(part).rule())
+    assert "at most one cell" in sentence(reader(part).rule())
 
 
 def crowd(people, samples=8, points=5, size=(96, 128), seed=3):
