@@ -1,1 +1,1 @@
-"""Whether the result is what the user needs: metrics, budgets, differences of outputs."""
+"""Evaluate a quantized model: metrics, budgets, comparison of outputs with the float model's."""

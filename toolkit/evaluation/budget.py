@@ -1,4 +1,4 @@
-"""The accuracy and latency that a plan must keep, and how far an outcome misses it."""
+"""Limits on accuracy and latency for a plan, and how far an outcome misses them."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ from toolkit.evaluation.numerics.resampling import drop_error, is_alone
 from toolkit.evaluation.tasks import AnswerTally
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
-"""The limits on noise, as ``Budget.lacks`` names them."""
+"""Names of the limits on noise in the result of ``Budget.lacks``."""
 _DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
+"""Weight of the expected argmax changes, in positions, next to those observed."""
 _LEAST_LACK, _SLACK, _SLACK_OF_ANSWERS = 1e-6, 1e-9, 1e-7
-"""By how much more than 0 a miss counts: any, of a limit in units of its own, and of a share of answers that is only
-expected to be lost."""
+"""The smallest miss that is reported, the tolerance of a limit in its own unit, and the tolerance of a share of answers
+if only the expected loss exceeds the limit."""
 _BROKEN_SQNR_DB = 3.0
-"""Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
+"""An output with a lower SQNR, or with more noise than variation between samples, is useless whatever its agreement."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits that must hold; None means no limit.
+    """Limits on the accuracy and latency of a plan; None means no limit.
 
-    The search, bisection and the run judge a limit on a share of answers in the same way, by ``intervals.standing``.
-    Where the answers are too few for that, they are counted without a margin: a plan is refused only for what is in the
-    samples. With a margin, and where more is known than a count (see ``AnswerTally``), the answers expected to change
-    must be within the limit too, by enough that as many other answers are likely to be within it (see ``allowed``).
+    The search, bisection and the run judge a limit on a share of answers in the same way, by ``intervals.standing``. If
+    there are too few answers for that, they are counted without a margin, so a plan is only rejected for changes in the
+    samples. With a margin, and if more is known than a count (see ``AnswerTally``), the answers expected to change must
+    also be within the limit, by enough that as many other answers are likely to be within it (see ``allowed``).
 
     Attributes:
-        max_drop: largest drop of the metric, in its units.
+        max_drop: largest drop of the metric, in its unit.
         max_relative_drop: largest drop as a share of the float model's value.
         min_value: smallest value of the metric.
-        min_sqnr_db: smallest SQNR of the worst output.
+        min_sqnr_db: smallest SQNR of the worst output, dB.
         min_agreement: smallest top-1 agreement with the float model, 0 to 1.
-        min_unchanged: smallest share of answers that stay the float model's, 0 to 1, of every part of the outputs.
+        min_unchanged: smallest share of unchanged answers, 0 to 1, for every part of the outputs.
         max_ms: largest predicted latency in milliseconds.
-        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR (see
-            ``spare_db``), in standard errors for shares of enough answers and for the drop of a metric that is no
-            share. The standard error of a share is that of the samples' own shares, and at least sqrt(p (1 - p) / n)
-            for a share p of n positions; for other metrics see ``resampling``. With a margin, the argmax changes to
-            expect count like five hundred further positions, since a hundred positions without a change prove little.
+        margin: by how much a plan must be better than the limits because other samples will differ: in dB for the SQNR
+            (see ``spare_db``), in standard errors for shares of enough answers and for the drop of a metric that is not
+            a share. The standard error of a share is that between samples, at least sqrt(p (1 - p) / n) for a share p
+            of n positions; for other metrics see ``resampling``. With a margin, the expected argmax changes count like
+            500 further positions, since a hundred positions without a change prove little.
         higher_is_better: whether a larger value of the metric is better.
-        by_task: whether the answers are compared with the task's own limit where ``min_unchanged`` is None.
-        replaces_drop: whether ``min_unchanged`` replaces a limit on the metric's drop, for lack of labels. A changed
-            answer then counts as much as it is likely to cost, and with a margin the loss must not exceed the limit,
-            however few the answers are.
-        reads: the output that the metric reads, where ``replaces_drop``: others may lose ``UNREAD`` of their answers,
-            as much as the verdict on a model with labels lets pass; None where the limit holds for all alike.
+        by_task: whether the task's own limit on answers applies if ``min_unchanged`` is None.
+        replaces_drop: whether ``min_unchanged`` replaces a limit on the metric's drop because there are no labels. A
+            changed answer then counts by its expected loss of accuracy, and with a margin the loss must not exceed the
+            limit, however few answers there are.
+        reads: with ``replaces_drop``, the output that the metric reads; others may lose ``UNREAD`` of their answers, as
+            much as is allowed for a model with labels. None if the limit applies to all outputs.
         types: the noise that a plan's types add to its simulation, for which every plan must leave room.
-        usual: the metric whose drop is limited by default as the float model's own value says, see ``usual_drop``; a
-            given limit counts as a share of the metric's.
+        usual: the metric whose drop has a default limit that depends on the float model's value, see ``usual_drop``; a
+            given limit scales that default.
     """
 
     max_drop: float | None = None
@@ -90,15 +91,20 @@ class Budget:
 
     @property
     def on_answers(self) -> tuple[float | None, ...]:
-        """The limits on answers or on a metric of them."""
+        """The limits on answers, or on a metric computed from them."""
         return self.max_drop, self.max_relative_drop, self.min_value, self.min_agreement, self.min_unchanged
 
     def lacks(self, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> dict[str, float]:
-        """How far each limit is missed, in the limit's own units; empty where all hold.
+        """By limit, how far it is missed, in its own unit; empty if all hold.
+
+        Args:
+            outcome: the plan's outcome.
+            reference: the float model's outcome.
+            seconds: the predicted latency; None if not known.
 
         Raises:
-            RecipeError: the budget limits a metric, and none was measured; or agreement, and no output has classes.
-            DataError: a drop is limited, and the float model's own metric is no finite number.
+            RecipeError: the budget limits a metric but none was measured, or agreement but no output has classes.
+            DataError: a drop is limited but the float model's own metric is not finite.
         """
         outcome = outcome if self.types is None else self.types.added_to(outcome)
         limits = self._by_name(outcome, reference)
@@ -115,15 +121,15 @@ class Budget:
                 found["variation_db"] = self.margin - outcome.variation_db
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
-        # a limit on what is no number does not hold
+        # a limit on NaN does not hold
         return {name: lack for name, lack in found.items() if not lack <= slack.get(name, _SLACK)}
 
     def on_subset(self, outcome: Outcome, reference: Outcome) -> Budget | None:
-        """The budget as far as a part of the samples can judge it; None where they can judge none of its limits.
+        """The limits of the budget that a subset of the samples can judge; None if it can judge none.
 
-        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. For one
-        that is no share of answers a miss which may be chance tells nothing of a drop, and samples on which the float
-        model itself misses ``min_value`` nothing of that. Outputs that are no numbers tell enough.
+        If the metric is not finite on the subset, for example because it has no labels, its limits cannot be judged. If
+        the metric is not a share of answers, a missed drop that may be due to chance is left out, and so is
+        ``min_value`` if the float model itself misses it. If the outputs have NaN, all limits remain.
         """
         known = [one.metric for one in (outcome, reference) if one.metric is not None]
         if not math.isfinite(outcome.noise):
@@ -143,10 +149,10 @@ class Budget:
             return None
 
     def spare_db(self, outcome: Outcome) -> float:
-        """By how many dB an outcome must be better than a limit on the SQNR, since other samples will differ.
+        """By how many dB an outcome must exceed a limit on the SQNR, since other samples will differ.
 
-        The margin, and with one what lies between the noise of these samples and its upper bound: the mean of so many
-        batches, by how far they differ, is known to a standard error, and 1.645 of these exclude all but 5 percent.
+        It is the margin plus, if there is one, the distance from the mean noise of the batches to its upper confidence
+        limit (95 percent, one-sided): 1.645 standard errors times the margin.
         """
         parts = [part for part in outcome.parts if math.isfinite(part)]
         mean = statistics.fmean(parts) if len(parts) > 1 else 0.0
@@ -156,17 +162,18 @@ class Budget:
         return self.margin + 10 * math.log10(1 + ONE_SIDED * self.margin * error)
 
     def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
-        """A finding that samples are too few for a limit that they do not miss; None if enough, or if one is missed."""
+        """A finding that there are too few samples for a limit that is not missed; None if enough or one is missed."""
         few = too_few(self._share_limits(outcome, reference))
         missed = few is not None and replace(self, margin=0.0, max_ms=None).lacks(outcome, reference)
         return None if missed else few
 
     def allowed(self, one: ShareLimit) -> float:
-        """The largest share p that may be expected to be lost, so that of n others no more are lost than the limit L.
+        """The largest expected share p of lost answers for which the loss among n other answers is within the limit L.
 
-        Of n answers p n are lost, give or take sqrt(n p (1 - p)). With a margin of 1, all but 5 percent of such draws
-        must be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, so that p is the lower end of Wilson's interval of
-        L. n is the number of answers that decide the limit, or of those here. No draw loses more than all.
+        The number of lost answers has mean p n and standard deviation sqrt(n p (1 - p)). With a margin of 1, 95 percent
+        of such draws must be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, so p is the lower end of Wilson's
+        interval of L. n is the number of answers that decide the limit, or of those here if larger. If L is 1 or more,
+        the result is L.
         """
         if one.limit >= 1:
             return one.limit
@@ -174,31 +181,31 @@ class Budget:
         return wilson(one.limit * count, count, ONE_SIDED * max(self.margin, 0.0))[0]
 
     def untold_drop(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
-        """The limit on the drop of a metric that too few answers decide, a sample each; None where there is none."""
+        """The limit on a metric's drop if there are too few answers, one per sample, to judge it; else None."""
         limits = self._share_limits(outcome, reference)
         return next((one for one in limits if one.name in _DROPS and one.few and one.samples), None)
 
     def may_change(self, one: ShareLimit) -> float:
-        """The largest share c of answers that may change, so that the drop on n others is within its limit L.
+        """The largest share c of answers that may change for the drop on n other answers to be within its limit L.
 
-        Each changed answer is lost, won or neither. If as many are won as lost on average, the drop is 0, give or take
-        sqrt(c / n). With a margin of 1, all but 5 percent of such draws must be within L: 1.645 margin sqrt(c / n) = L.
-        n is the number of answers that decide the limit, or of those here.
+        Each changed answer becomes wrong, right or neither. If as many become right as wrong on average, the drop has
+        mean 0 and standard deviation sqrt(c / n). With a margin of 1, 95 percent of such draws must be within L: 1.645
+        margin sqrt(c / n) = L. n is the number of answers that decide the limit, or of those here if larger.
         """
         count = max(enough(one.limit), one.answers)
         spread = ONE_SIDED * self.margin
         return min(count * (one.limit / spread) ** 2, 1.0) if spread > 0 else 1.0
 
     def left_of(self, one: ShareLimit) -> float:
-        """``allowed`` for what a plan may be expected to lose by its simulation alone: ``types`` add to it."""
+        """``allowed`` for a plan's loss in simulation, less the share that ``types`` add."""
         allowed = self.allowed(one)
         return allowed if self.types is None else self.types.left(allowed)
 
     def most_noise(self, outcome: Outcome) -> float | None:
-        """The noise over signal that the limit on the SQNR leaves a plan by its simulation alone; None without a limit.
+        """The largest noise-to-signal ratio of a plan's simulation by the SQNR limit; None without such a limit.
 
         Args:
-            outcome: a similar outcome: what must be spared depends on how far batches differ.
+            outcome: a similar outcome, whose variation between batches determines ``spare_db``.
         """
         if self.min_sqnr_db is None:
             return None
@@ -206,17 +213,17 @@ class Budget:
         return noise if self.types is None else max(noise - self.types.noise, 0.0)
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
-        """Of the limits that allow a share of counted answers to be lost, the one missed by most."""
+        """The limit on a share of counted answers whose likely loss is largest relative to the limit; None if none."""
         counted = self._of_answers(outcome, reference)
         return max(counted, key=lambda one: one.likely / one.limit, default=None)
 
     def one_answer(self, outcome: Outcome, reference: Outcome) -> float:
-        """How far one answer more or less moves ``distance``, by ``worst_share``; 0 where no share is limited."""
+        """By how much one answer changes ``distance`` through ``worst_share``; 0 if no share is limited."""
         worst = self.worst_share(outcome, reference)
         return self.distance({worst.name: 1 / worst.answers}) if worst is not None else 0.0
 
     def distance_by_answers(self, outcome: Outcome, reference: Outcome, lacks: Mapping[str, float]) -> float:
-        """What the limits on shares of counted answers have in the ``distance`` of ``lacks``."""
+        """The part of the ``distance`` of ``lacks`` that is due to limits on shares of counted answers."""
         names = {one.name for one in self._of_answers(outcome, reference)}
         return self.distance({name: lack for name, lack in lacks.items() if name in names})
 
@@ -226,7 +233,7 @@ class Budget:
         return [one for one in limits if one.answers > 0 and one.limit > 0]
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
-        """Every limit on a share of answers, a limit on the metric's drop among them."""
+        """All limits on shares of answers, including those on the metric's drop."""
         found: list[ShareLimit] = []
         if self.max_drop is not None or self.max_relative_drop is not None:
             before = self._quality(reference)
@@ -257,11 +264,11 @@ class Budget:
         return found
 
     def drops(self, outcome: Outcome, own: float) -> dict[str, float]:
-        """The limits on the metric's drop by name.
+        """The limits on the metric's drop by name, in the metric's unit or relative.
 
         Args:
-            outcome: says how many labels the metric comes from, and how far these differ.
-            own: the float model's value.
+            outcome: an outcome with the number of labels behind the metric and their spread.
+            own: the magnitude of the float model's value.
         """
         given = self.max_drop if self.max_drop is not None else self.max_relative_drop
         if self.usual is None or given is None:
@@ -278,18 +285,18 @@ class Budget:
         return min(least, 1.0 - UNREAD)
 
     def _by_name(self, outcome: Outcome, reference: Outcome) -> dict[str, ShareLimit]:
-        """For each name the limit that is missed by most."""
+        """By name, the limit that is missed by most."""
         found: dict[str, ShareLimit] = {}
         for one in sorted(self._share_limits(outcome, reference), key=lambda one: self._share_lack(one, outcome)):
             found[one.name] = one
         return found
 
     def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
-        """By how much a share that is lost exceeds its limit; 0 or less where it does not."""
-        # what was nearly lost here may be lost elsewhere
+        """By how much a lost share, with the margin, exceeds its limit; 0 or less if it does not."""
+        # answers that were nearly lost here may be lost on other samples
         likely = (one.expected or 0.0) - self.allowed(one) if self.margin > 0 else 0.0
         if one.few:
-            # a change decided by chance alone is already weighted
+            # changes between equally likely answers are weighted already
             strict = self.replaces_drop and self.margin > 0 and one.lost > one.limit
             missed = strict or one.standing is LimitStanding.MISSED
             return max(one.lost - one.limit if missed else 0.0, likely, _LEAST_LACK if missed else 0.0)
@@ -303,15 +310,15 @@ class Budget:
         return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
 
     def _value_lack(self, outcome: Outcome) -> float:
-        """By how much the metric is worse than ``min_value``; 0 or less where it is not."""
+        """By how much the metric is worse than ``min_value``; 0 or less if it is not."""
         least = self.min_value or 0.0
         return (least if self.higher_is_better else -least) - self._quality(outcome)
 
     def _quality(self, outcome: Outcome) -> float:
-        """The metric with the sign at which more is better; -inf where it is no number.
+        """The metric with the sign for which larger is better; -inf if it is NaN.
 
         Raises:
-            RecipeError: none was measured.
+            RecipeError: no metric was measured.
         """
         if outcome.metric is None:
             raise RecipeError("the budget limits a metric, and none was measured", remedy="set [evaluation] metric")
@@ -319,11 +326,11 @@ class Budget:
         return -math.inf if math.isnan(value) else value
 
     def safely(self, outcome: Outcome, reference: Outcome) -> bool:
-        """Whether the accuracy limits hold with twice the margin, so that nothing is gained by looking further."""
+        """Whether the accuracy limits hold with twice the margin, so that a more accurate plan need not be searched."""
         return not replace(self, margin=2 * self.margin, max_ms=None).lacks(outcome, reference)
 
     def enough(self) -> int:
-        """How many answers it takes to judge the shares that may change; 0 where the budget has no share."""
+        """How many answers are needed to judge the limits on shares; 0 if the budget has none."""
         shares = [self.max_drop if self.higher_is_better else None,
                   None if self.min_agreement is None else 1.0 - self.min_agreement,
                   None if self.min_unchanged is None else 1.0 - self.min_unchanged]  # fmt: skip
@@ -331,17 +338,17 @@ class Budget:
         return enough(min(asked)) if asked else 0
 
     def _flips(self, outcome: Outcome) -> float:
-        """The share of argmax changes to expect on other samples, from those seen and those that nearly happened."""
+        """The expected share of argmax changes on other samples, from those observed and those that nearly happened."""
         if not self.margin or outcome.flips is None or outcome.agreement is None or not self.higher_is_better:
             return 0.0
-        # errors have heavier tails than the normal ones that the estimate takes for granted: on classifiers with
-        # outlier channels up to twice as many changed on unseen samples
+        # errors have heavier tails than the normal distribution that the estimate assumes: on classifiers with outlier
+        # channels, up to twice as many argmaxes changed on unseen samples
         expected = outcome.flips * (1 + self.margin)
         seen = outcome.positions * (1 - outcome.agreement)
         return (seen + _PRIOR * expected) / (outcome.positions + _PRIOR)
 
     def distance(self, lacks: dict[str, float]) -> float:
-        """One number for how far a plan is from the budget: each miss over its usual size, added."""
+        """How far a plan is from the budget, as one number: the sum of all misses, each divided by its usual size."""
         drop = 0.01 if self.higher_is_better or not self.max_drop else self.max_drop
         usual = {"max_drop": drop, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01, "min_unchanged": 0.01,
                  "max_relative_drop": 0.01, "sqnr_db": 3.0, "variation_db": 3.0,
@@ -351,31 +358,32 @@ class Budget:
 
 
 def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, measured: bool) -> bool:
-    """Whether the task's own limit counts besides the given ones, where none of those covers the same.
+    """Whether the task's own limit on answers applies because no given limit covers the same.
 
     Args:
-        limits: by the budget's names; None where not given.
-        answers: reads outputs as the task says; None without a task.
+        limits: the limits by their names in the budget; None if not given.
+        answers: reads the outputs by their tasks; None if there is no task.
         measured: whether a metric is measured with labels.
     """
     if answers is None or limits.get("min_unchanged") is not None:
         return False
     if measured and any(limits.get(name) is not None for name in ("max_drop", "max_relative_drop", "min_value")):
         return False
-    # one argmax per sample is its answer; argmaxes of positions, boxes and vectors are not
+    # with one argmax per sample, agreement is the share of unchanged answers; for other tasks it is not
     single = all(part.task == "classification" for part in answers.parts)
     return not (single and limits.get("min_agreement") is not None)
 
 
 def changed_answers(outcome: Outcome) -> float | None:
-    """The share of a metric's answers that change; None where the task reads other answers."""
+    """The share of a metric's answers that change; None if the task reads other answers."""
     of_metric = [one for one in outcome.tallies if outcome.metric_answers and one.answers == outcome.metric_answers]
     return max((1 - one.share for one in of_metric), default=None)
 
 
 def _slack(one: ShareLimit) -> float:
-    """By how much a limit may be missed: an error's unit may be as small as any, and an answer that was lost is one of
-    however many.
+    """The tolerance of a limit.
+
+    For errors it is relative, because their unit may be of any size; for lost answers it is below one answer.
     """
     if one.answers <= 0:
         return max(_SLACK * one.limit, one.rounding)
@@ -386,5 +394,5 @@ def _standard_error(outcome: Outcome) -> float:
     if outcome.agreement is None or not outcome.positions or not outcome.of_classes:
         return 0.0
     binomial = math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
-    # positions of one sample go wrong together: then the spread between samples is the larger
+    # positions of one sample often change together, and then the spread between samples is larger
     return max(binomial, outcome.agreement_error or 0.0)

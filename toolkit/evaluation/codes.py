@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class EvaluationCode(BaseCode):
-    """A finding of the evaluation about outputs, tensors and samples."""
+    """The code of a finding of the evaluation about outputs, tensors or samples."""
 
     VALUES_NOT_COMPARABLE = "evaluation-values-not-comparable"
     NO_PAIR_BETWEEN = "evaluation-no-pair-between"

@@ -1,4 +1,4 @@
-"""Measuring a model against its float original: the metric, the outputs, and the error of every node."""
+"""Measure a model against its float original: the metric, the outputs, and the error of every node."""
 
 from __future__ import annotations
 
@@ -49,20 +49,21 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
 _EXACT = (1, 24)
-# integer kernels round differently: below this level, and by that much worse, it is another model
+"""The first onnxruntime release that quantizes float16 tensors exactly, see ``_inexact``."""
+# integer kernels round differently; an SQNR below the first, and worse by the second, means a wrong rewrite
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 _FEW_SAMPLES, _FEW_OF = 16, 32
-"""How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
+"""Samples used to choose the form of a model to measure: at most the first number, and one in the second number."""
 _UNROUNDED_SHARE, _UNROUNDED_LEAST, _UNROUNDED_OF_FEW = 0.125, 32, 0.25
-"""Of more than a few samples, the part that the model is run on as onnxruntime itself computes it, the fewest samples
-that this may be, and the part where that would be more of them.
+"""Samples on which the model is also run in onnxruntime's own arithmetic, if there are more than a few: this share of
+all, but at least this many, and of few samples at most this share.
 
-It costs two to four inferences of these samples, and explains a difference between runtimes: an estimate will do.
+This run costs two to four inferences per sample and only explains a difference between runtimes: an estimate will do.
 """
 _OFTEN = 64
-"""From so many samples on a session that loads longer and runs faster pays: 3 of 40 ms a sample of a MobileNetV2."""
+"""Samples from which on a session that loads slower but runs faster pays: MobileNetV2 saves 3 of 40 ms per sample."""
 _MOST_UNROUNDED = 20_000
-"""Nodes of a model for which that pays: with more, its session alone takes more time and memory than all runs."""
+"""Most nodes for that run: with more, its session alone takes more time and memory than all other runs."""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -84,27 +85,26 @@ def evaluate(
     options: MetricOptions | None = None,
     kept: EvaluationCheckpoint | None = None,
 ) -> EvaluationResult:
-    """Run both models on the same samples in onnxruntime and compare them; Q/DQ pairs are computed as they are written.
+    """Run both models on the same samples in onnxruntime, with Q/DQ pairs computed as written, and compare them.
 
     Args:
         reference: the float model.
         subject: the model to be measured.
         data: the samples.
-        metric: one that ``METRICS`` lists, or ``module:Name``.
-        output: the output that the metric reads.
-        batch: the most samples to run at once.
-        samples: use at most this many.
+        metric: a name in ``METRICS``, or ``module:Name``; None for no metric.
+        output: the output that the metric reads; None for the first.
+        batch: the largest number of samples to run at once.
+        samples: the largest number of samples to use; None for all.
         layer_samples: samples for the error of every node; None for as many as cost little time, 64 at most.
         progress: called with the current task, the amount done, and the total.
         allow_code: whether ``metric`` may be code.
-        prepared: returns ``subject`` before lowering: in float32, with its pairs. It is measured where onnxruntime
-            cannot run ``subject``, as in bfloat16, for which many kernels are lacking; and the errors of its nodes are
-            relative to its own float form, since passes may rescale tensors. Without it they are relative to
-            ``reference``.
-        float_form: returns ``prepared`` without its pairs; where None it is made here.
-        answers: reads outputs as the task says; None without a task.
-        options: what the metric must know besides the output.
-        kept: what a killed evaluation had computed, and where this one stores it; None for nowhere.
+        prepared: returns ``subject`` before lowering: in float32, with its pairs. It is measured if onnxruntime cannot
+            run ``subject``, for example in bfloat16, for which many kernels are missing. Node errors are relative to
+            its own float form, since passes may rescale tensors; if None, they are relative to ``reference``.
+        float_form: returns ``prepared`` without its pairs; if None, they are removed here.
+        answers: reads the outputs by their tasks; None if there is no task.
+        options: the metric's settings besides the output.
+        kept: the results of an interrupted evaluation, and where to store those of this one; None for nowhere.
 
     Raises:
         QtoolError: the samples do not fit, or a model or the metric fails on them.
@@ -112,7 +112,7 @@ def evaluate(
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
     paired, plain = prepared() if prepared is not None else subject, None
     if prepared is not None:
-        # before sessions are opened: it takes a copy of a large graph, most of which is freed again
+        # before any session is opened, because it needs a temporary copy of the graph
         plain = float_form() if float_form is not None else without_pairs(paired).settle()
     batch = answers.batch(batch) if answers is not None else batch
     total = min(len(data), samples) if samples else len(data)
@@ -129,7 +129,7 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
-    # asked only where there is something that default optimizations are known to change
+    # default optimizations are only tried if there are nodes that they are known to change
     nodes = rewritten(subject) if form.name == "lowered" else []
     outputs = outputs_of(runs, data, steps.few) if nodes else []
     del other_session, runs
@@ -152,18 +152,18 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _EvaluationSteps:
-    """What the steps of an evaluation share.
+    """The steps of an evaluation and the data that they share.
 
     Attributes:
         reference: the float model.
         subject: the model to be measured.
         data: the samples.
         floats: the float model's outputs.
-        kept: what a killed evaluation had computed, and where this one stores it.
+        kept: the results of an interrupted evaluation, and where to store those of this one.
         progress: called with the current task, the amount done, and the total.
-        total: how many of the samples are compared.
-        batch: the most samples to run at once.
-        together: how many successive samples the metric judges together.
+        total: the number of samples to compare.
+        batch: the largest number of samples to run at once.
+        together: the number of successive samples that the metric judges together.
     """
 
     reference: Model
@@ -178,13 +178,13 @@ class _EvaluationSteps:
 
     @property
     def few(self) -> int:
-        """How many samples tell which form of a model to look at."""
+        """The number of samples used to choose the form of a model to measure."""
         return min(_FEW_SAMPLES, max(self.total // _FEW_OF, 1))
 
     def lowered(self) -> tuple[MeasuredForm, list[Finding]]:
-        """The model as it is measured where onnxruntime can run it, and notes on its rounding.
+        """The form of the model to measure if onnxruntime can run it, and notes on its rounding.
 
-        With very many nodes the float model's outputs are computed here, so that its session goes before this one's.
+        With very many nodes, the float model's outputs are computed first, so that its session can be closed before.
         """
         rounded, notes = _rounded(self.subject)
         if rounded is None:
@@ -194,14 +194,14 @@ class _EvaluationSteps:
             parts = self._parts(self._computes_natively() and len(self.subject.graph.nodes) <= _MOST_UNROUNDED)
             asked = chain(first_samples(self.data, 1, self.few), *(some.batches(self.batch) for some in parts))
             self.floats.precompute((part.inputs for part in asked), self.kept.precomputed())
-        # of a graph of so many nodes few runs do not pay for what is rewritten of it
+        # with so many nodes, optimizing the graph takes longer than it saves in few runs
         once = self.total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
         return MeasuredForm(self.subject, SerializedModel.of(rounded), extra=extra, optimise=not once), notes
 
     def native_runs(self, form: MeasuredForm, named: Mapping[str, str]) -> tuple[list[Run], list[Finding]]:
-        """Running the model as onnxruntime itself computes it where that may differ from ``form``; and notes.
+        """A function that runs the model in onnxruntime's own arithmetic, and notes.
 
-        No run where it does not differ, has too many nodes, or fails.
+        No function if that does not differ from ``form``, the model has too many nodes, or onnxruntime fails.
         """
         if form.rounded is None or not self._computes_natively():
             return [], []
@@ -223,17 +223,17 @@ class _EvaluationSteps:
         """Compare the outputs for all samples, batch by batch.
 
         Args:
-            runs: the float model's, and the measured model's.
-            native_runs: what ``native_runs`` returned; emptied as soon as its samples have been run.
+            runs: functions that run the float model and the measured model.
+            native_runs: the result of ``native_runs``; emptied as soon as its samples have been run.
             compared: creates an object that compares outputs with the float model's.
-            answers: reads outputs as the task says; None without a task.
+            answers: reads the outputs by their tasks; None if there is no task.
         """
         judged = self._parts(bool(native_runs))
         whole, other = compared(parts=len(judged)), OtherArithmetic(compared, answers)
         fitted: set[str] = set()
         rounded_too = None
         for place, some in enumerate(judged, 1):
-            # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
+            # closing waits for the batch being computed, which is stored; the sessions are freed afterwards
             with closing(
                 prefetched(some.batches(self.batch), partial(_kept_outputs, self.kept, [*runs, *native_runs]))
             ) as batches:
@@ -244,7 +244,7 @@ class _EvaluationSteps:
                             other.add(wanted, found, part.labels, part.count, part.inputs)
                     fitted.update(part.profiles)
                     self.progress("evaluate", whole.samples, self.total)
-            # the rest is not run so, and its session goes
+            # only the first part is run natively, so that session is freed
             native_runs.clear()
             if place < len(judged):
                 rounded_too = whole.so_far()
@@ -260,8 +260,9 @@ class _EvaluationSteps:
         return "bf16" not in _narrow_types(self.subject)
 
     def _parts(self, apart: bool) -> list[CalibrationData]:
-        """The samples in two parts where some are run as onnxruntime itself computes the model: these, evenly spread,
-        and the rest.
+        """The samples in one part, or, if ``apart``, in two: evenly spread ones for the native run, and the rest.
+
+        Few samples remain one part.
         """
         data = self.data.first(self.total)
         if not apart or len(data) <= _FEW_SAMPLES:
@@ -272,14 +273,14 @@ class _EvaluationSteps:
 
 
 def _kept_outputs(kept: EvaluationCheckpoint, runs: Sequence[Run], part: Batch) -> Sequence[Mapping[str, Array]]:
-    """The outputs of the float model and of the others for the same samples, computed where they are not kept."""
+    """The outputs of all runs for one batch, read from the checkpoint if it has them."""
     return kept.outputs(part.inputs, lambda inputs: [run_samples(part, run) for run in runs], len(runs))
 
 
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
-    """The model with its 16-bit types' rounding written out, which onnxruntime's CPU provider leaves out; and notes.
+    """The model with Casts for the rounding of its 16-bit types, which onnxruntime's CPU provider omits; and notes.
 
-    None where there is nothing to round.
+    None if the model has no 16-bit types.
     """
     if not _narrow_types(subject):
         return None, []
@@ -297,10 +298,10 @@ def _runnable(
     instead: Callable[[], Model] | None,
     often: bool,
 ) -> tuple[MeasuredForm, Session, list[Finding]]:
-    """The form to measure, its session, and notes: ``instead`` where onnxruntime cannot run ``lowered``."""
+    """The form to measure, its session, and notes; the form is ``instead`` if onnxruntime cannot run ``lowered``."""
     subject = lowered.model
     for part in data.batches(1):
-        # whatever is wrong with the samples shows here, on the float model
+        # faulty samples are reported here, by the float model's run
         floats.run(part.inputs)
         try:
             if instead is not None and _inexact(subject):
@@ -328,7 +329,7 @@ def _runnable(
 def outputs_of(
     runs: Sequence[Run], data: CalibrationData, samples: int = _FEW_SAMPLES
 ) -> list[tuple[Mapping[str, Array], list[dict[str, Array]]]]:
-    """The inputs of the first samples, one by one, each with the outputs of ``runs`` for it."""
+    """For each of the first samples, its inputs and the outputs of all ``runs``."""
     return [(part.inputs, [run(part.inputs) for run in runs]) for part in first_samples(data, 1, samples)]
 
 
@@ -338,14 +339,14 @@ def defaults_fault(
     named: Mapping[str, str],
     nodes: Sequence[str] = (),
 ) -> Finding | None:
-    """A finding that onnxruntime refuses the model with its default optimizations, or computes something else.
+    """A finding that onnxruntime rejects the model with its default optimizations, or computes different results.
 
     Args:
         subject: the model.
-        outputs: inputs, each with the outputs of the float model and those of ``subject`` where pairs are computed as
-            they are written; a few samples tell, since whole layers go wrong.
+        outputs: for each sample, its inputs and the outputs of the float model and of ``subject`` with pairs computed
+            as written; a few samples suffice, since whole layers go wrong.
         named: see ``counterparts``.
-        nodes: where it is known to happen.
+        nodes: names of the nodes for which this is known to happen.
     """
     try:
         default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
@@ -360,7 +361,7 @@ def defaults_fault(
 
 
 def _inexact(model: Model) -> bool:
-    """Whether this onnxruntime rounds where an engine does not: 1.23 quantizes float16 tensors in float16.
+    """Whether this onnxruntime quantizes float16 tensors in float16, as 1.23 does, unlike engines.
 
     Seen on strip_reader: 35.8 dB with 1.23.2, 43.4 dB with 1.31.1, 43.3 dB in float32 with both.
     """
@@ -380,7 +381,7 @@ def _narrow_types(model: Model) -> list[str]:
 
 
 def first_samples(data: CalibrationData, batch: BatchSize, samples: int | None) -> Iterator[Batch]:
-    """Batches of the data's first ``samples`` samples, of all where None; the last batch may reach beyond."""
+    """Batches of the data's first ``samples`` samples (all if None); the last batch may contain further ones."""
     seen = 0
     for part in data.batches(batch):
         yield part
@@ -390,7 +391,7 @@ def first_samples(data: CalibrationData, batch: BatchSize, samples: int | None) 
 
 
 def _watched(exact: Model, paired: Model, rescaled: set[str]) -> dict[str, Clipping]:
-    """Clipping watchers for activations that ``paired`` quantizes, and the model's own float inputs, in ``exact``."""
+    """Objects that measure clipping by tensor of ``exact``: activations that ``paired`` quantizes, and float inputs."""
     facts = exact.facts()
     inputs = [t.name for t in exact.graph.inputs if facts.is_float(t.name)]
     made = {*inputs, *(t.name for n in exact.nodes for t in n.outputs)} - rescaled - not_run(exact).tensors.keys()

@@ -1,4 +1,4 @@
-"""What metrics have in common: their form, their options, and labels that are checked against outputs."""
+"""The base of all metrics: their interface, their options, and checks of labels against outputs."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from toolkit.base.given import shown
 from toolkit.base.types import Array
 
 UNLABELLED = -100
-"""Stands at positions without a label, as in torch's losses (``ignore_index``) and Hugging Face's collators."""
+"""Marks positions without a label, as in torch's losses (``ignore_index``) and Hugging Face's collators."""
 UNLABELLED_PIXEL = 255
-"""Stands for no class in masks, as in PASCAL VOC and Cityscapes."""
+"""Marks pixels without a class in masks, as in PASCAL VOC and Cityscapes."""
 _NEARLY_ONE = 1e-3
+"""Tolerance for the sum of labels that are probabilities."""
 
 
 class Metric(Protocol):
-    """A score over all batches. A metric of your own is a class with these three members and no arguments."""
+    """A score over all batches; a user's metric is a class with these three members and no constructor arguments."""
 
     higher_is_better: bool
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch."""
+        """Add the outputs and labels of one batch."""
 
     def value(self) -> float:
-        """The score of everything taken in."""
+        """The score over all batches added."""
 
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """What single metrics must know besides the output.
+    """Settings of metrics; each metric reads some of them.
 
     Attributes:
-        output: the output that the metric looks at; the first where None.
+        output: the output that the metric reads; None for the first.
         blank: CTC's blank class.
-        space: the class that parts words; None where every class is a word.
-        layout: how a detector's outputs are read, as ``Part.to_json`` writes its part; None where that is not known.
-        batch_axis: where samples lie in the output; None where there is no such axis.
-        axis: where its classes, features or channels lie in a sample, counted from the end; None where that is not
-            known: then the last, for pictures the first.
-        threshold: the score above which a label holds, or a place is in the mask; None where that is not known.
-        lengths: the output that says how many positions of each sample a reading has; all where None.
+        space: the class that separates words; None if every class is a word.
+        layout: how a detector's outputs are read, as written by ``OutputPart.to_json``; None if not known.
+        batch_axis: the output's axis of samples; None if there is none.
+        axis: a sample's axis of classes, features or channels, counted from the end; None if not known: then the last
+            is used, for pictures the first.
+        threshold: the score above which a label applies, or a pixel is in the mask; None if not known.
+        lengths: the output with each sample's number of valid positions for CTC; None if all positions are valid.
     """
 
     output: str | None = None
@@ -60,16 +61,20 @@ class MetricOptions:
 
 
 def answers_of(metric: Metric) -> int:
-    """How many answers a metric's value is a share of; 0 where it is no share, or its class does not tell."""
+    """How many answers a metric's value is a share of; 0 if it is not a share, or has no member ``answers``."""
     return int(getattr(metric, "answers", 0))
 
 
 @contextmanager
 def metric_code(metric: str | None, doing: str) -> Iterator[None]:
-    """The block runs the code of a metric: what fails in it is reported as the metric's fault.
+    """Context for running a metric's code, which reports exceptions as failures of the metric.
+
+    Args:
+        metric: the metric's name.
+        doing: what is being run, for the message.
 
     Raises:
-        DataError: something failed.
+        DataError: the code raised an exception other than a ``QtoolError``.
     """
     try:
         yield
@@ -83,10 +88,10 @@ def metric_code(metric: str | None, doing: str) -> Iterator[None]:
 
 
 def value_of(metric: Metric, name: str | None) -> float:
-    """A metric's value; it may be no finite number.
+    """A metric's value, which may be NaN or infinite.
 
     Raises:
-        DataError: it failed, or returned something other than a number.
+        DataError: the metric failed, or returned something other than a number.
     """
     with metric_code(name, "in value"):
         value: Any = metric.value()
@@ -96,7 +101,7 @@ def value_of(metric: Metric, name: str | None) -> float:
 
 
 def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]) -> tuple[Array, Array]:
-    """The output that a metric looks at, with its samples along the first axis, and the label.
+    """The output that a metric reads, with its samples along the first axis, and the label.
 
     Raises:
         RecipeError: there is no such output.
@@ -122,9 +127,9 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
 def pick_scores(
     outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
 ) -> tuple[Array, Array]:
-    """``pick`` with the classes or features along the last axis; integers, which are the choice already, as is.
+    """``pick`` with the classes or features along the last axis; integers, which are choices already, as they are.
 
-    Axes of length 1 beside the classes are dropped where samples have one label each, in both.
+    If samples have one label each, axes of length 1 next to the classes are dropped in both arrays.
     """
     value, label = pick(outputs, options, labels)
     if value.dtype.kind in "iub" or options.axis is None or value.ndim <= -options.axis:
@@ -141,15 +146,15 @@ def pick_scores(
 def pick_classes(
     outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
 ) -> tuple[Array, Array]:
-    """As ``pick_scores``, with two classes in place of one score a sample where the threshold is known.
+    """As ``pick_scores``, with scores of two classes instead of one score per sample if the threshold is known.
 
-    One-hot labels, and a teacher's probabilities, become the numbers of their classes.
+    One-hot labels and a teacher's probabilities are replaced by class numbers.
     """
     return classes_from(*pick_scores(outputs, options, labels), options.threshold)
 
 
 def classes_from(scores: Array, label: Array, threshold: float | None) -> tuple[Array, Array]:
-    """What ``pick_classes`` makes of the scores and labels that ``pick_scores`` gives."""
+    """Convert the result of ``pick_scores`` into that of ``pick_classes``."""
     if label.shape == scores.shape and (one_hot(label) or are_shares(label)):
         return scores, label.argmax(axis=-1)
     if threshold is None or not of_one_score(scores, label):
@@ -158,7 +163,7 @@ def classes_from(scores: Array, label: Array, threshold: float | None) -> tuple[
 
 
 def one_hot(label: Array) -> bool:
-    """Whether labels are 1 for one class of two or more and 0 for the others, along the last axis, throughout."""
+    """Whether all labels are one-hot along the last axis, over two or more classes."""
     if label.dtype.kind not in "biuf" or label.ndim < 2 or label.shape[-1] < 2:
         return False
     ones = label == 1
@@ -166,14 +171,14 @@ def one_hot(label: Array) -> bool:
 
 
 def are_shares(label: Array) -> bool:
-    """Whether labels are probabilities of two classes or more that add up to 1, along the last axis, throughout."""
+    """Whether all labels are probabilities that sum to 1 along the last axis, over two or more classes."""
     if label.dtype.kind != "f" or label.ndim < 2 or label.shape[-1] < 2:
         return False
     return bool((label >= 0).all() and np.allclose(label.sum(axis=-1, dtype=np.float64), 1.0, atol=_NEARLY_ONE))
 
 
 def of_one_score(scores: Array, label: Array) -> bool:
-    """Whether there is one score per sample, that of class 1 of two, and one label; axes of length 1 do not matter."""
+    """Whether there is one score per sample, that of class 1 of two, and one label, apart from axes of length 1."""
     each = len(scores) if scores.ndim else 0
     return scores.dtype.kind not in "iub" and each > 0 and scores.size == each == label.size
 
@@ -190,7 +195,7 @@ def two_classes(scores: Array, threshold: float) -> Array:
 
 
 def threshold_of(scores: Array, options: MetricOptions) -> float:
-    """The score above which a label holds: that of ``options``, else 0.5 for probabilities, 0 for others (logits)."""
+    """The score above which a label applies: that of ``options``, else 0.5 for probabilities and 0 for logits."""
     if options.threshold is not None:
         return options.threshold
     known = scores[np.isfinite(scores)]
@@ -198,51 +203,51 @@ def threshold_of(scores: Array, options: MetricOptions) -> float:
 
 
 def never_right(scores: Array, wanted: Array) -> Array:
-    """Scores in which NaN says the opposite of the label: -inf where it holds, inf where it does not.
+    """Scores in which NaN is replaced by the wrong answer: -inf where the label applies, else inf.
 
-    numpy's argmax, sorting and ranks take NaN for the largest value: an engine that returns NaN for the samples that
-    have the label would seem perfect.
+    numpy's argmax, sorting and ranks take NaN for the largest value, so an engine that returns NaN for the samples with
+    the label would seem perfect.
 
     Args:
         scores: float, of any shape.
-        wanted: whether the label holds, bool of the same shape.
+        wanted: whether the label applies, bool of the same shape.
     """
     unknown = np.isnan(scores)
     return np.where(unknown, np.where(wanted, -np.inf, np.inf), scores) if unknown.any() else scores
 
 
 def label_of(labels: Mapping[str, Array]) -> Array:
-    """The label among what the data calls labels."""
+    """The array to use as the label: the entry ``label``, else ``labels``, else the first."""
     return labels.get("label", labels.get("labels", next(iter(labels.values()))))
 
 
 def by_sample(label: Array, batch_axis: int | None) -> Array:
     """A batch's label with its samples along the first axis, [batch, ...].
 
-    Where the output has no axis of samples, a batch is one sample, whose label may be stored by itself: as many classes
-    as a graph has nodes.
+    If the output has no batch axis, a batch is one sample, whose label may be stored without one either, for example
+    one class for each node of a graph.
 
     Args:
-        label: as the data has it.
-        batch_axis: where samples lie in the output; None where there is no such axis.
+        label: the label as stored in the data.
+        batch_axis: the output's axis of samples; None if there is none.
     """
     return label[None] if batch_axis is None and label.ndim and len(label) != 1 else label
 
 
 def labelled(label: Array) -> Array:
-    """Where positions have a label, bool of the label's shape; a sample's only label is never left out.
+    """Whether each position has a label, bool of the label's shape; always True for one label per sample.
 
     Args:
-        label: [batch, ...]; ``UNLABELLED`` stands where a position has none.
+        label: [batch, ...], ``UNLABELLED`` at positions without a label.
     """
     return np.asarray(label != UNLABELLED) if label.ndim > 1 else np.ones(label.shape, bool)
 
 
 def check_labels(label: Array, classes: int) -> None:
-    """Check that labels are numbers of classes, or ``UNLABELLED`` where a sample has one a position.
+    """Check that labels are class numbers, or ``UNLABELLED`` in labels per position.
 
     Raises:
-        DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
+        DataError: they are not integers, or outside 0 to ``classes`` - 1; the error's row is then the first sample.
     """
     if label.dtype.kind not in "biuf" or (
         label.dtype.kind == "f" and not (np.isfinite(label) & (label == np.rint(label))).all()
@@ -264,12 +269,12 @@ def check_labels(label: Array, classes: int) -> None:
 
 
 def non_unit_dims(shape: Sequence[int]) -> tuple[int, ...]:
-    """The extents of a shape other than 1."""
+    """The extents of a shape that are not 1."""
     return tuple(extent for extent in shape if extent != 1)
 
 
 def check_finite(label: Array) -> None:
-    """Check that labels are numbers throughout.
+    """Check that all labels are finite.
 
     Args:
         label: float64 [batch, ...].
@@ -285,10 +290,10 @@ def check_finite(label: Array) -> None:
 
 
 def classes_of(scores: Array, label: Array) -> int:
-    """How many classes an output has; checks the labels against it.
+    """The number of an output's classes, after checking the labels against it.
 
     Raises:
-        DataError: the labels' shape is not that of its positions, or they are no numbers of its classes.
+        DataError: the labels do not have one entry per position, or are not class numbers of the output.
     """
     if label.shape != scores.shape[:-1]:
         wanted = f"give one label for each position of the output, {list(scores.shape[:-1])}"
@@ -300,5 +305,5 @@ def classes_of(scores: Array, label: Array) -> int:
 
 
 def unlike_shapes(values: Array, label: Array, remedy: str) -> DataError:
-    """The fault of labels whose shape does not fit the output's."""
+    """The error for labels whose shape does not fit the output's."""
     return DataError(f"labels have shape {list(label.shape)}, the output {list(values.shape)}", remedy=remedy)

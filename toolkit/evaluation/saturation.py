@@ -1,4 +1,4 @@
-"""How far tensors go beyond what their Q/DQ pairs hold, on samples."""
+"""Measure how far tensors exceed the range of their Q/DQ pairs on samples."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _TIMES, _LEAST_SHARE, _LEAST_CENTRED = 4.0, 1e-4, 1e-2
-"""A calibration that trades clipping against rounding makes about as much noise by either; what unseen samples add is
-below 40 dB. Symmetric pairs are made with methods that clip on purpose (entropy, percentiles, learnt ranges), and
-seldom replace a clamp: there it counts from 20 dB on."""
+"""Limits for the power of clipped parts: relative to rounding noise, and to the signal's power for asymmetric and
+symmetric pairs. Calibration that balances clipping against rounding makes about as much noise by either, and unseen
+samples add less than -40 dB. Symmetric pairs come from methods that clip on purpose (entropy, percentiles, learnt
+ranges) and seldom replace a clamp, so their limit is -20 dB."""
 _AT_ONCE = 64
+"""Most tensors to watch in one session."""
 
 
 @dataclass
 class Saturation:
-    """What a pair cuts off, gathered batch by batch.
+    """The power that a pair clips, summed up batch by batch.
 
     Attributes:
-        grid: the values that the pair can hold.
-        below: the sum of squares of what lies below them.
-        above: the sum of squares of what lies above them.
-        rounding: the sum of squares that rounding makes, a twelfth of the squared step for each value.
-        signal: the sum of squares of the values as the pair holds them.
+        grid: the values that the pair can represent.
+        below: the sum of squared distances of values below the range.
+        above: the sum of squared distances of values above the range.
+        rounding: the expected sum of squared rounding errors, a twelfth of the squared step for each value.
+        signal: the sum of squares of the clipped values.
     """
 
     grid: Grid
@@ -46,7 +48,7 @@ class Saturation:
     signal: float = 0.0
 
     def add(self, values: Array) -> None:
-        """Take in one batch of the float tensor."""
+        """Add the values of the float tensor for one batch; NaN and infinities count as 0."""
         reach, scale = self.grid.reach, self.grid.scale
         assert reach is not None and scale is not None
         shape = [1] * values.ndim
@@ -63,7 +65,7 @@ class Saturation:
 
     @property
     def sides(self) -> tuple[bool, bool]:
-        """Whether it cuts off more than a calibration does, below and above."""
+        """Whether it clips more power than calibration normally does, below and above the range."""
         share = _LEAST_CENTRED if self.grid.centred else _LEAST_SHARE
         least = max(_TIMES * self.rounding, share * self.signal)
         return self.below > least, self.above > least
@@ -72,15 +74,16 @@ class Saturation:
 def saturation(
     model: Model, pairs: Iterable[ExistingPair], data: CalibrationData, samples: int = 16
 ) -> dict[str, tuple[bool, bool]]:
-    """Whether tensors go beyond their pairs' range below and above, by the QuantizeLinear's name.
+    """Whether tensors exceed their pair's range below and above, by the name of the QuantizeLinear.
 
-    Pairs in subgraphs, whose tensors are not seen, and those of types without equal steps are left out.
+    Left out are pairs in subgraphs, whose tensors cannot be read, pairs of constants, of types without equal steps, and
+    with block scales.
 
     Args:
         model: the graph with its pairs.
-        pairs: the pairs to look at.
+        pairs: the pairs to examine.
         data: the samples.
-        samples: look at about this many of them.
+        samples: the approximate number of samples to use.
 
     Raises:
         QtoolError: the model cannot be run on the samples.

@@ -1,4 +1,4 @@
-"""Whether a model without its Q/DQ pairs differs from the one with them by more than the pairs' rounding."""
+"""Check that removing a model's Q/DQ pairs changes its outputs by no more than the pairs' rounding explains."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _TIMES = 4.0
-"""Noise that is the same but for its seed differs less: sums over whole outputs and several samples."""
+"""Largest ratio of the change to the rounding noise. Sums over whole outputs and several samples vary less between two
+realizations of the same noise."""
 _FLOOR = 1e-5
-"""The share of an output's power, -50 dB, below which differences may be float16's."""
+"""Share of an output's power, -50 dB, below which the change may come from float16."""
 _FLOOR_SHARE = 0.05
+"""For integer outputs, the share of values that may change in any case."""
 _HELD_BYTES = 128_000_000
+"""Most bytes of outputs held for the comparison; with more, fewer samples are used."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far an output is from that of the model with its pairs.
+    """The change of an output when the pairs are removed.
 
     Attributes:
-        output: its name.
-        sqnr_db: of the stripped model against the one with its pairs, dB; infinite where they are equal.
-        rounding_db: of the stripped model with its pairs' rounding against itself without, dB: what pairs account for.
-        samples: how many were compared.
-        excessive: whether rounding does not account for the difference.
+        output: the output's name.
+        sqnr_db: SQNR of the stripped model relative to the model with its pairs, dB; infinite if they are equal.
+        rounding_db: SQNR of the stripped model with the pairs' rounding relative to itself without, dB: the change that
+            pairs explain.
+        samples: the number of samples compared.
+        excessive: whether the change is larger than rounding explains.
     """
 
     output: str
@@ -50,21 +54,21 @@ class Drift:
 def compare_stripped(
     paired: Model, stripped: Model, rounded: Model, data: CalibrationData, samples: int = 16
 ) -> list[Drift]:
-    """Compare the outputs of a model before and after its pairs went, with rounding as the measure.
+    """Compare a model's outputs before and after its pairs were removed, relative to the effect of their rounding.
 
-    The noise that pairs may make is the model's own: however few bits they have and however badly they are scaled, the
-    stripped model with each tensor rounded as its pair did is as far from itself without. Integers count only where
-    no output holds floats.
+    The noise allowed is the model's own: it is measured by rounding each tensor of the stripped model to its pair's
+    steps, and so includes the effect of few bits or bad scales. Integer outputs are only compared if there are no float
+    outputs.
 
     Args:
         paired: the model with its pairs.
-        stripped: the model without them.
-        rounded: the model without them, each tensor rounded to its pair's steps where the pair was.
+        stripped: the model without pairs.
+        rounded: the model without pairs, in which each tensor is rounded to the steps of its former pair.
         data: the samples.
-        samples: compare on about this many.
+        samples: the approximate number of samples to compare.
 
     Returns:
-        A drift for each output, the worst first.
+        A drift for each compared output: excessive ones first, then by ascending SQNR.
 
     Raises:
         QtoolError: a model cannot be run on the samples.
@@ -81,7 +85,7 @@ def compare_stripped(
         for name, values in wanted[0].items():
             ours, theirs = other[0][name], with_noise[0][name]
             if not values.shape == ours.shape == theirs.shape:
-                # the number of detections, say: nothing to compare element by element
+                # shapes differ, as with the number of detections, so elements cannot be compared
                 continue
             change, noise = found.setdefault(name, (Difference(), Difference()))
             if is_float(values.dtype):
@@ -99,7 +103,7 @@ def compare_stripped(
 def _outputs(
     model: Model, named: Mapping[str, str], data: CalibrationData, samples: int
 ) -> list[tuple[Mapping[str, Array], int]]:
-    """The outputs of each batch, copied, and how many samples it joins; fewer where they are large."""
+    """Copies of each batch's outputs and its number of samples; fewer batches if the outputs are large."""
     loaded, size = session(model, list(named.values())), 0
     found: list[tuple[Mapping[str, Array], int]] = []
     batches, feeds = tee(first_samples(data, 4, samples))

@@ -1,1 +1,1 @@
-"""A lowered model in onnxruntime: float16's rounding written out or left out, wide weights, ended sessions."""
+"""Run a lowered model in onnxruntime: with float16 rounding as Casts or without, widened weights, fatal sessions."""

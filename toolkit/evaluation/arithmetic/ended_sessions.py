@@ -1,4 +1,4 @@
-"""Where loading a model ends the process of a user's own onnxruntime session, which qtool's sessions avoid."""
+"""Detect models that crash a user's own onnxruntime session on loading, which qtool's sessions avoid."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from toolkit.graph.surgery.tensors import onnx_type
 
 _MATRIX = 2
 _OWN_FAULTS = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
-"""Signals of what a process does itself; others come from outside, as SIGKILL does where memory runs out."""
+"""Signals that a process causes itself; others come from outside, such as SIGKILL when memory runs out."""
 _LOAD = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _SECONDS = 120
-"""How long loading may take; of a process that takes longer it is not known whether it would have died."""
+"""How long loading may take, in seconds; for a process that takes longer, it is not known whether it would crash."""
 
 
 def ended_sessions(model: Model) -> list[Finding]:
-    """A finding that onnxruntime dies of the model with its default optimizations, where it does or that is not known.
+    """A finding that onnxruntime crashes on the model with its default optimizations, or that this is not known.
 
-    Release 1.32 fuses a Transpose that moves the first of three axes or more into the float16 MatMul that multiplies it
-    with a weight; see ``wrong_rewrites``. It dies of some of these only, by what comes before them: the model is loaded
-    in a process of its own to tell.
+    Release 1.32 fuses a Transpose that moves the first of three or more axes into the float16 MatMul that multiplies it
+    by a weight; see ``wrong_rewrites``. Only some of these crash it, depending on the nodes before them, so the model
+    is loaded in a separate process to find out. Empty if the model has no such nodes or loads.
     """
     nodes = [node.name for node in model.nodes if node.op == "MatMul" and _may_end(model, node)]
     return _loaded(model, nodes) if nodes else []
 
 
 def _loaded(model: Model, nodes: list[str]) -> list[Finding]:
-    """What a process shows that loads the model."""
+    """Load the model in a process; returns a finding if that crashes, is killed or takes too long."""
     import onnxruntime
 
     release = onnxruntime.__version__

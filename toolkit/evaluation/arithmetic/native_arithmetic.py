@@ -1,4 +1,4 @@
-"""A lowered model as onnxruntime itself computes it: float16 is rounded only where it is handed on as float16."""
+"""Run a lowered model in onnxruntime's own arithmetic, which rounds to float16 only between some of its kernels."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from toolkit.graph.sessions.session import session
 from toolkit.placement.ops import QUANTIZE
 
 _DIVIDES_AS_SCALED = 23
-"""The opset from which on QuantizeLinear divides in the type of its scale unless it says otherwise."""
+"""The opset from which on QuantizeLinear divides in the type of its scale by default."""
 
 
 def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
-    """Runs a model as onnxruntime itself computes it, node by node; tried on one sample.
+    """A function that runs a model in onnxruntime's own arithmetic, node by node; it is tried on one sample.
 
     Args:
         subject: the lowered model.
-        named: its tensors by the names that their values are wanted under, see ``counterparts``.
+        named: by the name under which values are returned, the model's tensor, see ``counterparts``.
         data: the samples.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
-        BackendError: it has not enough memory.
+        BackendError: there is not enough memory.
     """
-    # the last bits that a fusion changes may flip as many answers as the rounding; weights are still dequantized once
+    # no fusions: the last bits that they change may flip as many answers as rounding does; constants are still folded
     light = widen_weights(quantized_in_float32(subject.to_light(metadata=False)), subject.facts().types)
     run = partial(run_on, session(light, outputs=list(named.values()), optimise="constants"), named=named)
     run(next(data.batches(1)).inputs)
@@ -41,11 +41,11 @@ def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData
 
 
 def quantized_in_float32(model: LightModel) -> LightModel:
-    """Widen float16 tensors before the QuantizeLinears that read them, in place; returns the model.
+    """Cast float16 tensors to float32 before the QuantizeLinears that read them, in place; returns the model.
 
-    The values are the same: onnxruntime's kernel for float16 divides in float32 too (from 1.24 on), but converts one
-    value at a time, and takes several times as long. So does its Clip in between, which only picks values. A model
-    of opset 23 or newer stays as it is.
+    The results do not change: onnxruntime's float16 kernel (from 1.24 on) divides in float32 too, but converts one
+    value at a time and takes several times as long. The same applies to a Clip before it, which only selects values.
+    Models of opset 23 or newer are left unchanged.
     """
     if opset_of(model.proto) < _DIVIDES_AS_SCALED:
         _widen(model.proto.graph, {})
@@ -53,7 +53,7 @@ def quantized_in_float32(model: LightModel) -> LightModel:
 
 
 def _widen(graph: onnx.GraphProto, outer: Mapping[str, int]) -> None:
-    """``quantized_in_float32`` for one graph with its bodies; ``outer`` are the types of the constants around it."""
+    """``quantized_in_float32`` for one graph and its subgraphs; ``outer``: types of constants in enclosing graphs."""
     kinds = {**outer, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
     nodes = list(graph.node)
     clips = _clips(graph, nodes, kinds)
@@ -72,13 +72,13 @@ def _widen(graph: onnx.GraphProto, outer: Mapping[str, int]) -> None:
 
 
 def _quantizes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> bool:
-    """Whether a node quantizes a float16 tensor that is computed."""
+    """Whether a node quantizes a float16 tensor that is not a constant."""
     known = node.op_type == QUANTIZE and kinds.get(node.input[1])
     return known == TensorProto.FLOAT16 and node.input[0] not in kinds
 
 
 def _clips(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], kinds: Mapping[str, int]) -> set[str]:
-    """Results of Clips with constant bounds that only QuantizeLinears of float16 read, as their input."""
+    """Outputs of Clips with constant limits that are only read by float16 QuantizeLinears, as the input to quantize."""
     clips = [node for node in nodes if node.op_type == "Clip"]
     made = {node.output[0] for node in clips if all(name in kinds for name in node.input[1:] if name)}
     made -= {value.name for value in graph.output}
@@ -90,14 +90,14 @@ def _clips(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], kinds: Mappi
 
 
 def _wide(node: onnx.NodeProto, places: Iterable[int], kinds: Mapping[str, int]) -> Iterator[onnx.NodeProto]:
-    """Have a node read some of its inputs in float32; yields the nodes that convert them."""
+    """Make a node read some of its inputs in float32; yields the nodes that convert them."""
     for place in places:
         name = node.input[place]
         if not name:
             continue
         node.input[place] = wide = f"{node.output[0]} input {place} widened"
         if name not in kinds:
-            # a Cast right after one that onnxruntime inserts would be removed with it, and the rounding between them
+            # onnxruntime would remove this Cast together with an adjacent one that it inserts, and so the rounding
             kept = f"{node.output[0]} input {place} kept"
             yield helper.make_node("Identity", [name], [kept], f"{node.name} keep {place}")
             name = kept

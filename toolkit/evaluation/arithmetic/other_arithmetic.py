@@ -1,4 +1,4 @@
-"""The measured model as onnxruntime itself computes it: without the rounding of 16-bit floats between its kernels."""
+"""Compare the measured model with its run in onnxruntime's own arithmetic, which does not round 16-bit floats."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from toolkit.evaluation.tasks import Rows
 
 
 class OtherArithmetic:
-    """Takes in the results of both arithmetics for the same samples, batch by batch.
+    """Collects the results with and without the rounding of 16-bit floats for the same samples, batch by batch.
 
     Args:
         compared: creates an object that compares outputs with the float model's.
-        answers: reads outputs as the task says; None without a task.
+        answers: reads the outputs by their tasks; None if there is no task.
     """
 
     def __init__(self, compared: Callable[[], OutputComparison], answers: Answers | None) -> None:
@@ -30,14 +30,14 @@ class OtherArithmetic:
         count: int,
         inputs: Mapping[str, Array] | None = None,
     ) -> None:
-        """Take in one batch of ``count`` samples.
+        """Add one batch of ``count`` samples.
 
         Args:
             wanted: the float model's outputs by name.
-            found: the other model's outputs with its rounding, and without.
-            labels: the samples' labels, for the metric.
-            count: how many samples the batch holds.
-            inputs: its inputs, see ``Answers.rows``.
+            found: the measured model's outputs by name, first with rounding and then without.
+            labels: the samples' labels, for the metric; None if there are none.
+            count: the number of samples in the batch.
+            inputs: the batch's inputs, see ``Answers.rows``.
         """
         rounded, unrounded = found
         self._unrounded.add(wanted, unrounded, labels, count, inputs)
@@ -45,15 +45,15 @@ class OtherArithmetic:
             self._rows.append(self._answers.rows(rounded, unrounded, inputs))
 
     def result(self, samples: int, rounded: EvaluationResult | None) -> Unrounded | None:
-        """What the batches showed; None where there were none.
+        """The comparison without rounding; None if there were no batches.
 
         Args:
-            samples: how many samples the evaluation has.
-            rounded: what the same batches showed with the rounding, where these are not all.
+            samples: the number of samples of the whole evaluation.
+            rounded: the result with rounding for the same batches, used if these are not all samples.
         """
         if not self._unrounded.samples:
             return None
         tallies = self._answers.tallies(self._rows) if self._answers is not None else ()
-        # the largest share that the samples leave possible, of the part that moves most
+        # the upper confidence limit of the share of answers that differ, of the part where it is largest
         moved = max((1.0 - tally.interval[0] for tally in tallies), default=None)
         return Unrounded(self._unrounded.result(), rounded if self._unrounded.samples < samples else None, moved)

@@ -1,8 +1,8 @@
-"""A lowered model for onnxruntime's CPU provider, which would leave float16's rounding out.
+"""Insert the rounding of 16-bit floats into a lowered model as Casts, because onnxruntime's CPU provider omits it.
 
-The provider has no float16 kernels for most operators: it computes them in float32 and removes the Casts between two
-of them, so that what lies in between is never rounded. Here every result is rounded by a Cast in the graph,
-which stays: ((x + 8000) - 8000) is x in the provider's float16 and 0 here, as in an engine.
+The provider has no float16 kernels for most operators. It computes them in float32 and removes the Casts between two of
+them, so that the tensors between them are never rounded. Here every result is rounded by a Cast in the graph that the
+provider keeps: for small x, ((x + 8000) - 8000) is x in the provider's float16, but 0 here, as in an engine.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _PICKS = frozenset({
     "Relu", "Clip", "Max", "Min", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Abs", "Neg", "Concat", "Where",
     "GatherElements", "GatherND", "TopK",
 })  # fmt: skip
-"""Operators besides the movers that return values that they read, their negatives or zeros: rounding leaves these as
-they are where all that is read was rounded before."""
+"""Operators, besides the movers, that only return values of their inputs, their negatives or zeros: if the inputs are
+rounded, so are the outputs."""
 
 
 def with_rounding(lowered: Model, unknown: list[str] | None = None) -> LightModel:
-    """The same model in float32, with a Cast to float16 or bfloat16 and back after every node with such a result.
+    """The model in float32, with a Cast to float16 or bfloat16 and back after every node with a result of that type.
 
-    Without its nodes' metadata, which no session reads. The same inside the bodies of If, Loop and Scan. What only
-    moves values or picks among rounded ones rounds nothing, and the result of DequantizeLinear is exact in the layer
-    that reads it.
+    This includes the subgraphs of If, Loop and Scan. No Casts follow nodes that only move values or select among
+    rounded ones, nor DequantizeLinear, whose exact result the reading layer uses. Nodes' metadata, which no session
+    reads, is dropped.
 
     Args:
-        lowered: the model.
-        unknown: gets the names of nodes in bodies whose result types are not known: these are not rounded.
+        lowered: the model, which is not changed.
+        unknown: receives the names of nodes in subgraphs whose result types are not known; they are not rounded.
     """
     types = lowered.facts().types
     light = lowered.to_light(metadata=False)
     if any(_bodies(node) for node in light.proto.graph.node):
-        # names in one body may mean something else in another: each holds what is known of their types
+        # names may denote different tensors in different subgraphs, so types are inferred into each subgraph
         light.proto.CopyFrom(onnx.shape_inference.infer_shapes(light.proto))
     graph = light.proto.graph
     for tensor in graph.initializer:
@@ -65,14 +65,14 @@ def _graphs(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
 def _round_graph(
     graph: onnx.GraphProto, types: Mapping[str, int], away: Collection[str], unknown: list[str], outer: Set[str]
 ) -> None:
-    """Widen and round a graph with its bodies, in place.
+    """Widen a graph and its subgraphs to float32 and insert the rounding, in place.
 
     Args:
         graph: the graph.
-        types: of the tensors that its nodes read and return.
-        away: initializers whose values are not in the message.
+        types: the types of the tensors that its nodes read and return, as ``onnx.TensorProto`` constants.
+        away: names of initializers whose values are stored outside the message.
         unknown: see ``with_rounding``.
-        outer: the tensors of the graphs around it that are rounded.
+        outer: names of the tensors in enclosing graphs that are rounded.
     """
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
@@ -82,7 +82,7 @@ def _round_graph(
             _widen(tensor)
     nodes = list(graph.node)
     del graph.node[:]
-    # what a loop's body reads in a later iteration may differ from the first
+    # inputs are not among them: a loop's subgraph may read unrounded values in later iterations
     rounded = {*outer, *(tensor.name for tensor in graph.initializer)}
     for node in nodes:
         for body in _bodies(node):
@@ -101,7 +101,7 @@ def _given(graph: onnx.GraphProto) -> list[str]:
 
 
 def _widen_type(kind: onnx.TypeProto) -> None:
-    """Put float32 in the place of a 16-bit type, also of the tensors of a sequence or of what may be none."""
+    """Replace a 16-bit type by float32, in place, also that of the tensors in a sequence or optional type."""
     field = kind.WhichOneof("value")
     if field in ("sequence_type", "optional_type"):
         _widen_type(getattr(kind, field).elem_type)
@@ -110,7 +110,13 @@ def _widen_type(kind: onnx.TypeProto) -> None:
 
 
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) -> list[onnx.NodeProto]:
-    """A node followed by what rounds its results; ``rounded``, the tensors that are rounded, gets the node's."""
+    """The node and the Casts that round its results; those results are added to ``rounded``.
+
+    Args:
+        node: the node, which is changed.
+        types: the types of the tensors, as ``onnx.TensorProto`` constants.
+        rounded: names of the tensors that are rounded; it is extended.
+    """
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             _widen(attribute.t)
@@ -137,7 +143,7 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) 
 
 
 def _cast(read: str, made: str, name: str, kind: int) -> onnx.NodeProto:
-    """A Cast; onnx's helper, which finds out types of attributes, takes three times as long for one of 100,000."""
+    """A Cast node; onnx's helper infers attribute types and takes three times as long, too long for 100,000 nodes."""
     node = onnx.NodeProto(op_type="Cast", input=[read], output=[made], name=name)
     node.attribute.add(name="to", type=onnx.AttributeProto.INT, i=kind)
     return node

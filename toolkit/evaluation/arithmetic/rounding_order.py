@@ -1,7 +1,7 @@
-"""The order of what rounds in a model whose rounding is written out: onnxruntime fuses what no rounding separates.
+"""Reorder rounding Casts and Q/DQ pairs so that onnxruntime can fuse the nodes that they separate.
 
-The values are the same: rounding is monotonic and leaves zeros and 16-bit numbers as they are, so it may just as well
-come after what picks among such; and a pair quantizes each element by itself, so it may come before a Pad.
+The values do not change. Rounding is monotonic and keeps zeros and 16-bit numbers, so it may follow an operator that
+selects among such values. A pair quantizes each element separately, so it may precede a Pad.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from toolkit.graph.proto.nodes import reads_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-"""What onnxruntime computes within the convolution before it."""
+"""Operators that onnxruntime fuses into the convolution before them."""
 
 
 def fused_more(model: LightModel, outputs: Collection[str]) -> LightModel:
-    """Round after activations and pad after pairs, in place; returns the model.
+    """Move rounding after activations and Pads after pairs, in place; returns the model.
 
     Args:
-        model: what ``with_rounding`` returned.
-        outputs: the tensors wanted besides the graph's own outputs: other inner tensors may get other values.
+        model: the result of ``with_rounding``.
+        outputs: names of the tensors needed besides the graph's outputs; the values of other inner tensors may change.
     """
     graph = model.proto.graph
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
@@ -45,12 +45,12 @@ def fused_more(model: LightModel, outputs: Collection[str]) -> LightModel:
 
 
 class _RoundingOrder:
-    """Nodes that change places.
+    """Moves nodes within a graph and keeps the list of nodes sorted.
 
     Args:
         nodes: the graph's nodes, which are changed.
-        reads: how often each tensor is read or wanted.
-        constants: the graph's initializers.
+        reads: by tensor, the number of nodes and requested outputs that read it.
+        constants: the graph's initializers by name.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class _RoundingOrder:
                 yield from (node, *self._after.get(id(node), ()))
 
     def round_after(self, activation: onnx.NodeProto) -> None:
-        """Round an activation's output in place of its input, where the input is rounded for it alone."""
+        """Round an activation's output instead of its input, if no other node reads the rounded input."""
         before, after = activation.input[0], activation.output[0]
         widened = self._before(activation, "Cast")
         narrowed = self._before(widened, "Cast") if widened is not None else None
@@ -79,7 +79,7 @@ class _RoundingOrder:
         self._move({before: activation, after: widened}, activation, [narrowed, widened])
 
     def pad_after(self, dequantize: onnx.NodeProto) -> None:
-        """Pad a pair's output in place of its input, where the pair alone reads the Pad and zeros stay zeros."""
+        """Pad a pair's output instead of its input, if only the pair reads the Pad and the pair keeps zeros."""
         quantize = self._before(dequantize, QUANTIZE)
         pad = self._before(quantize, "Pad") if quantize is not None else None
         if quantize is None or pad is None or not self._keeps_zeros(quantize, dequantize) or not self._pads_zeros(pad):
@@ -99,14 +99,14 @@ class _RoundingOrder:
         self._after[id(first)] = moved
 
     def _before(self, node: onnx.NodeProto, op: str) -> onnx.NodeProto | None:
-        """The node that makes a node's first input for it alone, if it is this operator."""
+        """The node that computes a node's first input, if it is this operator and no other node reads the result."""
         name = node.input[0]
         maker = self._makers.get(name)
         alone = self._reads[name] == 1 and list(node.input).count(name) == 1
         return maker if maker is not None and maker.op_type == op and alone else None
 
     def _keeps_zeros(self, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> bool:
-        """Whether a pair does the same to all elements, and keeps zeros: by the same zero point."""
+        """Whether a pair has scalar scales, and the same zero point in both nodes, so that it keeps zeros."""
         scales = [self._constants.get(node.input[1]) for node in (quantize, dequantize)]
         if any(scale is None or math.prod(scale.dims) != 1 for scale in scales):
             return False
@@ -117,7 +117,7 @@ class _RoundingOrder:
         return len(values) == 2 and np.array_equal(*values)
 
     def _pads_zeros(self, pad: onnx.NodeProto) -> bool:
-        """Whether a Pad pads with zeros, or with elements of its input."""
+        """Whether a Pad pads with zeros or with elements of its input."""
         given = {attribute.name: attribute for attribute in pad.attribute}
         if "mode" in given and given["mode"].s != b"constant":
             return True

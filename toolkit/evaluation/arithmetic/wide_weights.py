@@ -1,4 +1,4 @@
-"""The float16 weights of a model that onnxruntime computes in float32, widened once and not in every run."""
+"""Widen the float16 weights of layers that onnxruntime computes in float32 once, instead of in every run."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from toolkit.placement.ops import DEQUANTIZE, MOVERS
 _IN_FLOAT32 = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 """Operators with large weights that onnxruntime's CPU provider computes in float32."""
 _OF_WEIGHTS = frozenset({DEQUANTIZE, "Cast", *MOVERS})
-"""What lies between what is stored of a weight and the node that reads it."""
+"""Operators between a stored weight and the node that reads it."""
 _MOST_BYTES = 256 << 20
-"""What the widened weights of a model may take."""
+"""Largest size of a model's widened weights, in bytes."""
 _TIMES = 2
-"""Of a session that is being loaded there are two copies of such weights, onnxruntime's own and the one it is given."""
+"""Copies of the widened weights while a session is loaded: onnxruntime's own and the one passed to it."""
 _OVERRIDABLE = 4
-"""The IR version from which on an initializer that is an input too is one that may be fed."""
+"""The IR version from which on an initializer that is also an input is a default that can be overridden."""
 
 
 def widen_weights(model: LightModel, types: Mapping[str, int]) -> LightModel:
-    """Store large float16 weights as float32 where onnxruntime would convert them for every run; returns the model.
+    """Store large float16 weights as float32 if onnxruntime would convert them in every run; returns the model.
 
-    A Cast to float16 comes after them, and the one back that onnxruntime inserts takes both away. The values are the
-    same: those that the model's own nodes make of the weights, run once. They are inputs with a default, so
-    that the Cast is not computed ahead, nor kernels chosen that only weights known ahead have: these sum in
-    another order. Where they have no room in memory the model stays as it is.
+    They are followed by a Cast to float16, which onnxruntime removes together with the Cast to float32 that it inserts.
+    The values do not change: they are computed once by the model's own nodes. They become inputs with a default, so
+    that onnxruntime neither folds the Cast nor chooses kernels for constant weights, which sum in another order. If
+    they do not fit in memory, the model is left unchanged.
 
     Args:
-        model: a lowered model, which is changed.
-        types: of the model's tensors.
+        model: a lowered model; it is changed in place.
+        types: the types of the model's tensors by name, as ``onnx.TensorProto`` constants.
     """
     graph = model.proto.graph
     constant = {tensor.name for tensor in graph.initializer} - {value.name for value in graph.input}
@@ -66,14 +66,14 @@ def widen_weights(model: LightModel, types: Mapping[str, int]) -> LightModel:
 
 
 def _have_room(model: LightModel) -> bool:
-    """Whether all large weights have room in float32, and an initializer that is an input is one that may be fed."""
+    """Whether all large weights fit in memory in float32, and the IR version allows inputs with a default."""
     size, room = sum(value.size for value in model.weights.values()) * np.dtype(np.float32).itemsize, weights_limit()
     fits = size <= _MOST_BYTES and (room is None or _TIMES * size <= room)
     return fits and model.proto.ir_version >= _OVERRIDABLE
 
 
 def _makers(graph: onnx.GraphProto, constant: Collection[str]) -> dict[str, onnx.NodeProto]:
-    """By tensor the node that makes it of constants alone, by moving, casting or dequantizing them."""
+    """By tensor, the node that computes it from constants alone, by moving, casting or dequantizing them."""
     known, found = set(constant), dict[str, onnx.NodeProto]()
     for node in graph.node:
         if node.op_type in _OF_WEIGHTS and len(node.output) == 1 and known.issuperset(filter(None, node.input)):
@@ -83,7 +83,7 @@ def _makers(graph: onnx.GraphProto, constant: Collection[str]) -> dict[str, onnx
 
 
 def _widened(graph: onnx.GraphProto, constant: Collection[str]) -> list[str]:
-    """The constants that only nodes read which compute in float32."""
+    """The constants that are read only by nodes that compute in float32."""
     taken, other = dict[str, None](), {value.name for value in graph.output}
     for node in graph.node:
         if node.op_type in _IN_FLOAT32 and not node.domain:
@@ -94,7 +94,7 @@ def _widened(graph: onnx.GraphProto, constant: Collection[str]) -> list[str]:
 
 
 def _values(model: LightModel, names: Sequence[str], makers: Mapping[str, onnx.NodeProto]) -> dict[str, Array]:
-    """Those of these float16 constants that are large, in float32."""
+    """The values, in float32, of those of the float16 constants that are large (see ``LARGE``)."""
     made = {name: model.weights[name] for name in names if name in model.weights}
     nodes = dict[str, onnx.NodeProto]()
     waiting = computed = [name for name in names if name in makers]

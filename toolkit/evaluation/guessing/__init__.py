@@ -1,1 +1,1 @@
-"""What a model is for, guessed from shapes, values, names and operators; and how its outputs are read for it."""
+"""Guess a model's task from shapes, values, names and operators, and decide how each output is compared."""

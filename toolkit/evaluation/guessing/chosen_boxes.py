@@ -1,4 +1,4 @@
-"""Boxes that a model has chosen itself and gives without scores: with classes, or with NonMaxSuppression's rows."""
+"""Detect boxes that a model has selected itself and returns without scores, with classes or indices next to them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 SUPPRESSING = frozenset({"NonMaxSuppression"})
 _ROW = 3
+"""Numbers per row of NonMaxSuppression: sample, class and box."""
 _ORDERED = 0.95
+"""Least share of the boxes whose corners must be in order; padding and rounding may break a few."""
 _FEWEST = 2
+"""Fewest boxes that show an order, and fewest samples with several boxes that show that indices never repeat."""
 
 
 def chosen_boxes(
     outputs: Sequence[SeenOutput], seen: SeenModel
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
-    """The outputs that hold chosen boxes and what tells them apart, and how; None where none do.
+    """The outputs with selected boxes and their classes or indices, and the settings to read them; None if none do.
 
-    Without scores a set of boxes shows itself by what goes along with it: as many numbers as there are boxes, whose
-    count differs from sample to sample or comes from NonMaxSuppression, or rows of NonMaxSuppression's that name them.
+    Boxes without scores are recognized by a second output: NonMaxSuppression's rows that index them, or as many
+    integers as there are boxes, if the count varies between samples or the model has a NonMaxSuppression.
 
     Args:
-        outputs: those with samples.
-        seen: the model that they belong to.
+        outputs: the model's outputs that have samples.
+        seen: the model.
     """
     rows = [one for one in outputs if _numbers(one, 2) and one.shape[-1] == _ROW and one.ops & SUPPRESSING]
     for boxes in outputs:
@@ -51,13 +54,16 @@ def chosen_boxes(
 
 
 def chosen_indices(outputs: Sequence[SeenOutput], seen: SeenModel) -> tuple[SeenOutput, dict[str, Any]] | None:
-    """The output that says which boxes NonMaxSuppression chose where the model does not give these; None without one.
+    """The output with indices of the boxes that NonMaxSuppression selected, if the boxes are no output; else None.
 
-    Rows of a sample, a class and a box, as NonMaxSuppression gives them, or the places of boxes alone.
+    It holds NonMaxSuppression's rows (sample, class, box) or box indices alone.
 
     Args:
-        outputs: those with samples.
-        seen: the model that they belong to.
+        outputs: the model's outputs that have samples.
+        seen: the model.
+
+    Returns:
+        The output and the settings to read it.
     """
     if not seen.ops & SUPPRESSING:
         return None
@@ -75,12 +81,12 @@ def _settings(boxes: SeenOutput, axis: int) -> dict[str, Any]:
 
 
 def _numbers(output: SeenOutput, rank: int) -> bool:
-    """Whether it holds whole numbers along so many axes, of which none says anything of values below -1."""
+    """Whether an output holds integers of at least -1 (-1 may stand for "none"), and a sample has ``rank`` axes."""
     return bool(output.discrete and len(output.shape) == rank and output.bounds[0] >= -1)
 
 
 def _box_axis(output: SeenOutput) -> int | None:
-    """The axis of four numbers; None where there is none, or they are shares of classes."""
+    """The axis of a box's four numbers, -1 or -2; None if there is none, or it holds probabilities of four classes."""
     if output.discrete or len(output.shape) != 2 or 4 not in output.shape:
         return None
     axis = -1 if output.shape[-1] == 4 else -2
@@ -88,7 +94,7 @@ def _box_axis(output: SeenOutput) -> int | None:
 
 
 def _by_rows(boxes: SeenOutput, axis: int, rows: SeenOutput) -> dict[str, Any] | None:
-    """Whether rows of a sample, a class and a box name boxes of the other output, or go along with them."""
+    """The setting of NonMaxSuppression's rows: one row per box, or rows that index boxes; None if neither fits."""
     whole = np.concatenate([one.reshape(-1, _ROW) for one in rows.samples])
     counts = [one.shape[-3 - axis] for one in boxes.samples]
     if all(len(one) == count for one, count in zip(rows.samples, counts)):
@@ -102,9 +108,9 @@ def _as_many(numbers: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
 
 
 def _places(output: SeenOutput) -> bool:
-    """Whether numbers are places of boxes among all, as the graph says or the values seem.
+    """Whether integers are indices of boxes, by the graph if it shows that, else by their values.
 
-    Of places no sample has one twice, and there are more than are chosen; so may classes be, which the graph tells.
+    Indices never repeat within a sample and exceed the number of selected boxes. Values alone cannot rule out classes.
     """
     if output.column:
         return output.column == PLACE
@@ -114,7 +120,7 @@ def _places(output: SeenOutput) -> bool:
 
 
 def _ordered(boxes: SeenOutput, axis: int) -> bool:
-    """Whether the last two numbers are beyond the first two, as of corners."""
+    """Whether boxes are given as two corners: the last two numbers are not below the first two."""
     found: Array = boxes.stacked(axis)
     found = found[np.abs(found).max(axis=1) > 0] if len(found) else found
     return bool(len(found) >= _FEWEST and (found[:, 2:] >= found[:, :2]).all(axis=1).mean() >= _ORDERED)

@@ -1,18 +1,19 @@
-"""Along which axis of an output its classes or channels lie, and which class is CTC's blank."""
+"""Find the axis of classes or channels of an output, and CTC's blank."""
 
 from __future__ import annotations
 
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _UNLIKE = 2.0
-"""How many times further apart neighbours along classes are than neighbouring places."""
+"""Least ratio between the mean difference of adjacent channels and that of adjacent pixels: pictures are smooth."""
 
 
 def class_axis(output: SeenOutput) -> int:
-    """The axis of classes of positions, counted from the end.
+    """The axis of classes of an output with classes per position, -1 or -2.
 
-    It is where shares add up, else the fixed one, else that of the channels of the layer that computes them, else the
-    last. An axis is fixed if its extent never varies while the other's does, or if the model declares it alone so.
+    It is the axis along which probabilities sum to 1; else the fixed one; else that of the channels of the layer that
+    computes the output; else the last. An axis is fixed if the other one's extent varies between samples and its own
+    does not, or if it is the only one with a declared extent.
     """
     for axis in (-1, -2):
         if output.sums_to_one(axis):
@@ -25,11 +26,12 @@ def class_axis(output: SeenOutput) -> int:
 
 
 def channel_axis(output: SeenOutput) -> int:
-    """The axis of channels of a picture or a volume, counted from the end: the first or the last of a sample.
+    """The axis of channels of a picture or a volume, counted from the end: a sample's first or last axis.
 
-    The axis where shares add up, else the one end that is fixed, that of the channels of the layer that computes them,
-    or along which neighbours are unlike, else the shorter. The last axis is it where it is short, as for colours, or
-    where those before it form a larger square or cube.
+    In this order: the axis along which probabilities sum to 1; the one that alone among all axes has a fixed extent;
+    that of the channels of the layer that computes the output; the one along which neighbours differ at least
+    ``_UNLIKE`` times as much as along any other axis. Otherwise it is the last if that is shorter than the first and is
+    either short (up to 4, as colours) or follows equal extents (a square or a cube); else the first.
     """
     first = -len(output.shape)
     ends, between = (first, -1), range(first + 1, -1)
@@ -50,9 +52,9 @@ def channel_axis(output: SeenOutput) -> int:
 
 
 def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:
-    """The class that may be CTC's blank, the first or the last, and the share of positions that are it.
+    """The class that is probably CTC's blank, and the share of positions (0 to 1) at which it is the argmax.
 
-    A class that labels name is no blank, unless they name both.
+    It is the more frequent of the first and the last class. A class that occurs in labels is no blank, unless both do.
     """
     chosen = output.stacked(axis).argmax(axis=1)
     ends = (0, output.shape[axis] - 1)
@@ -63,5 +65,5 @@ def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float
 
 
 def channel_axis_last(output: SeenOutput) -> bool:
-    """Whether height and width are the last two axes."""
+    """Whether a map's last two axes are height and width, so that channels, if any, come first."""
     return len(output.shape) < 3 or channel_axis(output) != -1

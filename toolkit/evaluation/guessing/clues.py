@@ -1,4 +1,4 @@
-"""What speaks for a task in one output: its shape, its values, its name, and the operators that produce it."""
+"""Rules that collect clues to one output's task from its shape, values and name, and the operators that produce it."""
 
 from __future__ import annotations
 
@@ -31,24 +31,30 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _SPECTRA = frozenset({"mel", "mels", "melspec", "spectrogram", "spectrograms", "spectrum"})
 _CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
 _SIGNALS = 16
-"""Values along each axis of an input from which on an output has its shape by no chance."""
+"""Least extent of each axis of an input for which an output's equal shape is hardly a coincidence."""
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
+"""Numbers of classes of ImageNet-1k and ImageNet-21k models, which would otherwise count as widths of features."""
 _BLANKS = 0.25
+"""Least share of positions at which CTC's blank is the argmax; other first or last classes are rarely that frequent."""
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
 _FEW_CLASSES, _SOME, _NEARLY_ALL = 16, 8, 0.9
+"""``_FEW_CLASSES``: a constant argmax suggests values of different scales only in vectors shorter than this. ``_SOME``,
+``_NEARLY_ALL``: fewest samples that show a code such as a hash, and the share of them that must have its form.
+"""
 _FEATURES = 64
-"""Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
+"""From this width on, the output of a Tanh may be a feature vector, like that of BERT's pooler (768)."""
 _FEWEST_TOKENS = 16
-"""Fewer labels than these may be as many as tokens by chance, as those of segments, or of a genome's letters."""
+"""Least vocabulary size that identifies token scores. Smaller counts of labels may equal a table's size by coincidence:
+2 segments, or the letters of a genome."""
 _ALPHABET = 5
-"""The fewest classes of a reading: the blank and the four letters of a genome."""
+"""Fewest classes of a CTC output: the blank and the four letters of a genome."""
 
 
 def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """What the output is called."""
+    """Clues from the words of the output's name."""
     found = []
-    # what comes next is a token only where tokens are read
+    # "next" means the next token only in a model that reads tokens
     called = output.words if seen.reads_tokens else output.words - {"next"}
     for task, words in _NAMES.items():
         hit = sorted(called & words)
@@ -58,12 +64,12 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def series(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Values of series, which a forecast continues."""
+    """Clues that the output forecasts time series."""
     return forecasts(output, seen, _called_classes(output))
 
 
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """A vector per sample: classes, an embedding, a few values, or a signal."""
+    """Clues from an output with one vector per sample: class scores, an embedding, a few values, or a signal."""
     if output.discrete:
         return [] if no_classes(output) else _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
@@ -77,7 +83,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
-    """Clues from a vector's values where these alone decide what it is; none where it may be scores or features."""
+    """Clues from a vector's values if they alone decide its task; empty if it may hold scores or features."""
     if (kind := _other_values(output, axis)) is not None:
         return [*of_values(kind, 2.5), ANY]
     if _ends_a_span(output, seen):
@@ -90,7 +96,7 @@ def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clu
 
 
 def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
-    """Clues from all that is known of a vector: its values, its length, the operators that produce it."""
+    """Clues from a vector's values, its length, and the operators that produce it."""
     count = output.shape[axis]
     found = _scores(output, axis)
     if output.dynamic(axis):
@@ -105,9 +111,9 @@ def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[
 
 
 def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether a vector scores the positions where a span starts, or ends: the highest is the answer to a question.
+    """Whether a vector scores the start or end positions of an answer span, and another output the opposite ends.
 
-    An output of the same shape for the other end shows that.
+    The two outputs have the same shape, and names that differ only in the words "start" and "end".
     """
     if not output.words & _ENDS or not output.words & _SCORED:
         return False
@@ -115,7 +121,7 @@ def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
 
 
 def _is_code(output: SeenOutput, axis: int) -> bool:
-    """Whether a vector has its largest value in several places in nearly every sample, as a hash of -1 and 1 has."""
+    """Whether several elements share the maximum in nearly every sample, as in a hash of -1 and 1."""
     rows = output.stacked(axis)
     if len(rows) < _SOME or "Sigmoid" in output.ops or output.sums_to_one(axis):
         return False
@@ -124,7 +130,7 @@ def _is_code(output: SeenOutput, axis: int) -> bool:
 
 
 def _is_squashed(output: SeenOutput, axis: int) -> bool:
-    """Whether a Tanh bounds all values, or a Clip whose bounds they reach: one that only guards scores is never met."""
+    """Whether a Tanh bounds all values, or a Clip whose limits are reached; a Clip that only guards scores is not."""
     if "Clip" not in output.squashed:
         return bool(output.squashed)
     rows = output.stacked(axis)
@@ -132,7 +138,7 @@ def _is_squashed(output: SeenOutput, axis: int) -> bool:
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:
-    """Clues from values that are shares or chances of classes, and from the operators that produce such values."""
+    """Clues from values that are class probabilities, and from the operators that produce them."""
     found = _shares(output, axis, "classification")
     if output.ops & SHARES:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & SHARES)[0]))
@@ -140,22 +146,22 @@ def _scores(output: SeenOutput, axis: int) -> list[Clue]:
 
 
 def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) -> list[Clue]:
-    """Clues from how many values a vector has; ``valued``: whether there are clues from the values already."""
+    """Clues from a vector's length, ``count``; ``valued``: whether there are clues from the values already."""
     if not _may_be_classes(count):
         return [Clue("embedding", "shape", 1.0, "features", count)] if count % 32 == 0 else []
     found = [Clue("classification", "shape", 1.0, "classes", count)]
     if count < _FEW_CLASSES and not valued and output.one_largest(axis):
-        # scores of some samples would hardly all name one class; values of unlike kinds do
+        # class scores rarely have the same argmax in all samples, but values of different scales do
         found += of_values("one largest", 1.5)
     return found
 
 
 def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, features: bool) -> list[Clue]:
-    """Clues from the operators that produce a vector; ``features``: whether its width is a usual one of features."""
+    """Clues from a vector's operators; ``features``: whether its length, ``count``, is a usual width of features."""
     if output.ops and output.ops <= _RECURRENT:
         return [_recurrent(output)]
     if output.ops & _POOLED and not output.ops & SHARES:
-        # a head of few classes may be normalized too: such an output is judged as both
+        # a head with few classes may be normalized too, so its output is judged as both
         return [_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0)]
     if not output.ops & LINEAR:
         return []
@@ -168,12 +174,12 @@ def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, featur
 
 
 def _signal_lengths(seen: SeenModel) -> set[int]:
-    """Extents of float inputs that may be the length of a signal."""
+    """Extents of float inputs that may be the length of a signal: 64 or more; shorter axes are often channels."""
     return {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
 
 
 def _other_values(output: SeenOutput, axis: int) -> str | None:
-    """What values along an axis are if no scores of classes: quantiles or boxes; None where they may be scores."""
+    """The kind of values along an axis, ``ordered`` (quantiles) or ``boxes``; None if they may be class scores."""
     if output.ops & SHARES:
         return None
     called = bool(output.words & _BOXES) and output.shape[axis] == 4 and not output.sums_to_one(axis)
@@ -181,7 +187,7 @@ def _other_values(output: SeenOutput, axis: int) -> str | None:
 
 
 def _numbers(output: SeenOutput) -> list[Clue]:
-    """Clues from whole numbers: a class per sample, or a label per position."""
+    """Clues from integers: a class per sample, or a label per position."""
     if np.prod(output.shape) <= 1:
         return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
     fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
@@ -196,12 +202,18 @@ def _chances(output: SeenOutput) -> list[Clue]:
 
 
 def _may_be_classes(count: int) -> bool:
-    """Whether so many values may be scores of classes: few, a known number, or no usual width of features."""
+    """Whether a vector of ``count`` values may hold class scores."""
+    # widths of features are usually multiples of 32 from 64 on
     return count in _IMAGENET or count < 64 or (count % 32 != 0 and count <= 4096)
 
 
 def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """A row per position: labels, a reading, tokens, vectors, or signals."""
+    """Clues from an output with one row per position: labels, CTC scores, token scores, vectors, or signals.
+
+    A past (a key-value cache) weighs 3.0 because only decoders have one. "like input" adds up to 2.0, close to the
+    usual clues to labels (1.75 with a linear layer), so that such an output is judged as both. Multiples of 64 are a
+    clue to features because hidden sizes are.
+    """
     if len(output.shape) != 2:
         return []
     if output.discrete and no_classes(output):
@@ -219,13 +231,13 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     axis = class_axis(output)
     count = output.shape[axis]
     if count == 1 and "Sigmoid" not in output.ops:
-        # where there is one class, every answer stays
+        # with one class the argmax never changes
         return _long(output, axis)
     if count < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
-        # any number of labels per position
+        # multi-label: each position may have any number of labels
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
     if seen.pasts:
@@ -233,7 +245,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if (kind := _spectrum(output, seen, axis)) is not None:
         return [*found, *of_values(kind, 2.5), ANY]
     if _shaped_as_input(output, seen):
-        # a mask of the signal, or as many classes as features: judged as both
+        # may be a mask of the signal, or class scores with as many classes as features: judged as both
         found += of_values("like input", 1.5)
     found += _tokens(count, seen) if seen.reads_tokens else _readings(output, seen, axis)
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
@@ -244,39 +256,39 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
-    """What shows that rows are a spectrogram, or another signal, and no classes of positions; None where nothing does.
+    """Which clue shows that rows are a spectrogram or another signal rather than class scores; None if none does.
 
-    A name, the values, or an input of signals that it is like, as that of a denoiser.
+    ``spectrum``: the name; ``bands``: correlated neighbours; ``like input``: it resembles an input, as in a denoiser.
     """
     if output.ops & (SHARES | (_POOLED - {"Mul", "Div"})):
         return None
     if output.words & _SPECTRA:
         return "spectrum"
     if output.has_bands(axis):
-        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
+        # in silent frames all bands are low and the first is often the largest, which looks like CTC's blank
         return "bands"
     return "like input" if _shaped_as_input(output, seen) and output.follows_input else None
 
 
 def _shaped_as_input(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether rows have the shape of an input of signals, and no name that says what else they are."""
+    """Whether rows have the shape of a float input, and no name of class scores."""
     if _called_classes(output):
-        # as many tags as features
+        # a tagger may have as many tags as input features
         return False
     like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
     return bool(like) and min(output.shape) >= _SIGNALS and not output.ops & (_CHANCES | SHARES)
 
 
 def _called_classes(output: SeenOutput) -> bool:
-    """Whether its name says that an output holds classes of some kind."""
+    """Whether an output's name says that it holds class scores or labels of some kind."""
     plain = ("regression", "embedding", "generation")
     return any(output.words & words for task, words in _NAMES.items() if task not in plain)
 
 
 def _value_per_position(output: SeenOutput) -> bool:
-    """Whether a layer of one channel gives each of several positions its value: a forecast of many hours, for example.
+    """Whether a layer with one output channel computes one value for each position, as in a forecast of many hours.
 
-    An axis of 1 alone does not show that: a pool leaves one beside its channels.
+    An axis of extent 1 alone does not show that: pooling leaves one next to the channels.
     """
     return len(output.shape) == 2 and min(output.shape) == 1 and output.one_each
 
@@ -295,10 +307,10 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
 
 
 def _tokens(count: int, seen: SeenModel) -> list[Clue]:
-    """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels.
+    """Clues from the width of rows of a model that reads tokens: scores of a vocabulary, or of a few labels.
 
-    As many scores as the model knows tokens are those of tokens, however few there are, as of a model of characters;
-    see ``SeenModel.is_vocabulary``.
+    The width of the model's vocabulary (see ``SeenModel.is_vocabulary``), however small, shows token scores, and so
+    does 4096 or more, as no tag set is that large. From 512 to 4095 it may as well be a hidden size.
     """
     if count >= 4096 or (count >= _FEWEST_TOKENS and seen.is_vocabulary(count)):
         return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
@@ -306,15 +318,18 @@ def _tokens(count: int, seen: SeenModel) -> list[Clue]:
 
 
 def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
-    """Clues from rows where the model reads no tokens: labels or a reading, unless they look like plain values."""
+    """Clues from rows of a model that reads no tokens: labels or CTC scores, unless they look like continuous values.
+
+    Both weigh the same, so an output is judged as both unless a blank (1.5) shows that it is CTC.
+    """
     count = output.shape[axis]
     if long := _long(output, axis):
         return long
     if _beside_shares(output, seen):
-        # a detector's boxes next to its scores for the same places
+        # a detector's boxes next to its scores of the same anchors
         return of_values("beside shares", 2.5)
     if not output.ops & SHARES and not output.in_unit and unlike_scales(output, axis):
-        # the largest of boxes beside scores is always a coordinate
+        # if boxes and scores share an axis, its largest value is always a coordinate
         return of_values("unlike scales", 2.5)
     found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
     found += _blanks(output, axis, seen)
@@ -324,7 +339,10 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
 
 
 def _long(output: SeenOutput, axis: int) -> list[Clue]:
-    """Clues from rows as long as a signal, of one or two channels; none where they are shorter or more."""
+    """Clues from rows that may be a signal: one or two channels (mono or stereo) of 256 or more positions, else none.
+
+    Shorter rows may as well be binary labels of the words of a sentence.
+    """
     count, positions = output.shape[axis], output.shape[-3 - axis]
     if min(count, positions) > 2 or max(count, positions) < 256:
         return []
@@ -342,15 +360,12 @@ def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
     share, classes = blank_of(output, axis, seen)[1], output.shape[axis]
     if classes < _ALPHABET or output.shape[-3 - axis] < 4:
         return []
-    # with few classes each is met often
+    # with few classes each of them is frequent: 2 / classes is twice its even share
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether the model makes shares of another output's values, of classes, and not of this one's.
-
-    For an output of positions, another output of the same positions shows that.
-    """
+    """Whether another output, not computed from this one, holds class probabilities for the same positions."""
     shares = [one for one in seen.outputs if one.ops & SHARES or ("Sigmoid" in one.ops and one.in_unit)]
     if any(one is output or one.name in output.chosen_by for one in shares):
         return False
@@ -359,13 +374,13 @@ def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
 
 
 def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:
-    """The operator that makes an embedding; normalizing has ``weight``: scores of classes are seldom normalized."""
+    """A clue to an embedding from those of its operators that are in ``of``; a normalization has ``weight``."""
     normalized = sorted(output.ops & of & _NORMALIZED)
     return Clue("embedding", "operator", weight if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
 
 
 def _recurrent(output: SeenOutput) -> Clue:
-    """A recurrent layer's output is features: scores of classes come from a linear layer after it."""
+    """A clue to features from a recurrent layer that produces the output: class scores need a linear layer after it."""
     return Clue("embedding", "operator", 2.0, sorted(output.ops)[0])
 
 

@@ -1,4 +1,4 @@
-"""Where a detector keeps boxes, scores and classes, read off shapes and values."""
+"""Find a detector's boxes, scores and classes among a model's outputs by their shapes and values."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _FEWEST = 5
+"""Fewest numbers per anchor, a box and a score; also the fewest falling steps that show that rows are sorted."""
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
+"""Strides of feature maps that detectors use; their numbers of cells must add up to that of the anchors."""
 _SEEN, _SURE = 0.05, 0.3
+"""Scores below the first are background; class scores above the second are confident."""
 _LEAST, _MOST = 0.1, 0.6
+"""Limits of the score threshold that is derived from the model's scores."""
 _CHOSEN = 0.5
-"""Below 1, which every box counts that a model has chosen itself and gives without a score."""
+"""Score threshold for boxes that a model has selected itself and returns without scores: each counts as 1."""
 _SIZED = 0.95
+"""Share of boxes or positions that must have a property; the rest may be noise."""
 _MOST_PLACES = 0.6
+"""Least share of positions at which "no object" must be the argmax if the classes look independent."""
 _BELOW = 0.25
-"""By what share of the best logit the mean of all classes must lie below 0 for independent classes."""
+"""How far below 0 the mean logit of independent classes is at least, relative to the mean of the best logits."""
 _FEW_WEAK = 0.2
-"""So many weak detections, for one that is sure, are few."""
+"""Weak detections count as few up to this number per confident one."""
 
 
 def detection_part(seen: SeenModel) -> OutputPart | None:
-    """The outputs that hold detections, and how; None where none do.
+    """The part made of the outputs that hold detections, with the settings to read them; None if there are none.
 
-    A state that the next step reads is one only if its name says so: a stream's cache may be four wide as well.
+    A state for the next step only counts if its name contains "box": a cache may have an extent of four too.
     """
     outputs = [one for one in seen.outputs if one.samples and (one.name not in seen.states or _called_boxes(one))]
     if seen.inputs and all(one.ndim < 2 for one in seen.inputs.values()):
-        # boxes are found in pictures, in points or along signals of several channels, not in rows of characters
+        # detectors read pictures, points or multichannel signals, not a row of characters or numbers
         return None
     for output in outputs:
         rows = _rows(output)
@@ -43,7 +49,7 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
             return _part((output,), rows)
     pairs = [found for boxes in outputs if (found := _apart(boxes, outputs, seen)) is not None]
     if pairs:
-        # scores of four classes have the shape of boxes
+        # scores of four classes have the shape of boxes, so the best pair is taken, not the first
         return _part(*_with_selected(*max(pairs, key=_signs_of_boxes), outputs))
     for output in outputs:
         joint = _joint(output, seen)
@@ -53,7 +59,7 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
     if chosen is not None:
         given, how = chosen
         names = tuple(one.name for one in given)
-        # boxes that rows name stay where they are
+        # boxes that rows index keep their order
         ranked = [names[-1]] if how["chosen"] == "rows" else True
         settings = {**how, "batch_axis": given[0].batch_axis, "ranked": ranked, "threshold": _CHOSEN}
         return OutputPart("detection", names, settings)
@@ -68,7 +74,7 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
 def _with_selected(
     chosen: tuple[SeenOutput, ...], settings: dict[str, Any], outputs: Sequence[SeenOutput]
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]]:
-    """The part with the output that says which boxes NonMaxSuppression chose, if any: by sample, class and box."""
+    """Outputs and settings, extended by the output of NonMaxSuppression's rows (sample, class, box) if there is one."""
     if len(chosen) != 2 or "axis" not in settings or settings.get("activation"):
         return chosen, settings
     boxes, scores = chosen
@@ -94,9 +100,9 @@ def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputP
 
 
 def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
-    """Whether a row's place is its rank by score, as after TopK and NonMaxSuppression: it moves with every score.
+    """Whether rows are sorted by score, as after TopK or NonMaxSuppression, so that their order changes with scores.
 
-    NonMaxSuppression gives the rows of each class by themselves.
+    NonMaxSuppression sorts the rows of each class separately.
     """
     if settings["layout"] == "rows":
         return True
@@ -108,15 +114,16 @@ def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
 
 
 def _steps_of_classes(sample: Sequence[Array], settings: Mapping[str, Any]) -> list[Array]:
-    """By class, how far the score changes from each row of it to the next one."""
+    """The differences of score between successive rows of one class, an array for each class."""
     scores, (classes,) = best_scores(sample, settings).reshape(-1), row_boxes(sample, settings)[1]
     return [np.diff(scores[classes == one]) for one in np.unique(classes)]
 
 
 def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:
-    """The score that separates objects from the float model's other detections; weak ones count too where they are few.
+    """The score threshold that separates objects from the float model's background detections.
 
-    An application with a lower threshold shows the weak ones too: where they are few, they are answers.
+    It is Otsu's threshold, within ``_LEAST`` and ``_MOST``, or lower: down to where weak detections are no longer few
+    (``_FEW_WEAK``), since an application with a lower threshold would show those.
     """
     samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]
     best = np.concatenate([best_scores(sample, settings).reshape(-1) for sample in samples] or [np.zeros(0)])
@@ -133,7 +140,7 @@ def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> fl
 
 
 def _rows(output: SeenOutput) -> dict[str, Any] | None:
-    """Rows of a box, a score and a class that are suppressed already, in one of the orders in use."""
+    """Settings for rows of box, score and class, after suppression, in one of the usual column orders; else None."""
     if output.discrete or not 2 <= len(output.shape) <= 3 or output.shape[-1] not in (6, 7):
         return None
     values = output.stacked(-1)
@@ -152,7 +159,7 @@ def _rows(output: SeenOutput) -> dict[str, Any] | None:
 
 
 def _joint(output: SeenOutput, seen: SeenModel) -> dict[str, Any] | None:
-    """Boxes and scores along one axis, before or after that of the anchors."""
+    """Settings for an output with boxes and scores along one axis, on either side of that of the anchors; else None."""
     if output.discrete or len(output.shape) != 2 or min(output.shape) < _FEWEST:
         return None
     if output.sums_to_one(-1) or output.sums_to_one(-2):
@@ -170,7 +177,7 @@ def _joint(output: SeenOutput, seen: SeenModel) -> dict[str, Any] | None:
 
 
 def _box_like(boxes: Array, scores: Array) -> bool:
-    """Whether four columns are on a different scale, or sizes that are never negative beside sparse scores."""
+    """Whether four columns are boxes: on a larger scale than the scores, or within the picture beside sparse scores."""
     spread, unit = np.abs(boxes).max(axis=0), float(np.abs(scores).max())
     if (spread > 1.5 * max(unit, 1.0)).sum() >= 2:
         return True
@@ -179,10 +186,10 @@ def _box_like(boxes: Array, scores: Array) -> bool:
 
 
 def _objectness(scores: Array) -> bool:
-    """Whether the first score says that there is an object.
+    """Whether the first score is the objectness (whether there is an object) rather than that of a class.
 
-    Most anchors are empty by it, and a class is sure of itself where there is an object (classes exclude each other),
-    or where there is none (where it was never trained).
+    By objectness most anchors are empty. Class scores are confident where there is an object, if classes exclude each
+    other, or where there is none, because they were not trained there.
     """
     if scores.shape[1] < 2:
         return False
@@ -194,7 +201,7 @@ def _objectness(scores: Array) -> bool:
 
 def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[str, Any]:
     if not len(boxes):
-        # suppressed already, and nothing was found: such boxes are corners in every exporter's operators
+        # no detections after suppression; all exporters' suppression operators return corners
         return {"format": "xyxy"}
     sure = boxes[best >= max(0.5 * float(best.max()), _SEEN)]
     sure = sure if len(sure) else boxes
@@ -210,7 +217,7 @@ def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[st
 def _apart(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], seen: SeenModel
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
-    """Boxes in a separate output, with scores, or scores and classes, of as many anchors."""
+    """Outputs and settings for boxes in an output of their own, with scores (and classes) in others; else None."""
     axis = _box_axis(boxes)
     if axis is None:
         return None
@@ -233,7 +240,7 @@ def _apart(
 
 
 def _box_axis(output: SeenOutput) -> int | None:
-    """The axis of the four numbers of a box, -1 or -2; None where an output may not hold boxes and nothing else."""
+    """The axis of a box's four numbers, -1 or -2; None if the output cannot hold boxes alone."""
     shape = tuple(extent for extent in output.shape if extent != 1 or len(output.shape) <= 2)
     if output.discrete or len(shape) != 2 or 4 not in shape:
         return None
@@ -244,7 +251,7 @@ def _box_axis(output: SeenOutput) -> int | None:
 def _scores_and_labels(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], anchors: int
 ) -> tuple[SeenOutput | None, SeenOutput | None]:
-    """The output with scores of as many anchors, preferably one for each class, and that with their classes."""
+    """The output with the anchors' scores, preferably one per class, and the output with their class numbers."""
     others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
     labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
     scored = [one for one in others if one is not labels and not one.discrete]
@@ -253,7 +260,7 @@ def _scores_and_labels(
 
 
 def _signs_of_boxes(found: tuple[tuple[SeenOutput, ...], dict[str, Any]]) -> tuple[bool, bool]:
-    """Whether what was taken for boxes has sizes as boxes do, and whether its name says that it holds boxes."""
+    """Evidence that an output holds boxes: whether nearly all sizes are positive, and whether its name says so."""
     (boxes, *_), settings = found
     sizes = boxes.stacked(settings["box_axis"])[:, 2:]
     sized = settings["format"] != "cxcywh" or bool((sizes > 0).all(axis=1).mean() > _SIZED)
@@ -261,28 +268,29 @@ def _signs_of_boxes(found: tuple[tuple[SeenOutput, ...], dict[str, Any]]) -> tup
 
 
 def _called_boxes(output: SeenOutput) -> bool:
-    """Whether an output's name says that it holds boxes."""
+    """Whether an output's name contains "box"."""
     return any("box" in word for word in output.words)
 
 
 def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
-    """Whether every sample has four numbers a box, and scores of as many boxes."""
+    """Whether every sample has four numbers per box and as many scores as boxes."""
     pairs = zip(boxes.samples, scores.samples)
     return all(box.shape[axis] in (4, 1) and box.size // 4 in score.shape for box, score in pairs)
 
 
 def _whole(output: SeenOutput) -> bool:
-    """Whether an output holds whole numbers, as numbers of classes are."""
+    """Whether an output holds integers, possibly as floats, as class numbers are."""
     values = output.flat
     return output.discrete or bool(len(values) and (values == np.rint(values)).all() and values.max() > 1)
 
 
 def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
-    """How scores become shares, and which class is «no object».
+    """The settings for turning scores into probabilities, and for the "no object" class, if there is one.
 
-    Classes that exclude each other need such a class, the first or the last: it is what most places hold, and with few
-    queries at least its even share of them. Logits of such classes have one above 0 at nearly every place, where those
-    of independent classes have one only where there is an object; where that is everywhere, see ``_independent``.
+    Classes that exclude each other need such a class, the first or the last. It is the argmax at most positions; with
+    few queries, at its even share of them at least. Logits of such classes have a value above 0 at nearly every
+    position, those of independent classes only where there is an object. If every position has one, ``_independent``
+    decides.
     """
     values = scores.stacked(axis)
     shares, classes = scores.sums_to_one(axis), values.shape[1]
@@ -300,11 +308,11 @@ def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
 
 
 def _independent(logits: Array) -> bool:
-    """Whether classes have logits as if each were decided by itself although every place holds one, [places, classes].
+    """Whether logits [positions, classes] are those of independent classes although each position has an object.
 
-    Then all but the best are below 0, by much. A softmax knows differences alone: its gradient adds up to 0 over the
-    classes, and so do logits trained by plain gradient descent. Adam lets them drift below 0 (DETR's do), so this
-    counts only where less than ``_MOST_PLACES`` hold the end class. Of two classes nobody can tell.
+    Then all but the best are far below 0. Softmax depends on differences only: its gradient sums to 0 over the classes,
+    and so do logits trained by plain gradient descent. Adam lets them drift below 0 (as in DETR), so the caller uses
+    this only if fewer than ``_MOST_PLACES`` of the positions have the end class. Two classes do not suffice to tell.
     """
     if logits.shape[1] < 3 or not len(logits):
         return False

@@ -1,4 +1,4 @@
-"""What a model is for, guessed from shapes, values on samples, names and operators, never from one of these alone."""
+"""Guess a model's task from shapes, sample values, names and operators; several kinds of clue must agree."""
 
 from __future__ import annotations
 
@@ -18,26 +18,37 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _SURE_KINDS, _LEAD = 2, 1.0
+"""Kinds of clue that a sure guess needs, and by how much weight it must lead.
+
+A single kind can mislead: any vector of 10 values has the shape of class scores. The lead is the weight of one ordinary
+clue (a name, a usual width): a task that is ahead by less could be overtaken by a renamed output, so both are judged.
+"""
 _OF_READ, _OF_OTHERS = 3.0, 2.0
-"""What the metric says of the output that it reads, and of others, of which a mask beside boxes remains a mask."""
+"""Weight of the recipe's metric as a clue for the output that it reads, and for all other outputs.
+
+With the shape that fits (1.0), the first outweighs the clues to continuous values (3.5, see ``clue.of_values``). The
+second does not: the output's own clues decide, so a mask beside boxes is still read as a mask.
+"""
 _SAYS_OF_ONE = frozenset({"classification"})
-"""Labels that are classes say nothing of other outputs; where one output holds values, others are likelier to."""
+"""Tasks whose metric is no clue for outputs that it does not read: one class label says nothing about them, whereas a
+model with one continuous output is likely to have others.
+"""
 _DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
 _DETECTION_OPS = frozenset({"NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "NMSRotated"})
 STRICTEST = ("detection", "sequence", "ctc", "generation", "classification", "segmentation", "regression", "embedding")
-"""Of tasks that are as likely, those that need most to stay come first; the main task is named by it."""
+"""Order of tied tasks: the one whose comparison is strictest comes first and names the output's task."""
 
 
 @dataclass
 class Guess:
-    """What the model is for.
+    """The guessed task of a model and how each of its outputs is judged.
 
     Attributes:
-        task: that of the output that counts most.
-        sure: whether at least two kinds of clue speak for it and none as much for another.
-        parts: what is judged of each output.
-        clues: what spoke for the task.
-        others: tasks that fit as well, by which the outputs are judged too.
+        task: the task of the main output.
+        sure: whether at least two kinds of clue support the task and no other task comes close.
+        parts: the judged parts of each output.
+        clues: the clues that support the task.
+        others: tasks that fit about as well; the main output is judged by them too.
     """
 
     task: str
@@ -47,7 +58,7 @@ class Guess:
     others: list[str] = field(default_factory=list)
 
     def finding(self) -> Finding:
-        """The guess and its reason."""
+        """The guess with its clues, as a finding for the report."""
         return EvaluationCode.TASK_GUESSED(
             task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=self._main_outputs()
         )
@@ -58,21 +69,21 @@ class Guess:
 
 
 def outputs_judged_as(task: str, parts: Sequence[OutputPart]) -> list[str]:
-    """The outputs of the parts that are judged by a task, each once."""
+    """Names of the outputs that have a part judged by a task, without duplicates, in the order of the parts."""
     return list(dict.fromkeys(name for part in parts if part.task == task for name in part.outputs))
 
 
 def guess(
     seen: SeenModel, metric_task: str = "", output: str | None = None, judged_already: Sequence[OutputPart] = ()
 ) -> Guess:
-    """What the model is for, and how each output is judged.
+    """Guess the model's task and how each output is judged.
 
     Args:
-        seen: the model with what it gave on a few samples.
-        metric_task: the task that the recipe's metric belongs to; empty without one.
-        output: the output that the metric reads; the first that it can where None.
-        judged_already: parts whose outputs are left out; what they are still tells of the others, and the metric reads
-            one of its task among them.
+        seen: the model with its outputs for a few samples.
+        metric_task: the task of the recipe's metric; empty if there is no metric.
+        output: the output that the metric reads; None for the first output that it can read.
+        judged_already: parts whose outputs are not judged again. They still serve as clues for other outputs, and the
+            metric reads the first of their outputs that has its task.
     """
     given = {name for part in judged_already for name in part.outputs}
     left = replace(seen, outputs=[one for one in seen.outputs if one.name not in given]) if given else seen
@@ -92,7 +103,7 @@ def guess(
         if one.name in taken or not one.samples:
             continue
         if one.name in seen.states and one.name != output:
-            # what counts is what the next step makes of it: none of its values is an answer
+            # a state is only an input of the next step, so its values are compared, not its argmax
             parts += parts_for("regression", one, seen)
             continue
         named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
@@ -104,7 +115,7 @@ def guess(
         of_read = guesses[-1] if one.name == reads else of_read
     if not guesses:
         return Guess("regression", False, parts)
-    # a metric's task is the model's; else the first output's, where exporters put what counts
+    # the metric's task is the model's; without one it is that of the first output: exporters put the main output first
     judged = tasks_judged(metric_task)
     first = [*([of_read] if of_read is not None else []), *guesses]
     main = next((each for each in first if each[0] in judged), guesses[0])
@@ -112,14 +123,14 @@ def guess(
 
 
 def _first_read(seen: SeenModel, metric_task: str, taken: set[str]) -> str | None:
-    """The output that a metric reads where the recipe names none: the first that can be read for its task."""
+    """The output that the metric reads if the recipe names none: the first whose shape fits its task, else None."""
     tasks = tasks_judged(metric_task)
     likely = (one for one in seen.outputs if one.samples and one.name not in taken and one.name not in seen.states)
     return next((one.name for one in likely if tasks & set(fitting(one))), None)
 
 
 def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPart]) -> list[Clue]:
-    """Clues that an output holds values of each of a detector's places, such as the coefficients of its mask."""
+    """Clues that an output holds one vector of values for each of a detector's boxes, such as mask coefficients."""
     by_name = {one.name: one for one in seen.outputs}
     named = [by_name[part.outputs[0]] for part in parts]
     if output.discrete or len(output.shape) != 2 or output.ops & SHARES:
@@ -130,14 +141,25 @@ def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPar
 def _of_output(
     output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = (), said: float = _OF_READ
 ) -> tuple[str, bool, list[Finding], list[str]]:
-    """The task of one output, whether that is sure, what speaks for it, and what else fits equally well."""
+    """Guess the task of one output.
+
+    Args:
+        output: the output.
+        seen: the model that it belongs to.
+        metric_task: the task of the recipe's metric; empty if it is no clue for this output.
+        more: clues in addition to those of ``CLUES``.
+        said: the weight of the metric as a clue.
+
+    Returns:
+        The task, whether it is sure, the clues that support it, and the tasks that fit about as well.
+    """
     if output.empty:
         return "regression", False, [], []
     found: dict[str, list[Clue]] = defaultdict(list)
     for clue in (*_all_clues(output, seen, CLUES), *more):
         found[clue.task].append(clue)
     if metric_task == "classification" and metric_task not in fitting(output):
-        # metrics over positions belong to this task too
+        # metrics of classification also apply to classes per position
         metric_task = "sequence"
     if metric_task in fitting(output):
         found[metric_task] += [Clue(metric_task, "metric", said), Clue(metric_task, "shape", 1.0, "fits")]
@@ -149,7 +171,7 @@ def _of_output(
     tied = sorted((task for task in weight if weight[task] > best - _LEAD), key=STRICTEST.index)
     kinds = {clue.kind for clue in found[tied[0]]}
     sure = len(tied) == 1 and len(kinds) >= _SURE_KINDS
-    # a reading collapses what a sequence has: where the whole sequence stays, so does the reading
+    # a CTC transcript is derived from the label of each position: if all labels are unchanged, so is the transcript
     others = [task for task in tied[1:] if (tied[0], task) != ("sequence", "ctc")]
     told = [
         EvaluationCode.TASK_CLUE(kind=clue.kind, what=clue.what, output=output.name, value=clue.value)
@@ -165,7 +187,7 @@ def _all_clues(
 
 
 def fitting(output: SeenOutput) -> tuple[str, ...]:
-    """The tasks that an output's shape allows."""
+    """The tasks that are possible for an output by its shape and dtype."""
     shape = output.shape
     wide = [extent for extent in shape if extent > 1]
     if output.discrete:
@@ -173,7 +195,7 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
         chosen = places if wide else ("classification",)
         return (*chosen, "regression") if no_classes(output) else chosen
     if output.ops == {"TopK"}:
-        # the first is always the largest: which one it is, the indices say
+        # TopK sorts its values, so the argmax is always 0; the classes are in its indices output
         return ("regression", "embedding")
     if len(wide) <= 1 and len(shape) <= 1:
         return ("classification", "embedding", "regression")

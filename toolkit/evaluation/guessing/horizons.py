@@ -1,4 +1,4 @@
-"""What speaks for a forecast of series: several horizons of it, or the channels of the series that is read."""
+"""Clues to a time series forecast: outputs for several horizons, or the same channels as an input series."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
 _TOGETHER = 0.9
-"""How much the values of two horizons correlate over samples, in the median of their common steps. Those of two heads
-of classes do not, but for two or three classes by chance."""
+"""Least correlation over samples between two horizons, as the median over their common values. Heads of class scores
+correlate that much only by chance, with two or three classes."""
 _SOME, _STEPS = 8, 4
-"""The fewest samples that show it, and the fewest common steps for which it is no chance."""
+"""Fewest samples for a correlation, and fewest common steps for which it is hardly a coincidence."""
 _SERIES = 2
-"""Axes of a series of several channels."""
+"""Number of axes of a multivariate series: steps and channels."""
 
 
 def forecasts(output: SeenOutput, seen: SeenModel, classes: bool) -> list[Clue]:
-    """Clues that an output forecasts series.
+    """Clues that an output forecasts a time series.
 
     Args:
         output: the output.
         seen: the model that it belongs to.
-        classes: whether its name says that it holds something else.
+        classes: whether the output's name says that it holds class scores or labels.
     """
     if output.discrete or seen.reads_tokens or seen.images or output.ops & (SHARES | _CHANCES):
         return []
     steps = max((_common_steps(output, one) for one in seen.outputs if one is not output), default=0)
     if steps >= _STEPS:
         return of_values("horizons", 2.5)
-    # what may as well be classes is judged as both
+    # with few common steps it may as well hold class scores, so it is judged as both
     if steps:
         return of_values("horizons", 1.5)
     return of_values("series", 1.5) if not classes and _of_a_series(output, seen) else []
 
 
 def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
-    """How many steps two outputs have in common if one is a longer horizon of the same forecast; 0 where it is not.
+    """How many steps two outputs share if they are two horizons of one forecast, else 0.
 
-    They differ in the number of steps alone, and the model tells the same of the steps that both have, or nearly.
+    Their shapes differ only in the number of steps, and their values correlate (``_TOGETHER``) at the shared steps.
     """
     a, b = output.shape, other.shape
     differ = [axis for axis, pair in enumerate(zip(a, b)) if len(set(pair)) > 1]
@@ -55,7 +55,7 @@ def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
         for each in (output, other)
     )
     if np.array_equal(first, second) or not (np.isfinite(first).all() and np.isfinite(second).all()):
-        # parts of one tensor
+        # identical values: the outputs are slices of one tensor
         return 0
     first, second = (each - each.mean(axis=0) for each in (first, second))
     size = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=0)
@@ -64,9 +64,9 @@ def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
 
 
 def _of_a_series(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether rows are of the channels of a float input of other steps, which are no whole part of its own.
+    """Whether an output has the channels of a float input series, but another number of steps.
 
-    Labels of positions are as many as these, or as what is left of them where an encoder takes several together.
+    Labels per position, in contrast, usually have the input's number of steps.
     """
     if len(output.shape) != _SERIES or output.ops & SHARES:
         return False

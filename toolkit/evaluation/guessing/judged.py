@@ -1,4 +1,4 @@
-"""How a model is judged: by the task that the recipe names, else by the one that is guessed."""
+"""Decide how a model is judged: by the task that the recipe names, or else by a guessed one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from toolkit.evaluation.tasks import OutputPart, reader
 _READ_AS = {
     "segmentation": {"segmentation"},
     "ctc": {"ctc"},
-    # the logits of a single next token are those of classes
+    # the logits of a single next token have the shape of class scores
     "generation": {"generation", "classification"},
 }
-"""What an output must fit for a metric of a task; for other tasks the labels' shape alone tells."""
+"""By the metric's task, the tasks one of which the output's shape must fit. For other tasks only the labels decide."""
 
 
 def judged_by(
@@ -35,22 +35,22 @@ def judged_by(
     classes: Mapping[str, int | None] | None = None,
     strict: bool = True,
 ) -> tuple[Guess, Finding]:
-    """The parts of the outputs that are judged, and the task with its reason.
+    """The task, the parts of the outputs that are judged, and the reason as a finding.
 
     Args:
-        seen: the model with what it gave on a few samples.
-        task: the recipe's; guessed where None.
-        metric: the recipe's, which belongs to a task.
-        output: the output that the metric reads; any where None.
-        floors: levels from which on an answer counts as unchanged, by the budget's names.
-        given: ``blank`` and ``threshold`` where the recipe sets them.
-        classes: other settings that name a class of a reading, such as ``space``.
-        strict: refuse what no task reads; a run that is judged again, on other samples or as earlier releases did,
-            cannot be fixed by whoever asks.
+        seen: the model with its outputs for a few samples.
+        task: the recipe's task; None to guess it.
+        metric: the recipe's metric; None if there is none.
+        output: the output that the metric reads; None for any.
+        floors: levels from which on an answer counts as unchanged, by their names in the budget.
+        given: the recipe's ``blank`` and ``threshold``; None for those that it does not set.
+        classes: other settings that name a class of CTC scores, such as ``space``.
+        strict: whether to refuse settings that no task reads. False for a run that is judged again, on other samples or
+            by the rules of an earlier release: the user cannot change its recipe.
 
     Raises:
-        RecipeError: no output can be read as the task that the recipe names, nor as its metric reads one, or none with
-            a class that it names, or what it says of answers is read by no task; the error's value is the setting.
+        RecipeError: no output fits the task or the metric of the recipe, a class that it names does not exist, or no
+            task reads a setting that it has; the error's value is the setting.
     """
     if strict:
         refuse_unread(seen, metric, output)
@@ -68,10 +68,10 @@ def judged_by(
 
 
 def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> None:
-    """Check that an output has the shape of what a metric of positions reads.
+    """Check that an output has a shape that the metric can read.
 
     Raises:
-        RecipeError: none has: the metric would take the samples of a batch for positions.
+        RecipeError: none has; the metric would take the samples of a batch for positions.
     """
     read = _READ_AS.get(task_of(metric))
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
@@ -92,10 +92,10 @@ def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> No
 def _has_effect(
     parts: Sequence[OutputPart], metric: str | None, floors: Mapping[str, float], given: Mapping[str, float | None]
 ) -> None:
-    """Check that what the recipe says of answers is read by the task of some output, or by the metric.
+    """Check that the recipe's floors, blank and threshold are read by the task of some output, or by the metric.
 
     Raises:
-        RecipeError: it is not.
+        RecipeError: one of them is not.
     """
     tasks = ", ".join(dict.fromkeys(part.task for part in parts))
     read = {reader(part).floor_name for part in parts} | {name for part in parts for name in part.settings}
@@ -109,9 +109,13 @@ def _has_effect(
 
 
 def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> Guess:
-    """The outputs guessed to belong to the task, or all that can be read so where none is; the others as guessed.
+    """The parts of all outputs if the recipe names the task.
 
-    Writing a guess into the recipe changes nothing: a metric of the task counts in both.
+    The outputs that are guessed to have the task are read by it, or, if there are none, all whose shape fits; the rest
+    are judged as guessed. Naming the task that would be guessed changes nothing.
+
+    Raises:
+        RecipeError: no output fits the task.
     """
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
     chosen = [one for one in chosen if one.name not in seen.states] or chosen
@@ -134,10 +138,10 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
 
 
 def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:
-    """Check that the classes that settings name are classes of the outputs that are read as readings.
+    """Check that classes named by settings, such as ``blank``, exist in the outputs that are read as CTC scores.
 
     Raises:
-        RecipeError: one is not.
+        RecipeError: one does not.
     """
     by_name = {one.name: one for one in seen.outputs}
     for part in parts:

@@ -1,4 +1,4 @@
-"""What speaks for a task in a map of height and width."""
+"""Clues to the task of an output with height and width."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 _ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
 _LIMITED = SHARES | {"Sigmoid", "HardSigmoid", "Clip"}
 _SEQUENCE = 2
-"""Axes of a sequence of vectors."""
+"""Number of axes of a sequence of vectors: positions and features."""
 _TWO_SIDED, _NO_PICTURE, _HALF = 0.9, 0.25, 0.5
+"""Least share of a mask's values within 0.1 of 0 or 1; weight of a usual range of pixels if the map does not resemble
+the input image, since many other maps have such a range; and the value above which a mask without an upper limit would
+reach somewhere."""
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
+"""Words in the name of a diffusion model's input for the noise level."""
 _CENTRED, _NORMAL = 0.2, 2.0
-"""How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
+"""Limits for standard normal noise: its mean's largest distance from 0, in standard deviations, and the largest factor
+between its standard deviation and 1."""
 
 
 def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Clues that an output with height and width holds masks, images or other values."""
+    """Clues from an output with height, width and channels: masks, pictures, scores of a transducer, other values."""
     if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
         return []
     if output.discrete and no_classes(output):
@@ -35,11 +40,11 @@ def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _of_transducer(output: SeenOutput, seen: SeenModel) -> list[str]:
-    """The operators that make scores of tokens [frames, tokens, vocabulary] of two sequences; none where it is no such.
+    """The operators that produce a transducer's token scores [frames, tokens, vocabulary]; empty for other outputs.
 
-    One input is as long as the tokens, or one shorter, since a start precedes them; another one, of signals or of what
-    an encoder makes of them, as long as the frames, which an encoder in the model itself may have fewer of. No input
-    is a map of both.
+    In a transducer, one input has the length of the tokens, or one less because a start token precedes them. Another
+    input is a signal or an encoder's features with as many frames as the output, or more if the model has its own
+    encoder. No input has both extents.
     """
     frames, tokens, _ = output.shape
     if seen.images or output.varies(-1):
@@ -55,7 +60,7 @@ def _of_transducer(output: SeenOutput, seen: SeenModel) -> list[str]:
 
 
 def is_picture(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether the last two axes are those of an input image, or a whole fraction or multiple of them."""
+    """Whether height and width are those of an input image, or an integer fraction or multiple of them."""
     height, width = output.shape[-2:] if channel_axis_last(output) else output.shape[:2]
     return any(_scaled(height, h) and _scaled(width, w) for h, w in seen.images)
 
@@ -65,7 +70,13 @@ def _scaled(own: int, other: int) -> bool:
 
 
 def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
-    """Clues from a map of height and width, with its channels along ``axis``; None where it has no such axis."""
+    """Clues from the floats of a map of height and width.
+
+    Args:
+        output: the output.
+        seen: the model that it belongs to.
+        axis: the axis of the channels, counted from the end; None if there is none.
+    """
     found = [Clue("regression", "shape", 1.0, "map")]
     kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & SHARES else ""
     if kind:
@@ -73,7 +84,7 @@ def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clu
     channels, placed = output.shape[axis] if axis is not None else 1, is_picture(output, seen)
     plain = axis is not None and channels > 1 and not output.ops & SHARES and not output.in_unit
     if axis is not None and plain and computed_with(output, seen, axis):
-        # features that are returned beside what is made of them
+        # features that are returned next to outputs computed from them
         return [*found, *of_values("computed with", 2.5)]
     if not output.in_unit and _noise_like(output, seen):
         found.append(Clue("regression", "values", 2.5, "noise"))
@@ -82,7 +93,7 @@ def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clu
 
 
 def _kind_of_channels(output: SeenOutput, axis: int) -> str:
-    """What plain values the channels of a map hold: peaks, values of unlike scales, or boxes; empty if none of them."""
+    """The kind of values in a map's channels: ``peaks``, ``unlike scales`` or ``boxes``; empty if none of these."""
     if peak_height(output, axis) is not None:
         return "peaks"
     if unlike_scales(output, axis):
@@ -91,7 +102,7 @@ def _kind_of_channels(output: SeenOutput, axis: int) -> str:
 
 
 def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
-    """Clues from a map of probabilities of classes, by its values and the operator that makes it."""
+    """Clues to class probabilities from a map's values and the operator that produces it."""
     sums_to_one, found = axis is not None and output.sums_to_one(axis), list[Clue]()
     if sums_to_one and channels > 1:
         found.append(Clue("segmentation", "values", 2.0, "softmax"))
@@ -103,27 +114,28 @@ def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[
 
 
 def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
-    """Clues from the values of a map of one or three channels: a mask's lie near 0 and 1, an image's in its range."""
+    """Clues from the values of a map: those of a mask are near 0 and 1, those of a picture in a usual range."""
     near = output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED
     if channels == 1 and near and not _amount(output):
         return [Clue("segmentation", "values", 1.5, "two-sided")]
     if channels in (1, 3) and placed and _pixels(output):
-        # a map about places in the input has such values too: its user may read where it is high
+        # other maps, such as saliency, have such values too, and may be used by a threshold
         return [Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels")]
     return []
 
 
 def _amount(output: SeenOutput) -> bool:
-    """Whether a map holds a depth, how many there are in a place, or the like: nothing below 0, and no probabilities.
+    """Whether a map holds quantities such as depth or density: none below 0, and no probabilities.
 
-    Logits lie on both sides of 0, and a mask that nothing limits to 1 reaches it.
+    Logits are negative and positive. Values up to 1 without an operator that limits them are a mask if some are above
+    0.5, else quantities.
     """
     low, high = output.bounds
     return low >= 0 and (high > 1 or (high < _HALF and not output.ops & _LIMITED))
 
 
 def _placed(output: SeenOutput, channels: int) -> list[Clue]:
-    """Clues from the channels of a map about places in the input image."""
+    """Clues from the number of channels of a map that has the extents of the input image."""
     if channels == 1:
         return [Clue("regression" if _amount(output) else "segmentation", "shape", 0.5, "picture")]
     if channels in (3, 4) or channels > 256 or output.in_unit:
@@ -134,10 +146,10 @@ def _placed(output: SeenOutput, channels: int) -> list[Clue]:
 
 
 def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether it may be the noise of an input that a diffusion model predicts.
+    """Whether an output may be the noise that a diffusion model predicts.
 
-    Such a model reads what it denoises, of the output's shape, and one number a sample, which tells how noisy that is:
-    it is called so, or the output is about as noise is, normal around 0.
+    Such a model reads the noisy input, which has the output's shape, and one number per sample for the noise level.
+    Either that input's name says so (``_TIMES``), or the output has about the mean and deviation of standard noise.
     """
     sizes = {name: one.size for name, one in seen.inputs.items() if one.ndim <= 1}
     read = any(one.shape == output.shape and one.dtype.kind == "f" for one in seen.inputs.values())

@@ -1,4 +1,4 @@
-"""How an output is read for a task: its axes, thresholds and levels, and slices of its channels of unlike scale."""
+"""How an output is read for a task: axes, thresholds, reference levels, and slices of channels of different scale."""
 
 from __future__ import annotations
 
@@ -20,31 +20,40 @@ from toolkit.evaluation.tasks import STANDS_IN, OutputPart
 from toolkit.evaluation.tasks.segmentation import SMALL
 
 _UNLIKE = 8.0
-"""Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
+"""Ratio of RMS from which on channels are compared separately: in a shared INT8 range the smaller ones would keep only
+five of eight bits."""
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
+"""Most slices of an output that are judged separately, and the longest axis that is searched for them."""
 _FEW_VALUES = 16
+"""Up to so many values per sample, the SNR uses the variance over all samples: within a sample it is no reliable
+signal power."""
 _HALF, _UNSHARP = 0.5, 0.25
+"""The usual threshold of a mask, and how close to it a value counts as undecided."""
 _SOME = 8
-"""With fewer scores all may lie on one side by chance."""
+"""With fewer scores, all of them may be on one side of the threshold by chance."""
 _ROWS = 2
+"""Number of axes of a sample with one row per position."""
 _STEADY = 1e-12
-"""Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
-times over, squared."""
+"""Values are constant if their variance is less than this share of their mean square: about the square of eight float32
+rounding steps (2^-23)."""
 
 
 def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
-    """The parts of one output, as the task reads it.
+    """The parts of one output to be compared, with the settings that the task needs.
 
     Args:
-        task: any but detection, which reads several outputs together.
+        task: any task but detection, which reads several outputs together.
         output: the output.
         seen: the model that it belongs to.
+
+    Returns:
+        One part in most cases; more if channels differ in scale, or if all scores are on one side of the threshold.
     """
     return [_with_lengths(_with_mask(part, output), output, seen) for part in _parts_for(task, output, seen)]
 
 
 def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
-    """The part with the input that turns positions off, where these are not what it reads as classes or cuts."""
+    """The part with the settings of the input that masks positions, unless their axis is that of classes or slices."""
     mask = output.mask
     if mask is None or mask.axis in (part.settings.get("axis"), (part.channels or (None,))[0]):
         return part
@@ -52,7 +61,7 @@ def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
 
 
 def _with_lengths(part: OutputPart, output: SeenOutput, seen: SeenModel) -> OutputPart:
-    """The part of a reading with the output that says how many positions of each sample it has."""
+    """A part of CTC scores with the output that holds each sample's number of positions, if there is one."""
     if part.task != "ctc" or "mask" in part.settings or len(output.shape) != 2:
         return part
     positions = -3 - int(part.settings["axis"])
@@ -62,7 +71,7 @@ def _with_lengths(part: OutputPart, output: SeenOutput, seen: SeenModel) -> Outp
 
 
 def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
-    """Findings that an input turns positions of a part's output off, or that they lie beyond its lengths."""
+    """Findings that positions of a part's output are ignored: masked by an input, or beyond the sample's length."""
     masks = {one.name: one.mask for one in seen.outputs if one.mask is not None}
     named: dict[str, list[str]] = {}
     for part in parts:
@@ -90,12 +99,12 @@ def _parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPar
     part = OutputPart(task, (output.name,), {**base, **settings})
     if one_sided(part, output) is None:
         return [part]
-    # a score that loses all it says would stay on its side
+    # a score could lose all information without crossing the threshold, so its values are compared too
     return [part, *_regressions(output, seen, {**base, STANDS_IN: True})]
 
 
 def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
-    """A finding that all scores of an output with one per sample lie on one side of the threshold; None where not."""
+    """A finding that all scores of an output with one score per sample are on one side of the threshold, else None."""
     if part.task != "classification" or not part.settings.get("single") or len(output.samples) < _SOME:
         return None
     limit = float(part.settings["threshold"])
@@ -134,9 +143,9 @@ def _embedding(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
 
 
 def _vector_axis(output: SeenOutput) -> int:
-    """The axis of classes or features, where a sample may have one vector: its only axis that is longer than 1.
+    """The axis of classes or features of an output that may hold one vector per sample, counted from the end.
 
-    Of one value per position, each is a vector of its own.
+    It is the only axis longer than 1, unless the output holds one value per position: then each value is a vector.
     """
     wide = [place for place, extent in enumerate(output.shape) if extent > 1]
     one = len(wide) == 1 and not output.one_each
@@ -151,21 +160,22 @@ def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
 def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
         return _threshold(output)
-    # a metric with labels that are classes reads the best one all the same
+    # the axis is set in both cases: a metric whose labels are classes needs the argmax
     return {"axis": axis, **(_threshold(output) if _labels(output, axis) else {})}
 
 
 def _labels(output: SeenOutput, axis: int) -> bool:
-    """Whether each class along an axis has an independent probability, so that any number of them may be true."""
+    """Whether the classes along an axis have independent probabilities (multi-label)."""
     return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
 
 
 def _threshold(output: SeenOutput) -> dict[str, float]:
-    """The value above which a place is in the mask, and which masks are compared.
+    """The threshold of a mask and, if it is not the usual one, the least share of pixels of masks to be compared.
 
-    It is 0.5. Masks of very few places are not compared (see ``segmentation.SMALL``), and a map that loses them would
-    be unchanged. Where few values lie around 0.5 they are sharp: all count, however small. Otherwise the mean takes the
-    place of 0.5. But where all probabilities are negligible there is no mask.
+    The threshold is 0 for logits and 0.5 for probabilities. Masks smaller than ``segmentation.SMALL`` are not compared,
+    so a map whose masks are all smaller could lose them and count as unchanged. If few values are near 0.5, its masks
+    are distinct and all of them are compared, however small; otherwise the mean is the threshold. If all probabilities
+    of a sigmoid are negligible, there is no mask, and the threshold stays 0.5.
     """
     if not output.in_unit:
         return {"threshold": 0.0}
@@ -178,7 +188,7 @@ def _threshold(output: SeenOutput) -> dict[str, float]:
 
 
 def _generation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
-    # those of a transducer are [frames, tokens, vocabulary]
+    # scores of a transducer are [frames, tokens, vocabulary]
     return {"axis": class_axis_of(output) if len(output.shape) <= _ROWS else -1}
 
 
@@ -222,9 +232,10 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
 
 
 def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, float]:
-    """What the float model's values vary around, and their mean square about it, which noise is compared with.
+    """The centre of the float model's values and their mean square about it, the signal power for SQNR.
 
-    Constant values vary around nothing: their own mean square counts, and for zeros the whole output's.
+    These are mean and variance. For constant values the centre is 0 and the power their mean square, or that of the
+    whole output if they are zeros.
     """
     if not values.size:
         return 0.0, 0.0
@@ -240,17 +251,17 @@ def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 
 
 def _image(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether the output is a picture as people look at them: one or three channels, in the range of pixels."""
+    """Whether the output is a picture for viewing: one or three channels with values in a usual range of pixels."""
     from toolkit.evaluation.guessing.clues import CLUES
 
     return any(clue.what == "pixels" for rule in CLUES for clue in rule(output, seen))
 
 
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
-    """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are.
+    """The axis of channels, counted from the end, and its runs (first, last) of channels of similar RMS.
 
-    Among several axes it is the one whose runs differ most where they meet: kinds of values change at once, along
-    places the magnitude changes step by step.
+    Among several axes, the one whose runs differ most at their borders is chosen: between kinds of values the magnitude
+    jumps, whereas along positions it changes gradually. One run (0, 0) on axis -1 stands for the whole output.
     """
     likely = _channel_axes(output)
     best, found = 1.0, (-1, [(0, 0)])
@@ -266,30 +277,30 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         if len(runs) == 1:
             continue
         jump = _jump(size, runs)
-        # an empty edge of a picture is no other kind of value
+        # the empty border of a picture is not another kind of value
         if jump > best and (axis in likely or (jump > _UNLIKE and not empty.any())):
             best, found = jump, (axis, runs)
     return found
 
 
 def _channel_axes(output: SeenOutput) -> list[int]:
-    """Axes that are likely channels: for a picture one, else those with a fixed declared extent."""
+    """The likely axes of channels, counted from the end: one for a picture, else those of fixed declared extent."""
     if len(output.shape) == 3:
         return [channel_axis(output)]
     return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
 
 
 def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
-    """The least factor between the magnitudes of two channels where one run ends and the next begins."""
+    """The smallest ratio of magnitudes between the last channel of a run and the first of the next one."""
     pairs = [(float(size[first - 1]), float(size[first])) for first, _ in runs[1:]]
     return min(max(pair) / min(pair) for pair in pairs)
 
 
 def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """``_runs`` with ``_UNLIKE``, or with the least doubling of it that leaves at most ``_MOST_SLICES``.
+    """``_runs`` with the ratio ``_UNLIKE``, doubled until there are at most ``_MOST_SLICES`` runs.
 
-    Classes of which some are rare form many runs by themselves, and boxes next to them still have another scale:
-    further apart than what differs within either. Uneven channels of one kind, as of a state, are not.
+    Rare classes alone can form many runs; boxes next to them differ by more than either varies within itself, and stay
+    separate at a larger ratio. If the runs are not that far apart, as with uneven channels of one kind, there is one.
     """
     unlike = _UNLIKE
     while len(runs := _runs(size, unlike)) > _MOST_SLICES:
@@ -299,7 +310,7 @@ def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
 
 
 def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
-    """Neighbouring channels whose magnitudes are within a factor of each other."""
+    """Runs (first, last) of adjacent channels whose magnitudes are within a ratio of ``unlike``."""
     runs: list[tuple[int, int]] = []
     start = 0
     for place in range(1, len(size) + 1):

@@ -1,4 +1,4 @@
-"""Outputs that hold similarities of two others, as of images and texts: between samples they vary, within them not."""
+"""Outputs with the similarity of two vectors, as of an image and a text in CLIP, and how they vary between samples."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from toolkit.base.types import Array
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _LEAST, _APART, _ROUNDING = 3, 1e-2, 1e-5
-"""Fewer samples show no factor. How far values may be from what the products tell, as a share of how they vary, and of
-their size beside it, for float32's rounding of long sums."""
+"""``_LEAST``: fewest samples to which a factor and an offset can be fitted with one left to check them. ``_APART``,
+``_ROUNDING``: largest deviation from the fit, as a share of the values' standard deviation plus a share of their
+largest magnitude, which covers float32's rounding of long sums."""
 
 
 def between_samples(output: SeenOutput, seen: SeenModel) -> Array | None:
-    """The similarities of every sample's one half with every other's, float64 [samples, samples]; None for no such.
+    """The similarities between all pairs of samples if an output holds the similarity of two other outputs.
 
-    A model of two towers, as CLIP, returns a row for each image and a column for each text. Run on one sample at a time
-    it shows only what belongs together, which may hardly vary.
+    A two-tower model such as CLIP returns a row per image and a column per text. Run on one sample at a time, it only
+    returns the similarity of matching pairs, which may hardly vary.
 
     Args:
-        output: a value a sample, a factor times the product of two other outputs' vectors plus a number.
-        seen: the model.
+        output: the output, one value per sample: a factor times the dot product of two other outputs, plus an offset.
+        seen: the model that it belongs to.
+
+    Returns:
+        Float64 [samples, samples], computed from the two outputs; None if the output is not such a similarity.
     """
     if len(output.samples) < _LEAST or any(one.size != 1 for one in output.samples):
         return None
@@ -43,7 +47,10 @@ def between_samples(output: SeenOutput, seen: SeenModel) -> Array | None:
 
 
 def _vectors(output: SeenOutput, of: SeenOutput) -> Array | None:
-    """An output's samples as rows, float64 [samples, width]; None where it holds no vector for each, or no floats."""
+    """An output's samples as rows, float64 [samples, width].
+
+    None if it holds no finite floats, fewer than two per sample, or not as many samples as ``of``.
+    """
     sizes = {one.size for one in output.samples}
     if output.discrete or len(output.samples) != len(of.samples) or len(sizes) != 1 or sizes <= {0, 1}:
         return None

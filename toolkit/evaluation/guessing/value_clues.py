@@ -1,4 +1,4 @@
-"""What values tell of outputs that are no scores of classes: unlike scales, an order, boxes, peaks, other numbers."""
+"""Properties of values that class scores do not have: different scales, an order, boxes, peaks, unsuitable integers."""
 
 from __future__ import annotations
 
@@ -9,36 +9,45 @@ from toolkit.evaluation.observation.observed import SeenOutput
 from toolkit.evaluation.tasks.keypoints import peaks, points_of
 
 _FACTOR = 16.0
-"""How many times as far the values of one channel spread as those of another, where they are of unlike kinds. Scores of
-classes come from one product, and rare classes spread by a few times less than common ones."""
+"""Least ratio of two channels' standard deviations that shows different kinds of values. Class scores come from one
+matrix product; those of rare classes vary only a few times less than those of common ones."""
 _ROWS, _FEW_ROWS = 32, 8
-"""The fewest positions in which an order, or the form of a box, is no chance."""
+"""Fewest positions in which an order, or the form of a box, is hardly a coincidence."""
 _NEARLY = 0.98
+"""Least share of the positions whose four numbers must form a box; a trained model's may fail at a few."""
 _CROSSED = 0.01
-"""How much of all steps between neighbouring quantiles may lead down (0.0014 of a trained model's, which crosses at one
-of a hundred)."""
+"""Largest share that downward steps may have in the sum of all steps between neighbouring quantiles. Quantiles of a
+trained model that cross at one position in a hundred had 0.0014."""
 _VOCABULARY = 2**20
-"""More classes than any vocabulary has tokens."""
+"""An integer above it is no class or token number: no vocabulary has that many tokens."""
 _COMPACT, _SMALL, _AROUND = 0.9, 0.05, (0.25, 0.125)
-"""Of what lies above half of a peak the share that lies around it or others, the share of a map that it may cover, and
-the side of the squares around them as a share of the map's, of which so few are taken that they cover a quarter."""
+"""Form of a key point's heat map, considering the pixels above half of its highest peak: the share of them that must be
+near a peak, the largest share of the map that they may cover, and the sides of the squares that count as near a peak,
+as shares of the map's longer side. Together the squares may cover at most a quarter of the map: 4 large or 16 small
+ones.
+"""
 _SEVERAL = 0.1
-"""How many of the maps with a peak have others of like height, where that is no chance."""
+"""Least share of the maps with a peak that must have a second one of similar height; fewer may be false peaks."""
 _MOSTLY, _EMPTY, _MOST_COVERED, _BACKGROUND = 0.7, 0.3, 0.5, 0.1
-"""How many maps have such a peak, how much of the places any covers with one peak a map, and with several, and how far
-above the others' median one map's may lie, as a share of a peak: more is a class that is met where no other one is."""
+"""Limits that separate heat maps of key points from masks: the least share of maps with narrow peaks; the largest share
+of pixels that all maps together may cover, times the peaks per map, and its upper limit; and how far, relative to a
+peak's height, one map's median may exceed the median over all maps. A map above the last is a background class, which
+is high where no other class is.
+"""
 _LEAST_SIDE, _BLANK = 8, 3
-"""The smallest map that has places around a peak, and how many samples may show none before others do."""
+"""Smallest side of a map that can show a narrow peak, and how many first samples may show none."""
 _LEVELS = 64
-"""More values in every channel of colours than there are kinds of things to tell apart in each."""
+"""More distinct integers than this in an output with colour channels are levels of a colour, not classes."""
 
 
 def unlike_scales(output: SeenOutput, axis: int) -> bool:
-    """Whether channels spread by unlike amounts, as a heat, offsets in cells and sizes in pixels do.
+    """Whether the channels' standard deviations differ widely, like a heat map, offsets in cells and sizes in pixels.
+
+    Constant channels are ignored.
 
     Args:
-        output: what is seen of it.
-        axis: that of the channels, counted from the end. A channel that never changes says nothing.
+        output: the output.
+        axis: the axis of the channels, counted from the end.
     """
     if output.discrete or output.sums_to_one(axis):
         return False
@@ -48,14 +57,17 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
 
 
 def peak_height(output: SeenOutput, axis: int) -> float | None:
-    """How far peaks rise above their maps, in the median, where each channel is the heat of a key point; else None.
+    """The median height of peaks above their map if each channel is the heat map of a key point; else None.
 
-    Such a map has one narrow peak, or one for each of several people, and nearly all places are in none: which channel
-    is the best there is noise, where each place of a mask belongs to a class.
+    A heat map has one narrow peak, or one for each person, and covers few pixels. At all other pixels the argmax over
+    channels is noise, whereas every pixel of a segmentation belongs to a class.
 
     Args:
-        output: what is seen of it, maps with the channels along an axis.
-        axis: that of the channels, counted from the end.
+        output: the output, whose samples are maps with channels.
+        axis: the axis of the channels, counted from the end.
+
+    Returns:
+        The height in the unit of the output's values.
     """
     if output.discrete or len(output.shape) != 3 or output.sums_to_one(axis) or output.shape[axis] < 2:
         return None
@@ -83,11 +95,11 @@ def peak_height(output: SeenOutput, axis: int) -> float | None:
 
 
 def _crowd(values: Array, above: Array) -> int:
-    """Around how few peaks lies nearly all that is above half of the highest; 0 where it lies around no few.
+    """The number of peaks around which nearly all high pixels are; 0 if more peaks would be needed than allowed.
 
     Args:
         values: a map, [height, width].
-        above: where it is above half of its highest peak, bool of the same shape.
+        above: the high pixels, those above half of the highest peak, bool [height, width].
     """
     places, total = np.argwhere(above), int(above.sum())
     for side in _AROUND:
@@ -102,12 +114,12 @@ def _crowd(values: Array, above: Array) -> int:
 
 
 def has_several_peaks(output: SeenOutput, axis: int, height: float) -> bool:
-    """Whether some maps of key points have several separate peaks of like height, as of several people.
+    """Whether enough heat maps have several separate peaks of similar height, as of several people.
 
     Args:
-        output: what is seen of it, maps with the channels along an axis.
-        axis: that of the channels, counted from the end.
-        height: what ``peak_height`` gives.
+        output: the output, whose samples are heat maps of key points.
+        axis: the axis of the key points, counted from the end.
+        height: the result of ``peak_height``.
     """
     several = seen = 0
     for one in output.samples:
@@ -118,10 +130,10 @@ def has_several_peaks(output: SeenOutput, axis: int, height: float) -> bool:
 
 
 def ordered(output: SeenOutput, axis: int) -> bool:
-    """Whether values rise along an axis of three or more, as quantiles do and scores of classes do not.
+    """Whether values rise along an axis of three or more, as quantiles do and class scores do not.
 
-    A model that estimates quantiles one by one lets neighbours cross now and then, by little: where another class is
-    the best, the scores fall by as much as they rise elsewhere.
+    A model that estimates each quantile separately lets neighbours cross occasionally and slightly, see ``_CROSSED``.
+    Class scores fall about as much as they rise.
     """
     if output.discrete or output.shape[axis] < 3 or output.sums_to_one(axis):
         return False
@@ -132,21 +144,21 @@ def ordered(output: SeenOutput, axis: int) -> bool:
 
 
 def are_boxes(output: SeenOutput, axis: int) -> bool:
-    """Whether an axis holds four numbers from 0 to 1 that are a box: two corners, or a centre and a size."""
+    """Whether an axis of four holds boxes in units of the picture (0 to 1): two corners, or a centre and a size."""
     if output.discrete or output.shape[axis] != 4 or not output.in_unit or output.sums_to_one(axis):
         return False
     rows = output.stacked(axis)
     if len(rows) < _FEW_ROWS:
         return False
     places = np.median(rows[:, :2], axis=0)
-    # shares of labels are near 0 at most places
+    # class probabilities are near 0 at most positions, coordinates of boxes are not
     if places.min() < 0.05 or places.max() > 0.95:
         return False
     return _all_but_few(rows[:, 2:] > rows[:, :2]) or _centred(rows)
 
 
 def _centred(rows: Array) -> bool:
-    """Whether centres and sizes stay within the picture, with sizes above zero."""
+    """Whether boxes given as centre and size are within the picture, to a tolerance of 0.02, with sizes above zero."""
     half = rows[:, 2:] / 2
     inside = (rows[:, :2] - half >= -0.02) & (rows[:, :2] + half <= 1.02)
     return _all_but_few(inside) and bool((np.median(half, axis=0) > 0.005).all())
@@ -157,8 +169,10 @@ def _all_but_few(holds: Array) -> bool:
 
 
 def no_classes(output: SeenOutput) -> bool:
-    """Whether integers cannot be numbers of classes: below -1, which may stand for none, beyond any vocabulary, or
-    amounts of many levels, as the colours of a picture.
+    """Whether integers cannot be class numbers.
+
+    They cannot if some are below -1 (-1 may stand for "no class") or above any vocabulary, or if they are quantities
+    with many levels, such as colours of a picture.
     """
     low, high = output.bounds
     ends = {output.shape[0], output.shape[-1]} if len(output.shape) == 3 else set()

@@ -1,1 +1,1 @@
-"""The user's labels: which metric and output they fit, and whether the float model agrees with them."""
+"""Find the metric and output that the user's labels fit, and check the float model against them."""

@@ -1,4 +1,4 @@
-"""Whether the float model is plainly wrong by its labels, which is reported before anything is quantized."""
+"""Check the float model against its labels, to report clear errors before anything is quantized."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from toolkit.evaluation.metrics.by_name import make_metric
 from toolkit.evaluation.metrics.table import METRICS
 
 _FEWEST = 16
+"""Fewest samples for a verdict."""
 _OTHER_UNIT = 3
-"""Boxes of a useless detector that reach so many times farther than the labels', or as much less, have another unit."""
+"""If the extents of a useless detector's boxes and of the labels' differ by this factor, their units differ."""
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
 _MOST = 0.5
+"""If the best constant answer is right on no more than this share of the labels, no class counts as frequent."""
 RANKING = "auc"
-"""The metric of the order of scores alone: it tells a model that knows something where the best class hardly does."""
+"""A metric of the scores' order alone: it shows that a model is useful even if its argmax hardly ever changes."""
 
 
 class FloatCheck:
-    """Takes in the float model's outputs and labels of some samples.
+    """Measures the float model on labelled samples and judges whether it is better than no model.
 
     Args:
-        metric: a built-in metric's name.
-        output: the output that it looks at.
-        options: the other settings it needs.
-        settled: whether the user has set the threshold of a single score, so that it is none to doubt.
+        metric: the name of a built-in metric.
+        output: the output that the metric reads; None for the first.
+        options: the metric's other settings.
+        settled: whether the user has set the threshold of a single score, so that no better one is suggested.
 
     Attributes:
-        samples: how many were taken in.
+        name: the metric's name.
+        options: the metric's settings, including the output.
+        samples: the number of samples read.
     """
 
     def __init__(self, metric: str, output: str | None, options: MetricOptions, settled: bool = False) -> None:
@@ -53,18 +57,18 @@ class FloatCheck:
     def of(
         cls, metric: str | None, output: str | None, options: MetricOptions, settled: bool = False
     ) -> FloatCheck | None:
-        """The check for a recipe's metric; None without one, or for a user's metric, whose meaning is not known."""
+        """The check for a recipe's metric; None if there is none, or it is user code, whose meaning is not known."""
         return cls(metric, output, options, settled) if metric in METRICS and metric is not None else None
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
+        """Add the outputs and labels of one batch.
 
         Raises:
             DataError: the labels do not fit the output.
         """
         self._metric.update(outputs, labels)
         given = pick_scores(outputs, self.options, labels)
-        # what is read as values keeps them: an error is none of the numbers of classes
+        # metrics of continuous values are computed from the values, not from two classes
         values = METRICS[self.name].task == "regression"
         scores, label = given if values else classes_from(*given, self.options.threshold)
         self.samples += len(label)
@@ -92,48 +96,48 @@ class FloatCheck:
             self._answers.take_single(scores.reshape(-1), label.reshape(-1), line)
 
     def value(self) -> float | None:
-        """The float model's metric on these samples; None where it is no number, as where none of them has a label."""
+        """The float model's metric on these samples; None if it is not finite, as when no sample has a label."""
         value = float(self._metric.value())
         return value if math.isfinite(value) else None
 
     def silence(self) -> str | None:
-        """What the labels of these samples lack for the metric to be a number; None where it is one."""
+        """Which labels are missing for the metric to be a number, in words; None if it is one."""
         if self._baseline.told or not self.samples or not math.isnan(self._metric.value()):
             return None
         return self._baseline.silent
 
     @property
     def spread(self) -> float:
-        """What mse or mae would be for the best constant, in the metric's unit; 0 for other metrics."""
+        """The mse or mae of the best constant output, in the metric's unit; 0 for other metrics."""
         return self._baseline.spread
 
     @property
     def answers(self) -> int:
-        """How many answers the metric is a share of; 0 where it is none."""
+        """How many answers the metric is a share of; 0 if it is not a share."""
         return answers_of(self._metric)
 
     def suspicion(self) -> Finding | None:
-        """What is plainly wrong, with what explains it where that can be seen; None where nothing is.
+        """A finding that the float model is clearly wrong, with the cause if it is known; None if it is not wrong.
 
-        Nothing is where the order of the scores shows that the model knows something; see ``says_little``.
+        It is not if the order of its scores shows that the model is useful; see ``says_little``.
         """
         found = self._suspicion()
         return None if found is not None and self._ranks_of(found) is not None else found
 
     def says_little(self) -> Finding | None:
-        """That the metric is no better than what needs no model, although the scores tell the classes apart.
+        """A finding that the metric is no better than a constant answer although the scores separate the classes.
 
-        So it is where one class is frequent, and the model is rarely sure of another; None otherwise.
+        This happens if one class is frequent and the model rarely predicts another. None otherwise.
         """
         found = self._suspicion()
         area = self._ranks_of(found) if found is not None else None
         return EvaluationCode.SAYS_LITTLE(**found.values, better=RANKING, area=area) if found and area else None
 
     def _ranks_of(self, found: Finding) -> float | None:
-        """The area under the ROC curve where it is measurably above chance in spite of what was found.
+        """The ROC AUC if it is measurably above chance despite the finding that the model is useless; else None.
 
-        None unless most labels are of one class, and the model is not measurably worse than that class as the answer to
-        all: a model that is given what it was trained for is not, however rarely it is sure of another.
+        It only counts if most labels are of one class and the model is not measurably worse than always answering that
+        class: on data like that of its training, a model is not, however rarely it predicts another class.
         """
         if found.code is not EvaluationCode.FLOAT_MODEL_USELESS or self._ranking is None:
             return None
@@ -145,7 +149,7 @@ class FloatCheck:
 
     @property
     def least(self) -> float:
-        """The value of a share or an area that the model must exceed to be measurably better than none."""
+        """The value that a metric that is a share or an area must exceed to be measurably better than no model."""
         return self._baseline.least
 
     def _suspicion(self) -> Finding | None:
@@ -162,10 +166,10 @@ class FloatCheck:
         return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
 
     def skill(self) -> float:
-        """How far the float model gets from what needs no model to perfection: 0 to 1.
+        """The float model's gain over the best answer without a model, as a share of the largest possible, 0 to 1.
 
-        Labels that are numbered differently from the model's answers, see ``suspicion``, count as by the model's own
-        numbers. 0 where the metric is no number.
+        If the labels are numbered differently from the model's classes (see ``suspicion``), the model's numbering is
+        used. 0 if the metric is not finite.
         """
         value = self.value()
         if value is None:

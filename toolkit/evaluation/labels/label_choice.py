@@ -1,4 +1,4 @@
-"""Which of the outputs that labels fit they belong to: the one whose answers agree with them."""
+"""Choose the output that the labels belong to: of those that fit, the one whose answers agree with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.evaluation.observation.observed import SeenModel
 
 
 def read_alike(metric: str, other: str) -> bool:
-    """Whether two metrics read labels alike: those of a task do, and those of classes and of sequences of them."""
+    """Whether two metrics read labels in the same way: their tasks are equal, or classification and sequence."""
     positions = ("classification", "sequence")
     tasks = task_of(metric), task_of(other)
     return tasks[0] == tasks[1] or all(task in positions for task in tasks)
@@ -25,11 +25,11 @@ def read_alike(metric: str, other: str) -> bool:
 
 @dataclass(frozen=True)
 class MeasuredFit:
-    """A metric that labels fit, and how well the float model does by it.
+    """A metric that fits the labels, measured on the float model.
 
     Attributes:
         fit: the metric and its output.
-        check: with the float model's outputs.
+        check: the check that has read the float model's outputs.
     """
 
     fit: FittingMetric
@@ -37,14 +37,14 @@ class MeasuredFit:
 
 
 class FitMeasurement:
-    """Each of several metrics over the same batches; those whose labels do not fit after all are left out.
+    """Measures several metrics over the same batches and drops those that the labels turn out not to fit.
 
     Args:
-        fits: at least one, the best first; one that cannot be computed is left out.
-        seen: the model with what it gave on a few samples.
+        fits: at least one metric, best first; further ones that cannot be computed are left out.
+        seen: the model with its outputs for a few samples.
 
     Raises:
-        RecipeError: the first needs what is not installed.
+        RecipeError: the first metric needs a package that is not installed.
     """
 
     def __init__(self, fits: Sequence[FittingMetric], seen: SeenModel) -> None:
@@ -61,7 +61,7 @@ class FitMeasurement:
         self._refusals: dict[FittingMetric, DataError] = {}
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in the float model's outputs of one batch, wide floats, and its labels."""
+        """Add the float model's outputs for one batch, floats in float32 or wider, and the batch's labels."""
         for one in self._found:
             if one.fit in self._refusals:
                 continue
@@ -72,14 +72,14 @@ class FitMeasurement:
 
     @property
     def fitting(self) -> list[MeasuredFit]:
-        """The metrics that the labels fit."""
+        """The metrics that fit the labels read so far."""
         return [one for one in self._found if one.fit not in self._refusals]
 
     def kept(self) -> list[MeasuredFit]:
-        """The metrics that the labels fit, at least one.
+        """The metrics that fit the labels, at least one.
 
         Raises:
-            DataError: there is none; with the first one's message.
+            DataError: none fits; the message is that of the first metric.
         """
         if not self.fitting:
             raise self._refusals[self._found[0].fit].apart()
@@ -89,16 +89,16 @@ class FitMeasurement:
 def measured_fits(
     fits: Sequence[FittingMetric], seen: SeenModel, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
 ) -> list[MeasuredFit]:
-    """The metrics that labels fit, measured; see ``FitMeasurement``.
+    """The metrics that fit the labels, measured; see ``FitMeasurement``.
 
     Args:
-        fits: at least one, the best first.
-        seen: the model with what it gave on a few samples.
-        batches: the float model's outputs, wide floats, and the labels.
+        fits: at least one metric, best first.
+        seen: the model with its outputs for a few samples.
+        batches: the float model's outputs, floats in float32 or wider, and the labels.
 
     Raises:
-        DataError: the labels fit none of them; with the first one's message.
-        RecipeError: the first needs what is not installed.
+        DataError: no metric fits the labels; the message is that of the first one.
+        RecipeError: the first metric needs a package that is not installed.
     """
     measured = FitMeasurement(fits, seen)
     for outputs, labels in batches:
@@ -107,14 +107,14 @@ def measured_fits(
 
 
 def labelled_output(found: Sequence[MeasuredFit]) -> tuple[MeasuredFit, list[MeasuredFit]]:
-    """The metric of the output that the labels belong to, and those of others that they may equally well belong to.
+    """The metric of the output that the labels belong to, and those of outputs that they may equally well belong to.
 
-    The first is taken that is nearly as much better than what needs no model as the best one is, see
-    ``FloatCheck.skill``: to within one standard error of a share, at its largest. What is within two of the best,
-    by the same metric and with another value, cannot be told from it by these samples.
+    The first metric is taken whose skill (see ``FloatCheck.skill``) is within one standard error of the highest; the
+    error is that of a share, at most 1 / sqrt(samples). Outputs within two standard errors, by the same metric and with
+    another value, cannot be distinguished from it on these samples.
 
     Args:
-        found: at least one, the best guess first; of several for one output the first counts.
+        found: at least one metric, the best guess first; of several for one output only the first counts.
     """
     firsts = list({one.fit.output: one for one in reversed(found)}.values())[::-1]
     skills = [one.check.skill() for one in firsts]

@@ -1,4 +1,4 @@
-"""The built-in metrics that labels fit, by their layout, their values, and the task of an output."""
+"""Find the built-in metrics that fit the labels, by the labels' shapes and values and an output's task."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _BOX = 5
+"""Numbers per labelled box: four coordinates and a class."""
 _RARE = 0.2
-"""Below this share of either label, always giving the other one is right so often that accuracy tells little."""
+"""If one of two labels is rarer than this, a constant answer is right so often that accuracy has little meaning."""
 _PICTURE, _BRIGHT, _COLOURS = 3, 60, 256
-"""Axes of a picture, and what the brightest of its 8 bits is above and below."""
+"""Number of axes of a picture, and the exclusive limits for the brightest value of an 8-bit one."""
 _MOST = 0.5
-"""The share of labels in range from which on the others are mistakes, not labels of another kind."""
+"""If at least this share of labels is in range, the others are mistakes; if less, it is another kind of label."""
 
 
 @dataclass(frozen=True)
 class FittingMetric:
-    """A built-in metric that labels and an output fit.
+    """A built-in metric and an output that fit the labels.
 
     Attributes:
-        metric: its name.
-        output: the output that it looks at.
+        metric: the metric's name.
+        output: the name of the output that it reads.
     """
 
     metric: str
@@ -39,17 +40,17 @@ class FittingMetric:
 
 
 def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> list[FittingMetric]:
-    """The metrics that labels fit, the best first: those of the task that an output is taken to be for come first.
+    """The metrics that fit the labels, best first: those of an output's guessed task precede all others.
 
-    Labels that stand for none throughout fit no metric: none would say anything.
+    If every label is a placeholder for "no label", no metric fits.
 
     Args:
-        seen: the model with what it gave on a few samples.
-        found: what its outputs are taken to be for.
-        labels: one array a sample, without the batch axis, all of them; samples may differ in shape.
+        seen: the model with its outputs for a few samples.
+        found: the guessed tasks of its outputs.
+        labels: the labels of all samples, one array per sample without the batch axis; shapes may differ.
     """
     chosen: list[FittingMetric] = []
-    # places of boxes alone tell no box
+    # indices of boxes cannot be compared with labelled boxes
     read = [part for part in found.parts if part.settings.get("layout") != "indices"]
     tasks = {one.name: [part.task for part in read if one.name in part.outputs] for one in seen.outputs}
     for guessed in (True, False):
@@ -58,7 +59,7 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
             amounts = one.discrete and no_classes(one)
             for task in tasks[one.name] if guessed else others:
                 if amounts and task in _OF_CLASSES:
-                    # a picture's colours are no classes, however the labels are laid out
+                    # colours of a picture are not classes, whatever the labels' shape
                     continue
                 for metric in _FITS[task](one, _settings(task, one, seen), labels):
                     fit = FittingMetric(metric, one.name)
@@ -68,15 +69,15 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
 
 @dataclass(frozen=True)
 class OutOfRangeLabel:
-    """The first label that is no class of an output, although the labels are laid out as numbers of its classes.
+    """The first label that is out of range for an output's classes, although the labels otherwise are class numbers.
 
     Attributes:
-        index: of the sample.
-        value: what it is.
-        output: the output.
-        classes: how many classes it has.
+        index: the index of the sample.
+        value: the label.
+        output: the name of the output.
+        classes: the output's number of classes.
         low: the smallest of all labels.
-        high: the largest.
+        high: the largest of all labels.
     """
 
     index: int
@@ -88,22 +89,22 @@ class OutOfRangeLabel:
 
     @property
     def from_another_start(self) -> bool:
-        """Whether all labels would be classes if they were numbered from 0."""
+        """Whether all labels would be in range if they were numbered from 0."""
         return self.low > 0 and self.high - self.low < self.classes
 
 
 def out_of_range_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> OutOfRangeLabel | None:
-    """A label out of range, of labels that would be an output's classes but for that; None where they are not.
+    """The first label out of range if the labels otherwise are an output's class numbers; else None.
 
-    Labels are taken for classes where they would fit a metric if they were in range, and most are in range or all of
-    them would be if they were numbered from another start.
+    Labels are taken for class numbers if they would fit a metric once they were in range, and at least half of them are
+    in range, or all would be if they were numbered from another start.
     """
     if not labels or not _whole(labels, -(1 << 31), 1 << 31):
         return None
     for one in (one for one in seen.outputs if one.samples and not one.discrete):
         guessed = [part.task for part in found.parts if one.name in part.outputs]
         if labels[0].dtype.kind == "f" and not _OF_CLASSES.issuperset(guessed):
-            # floats may be values: then they are not classes out of range
+            # float labels may be continuous values, which have no range
             continue
         for task in (task for task in dict.fromkeys((*guessed, *fitting(one))) if task in _OF_CLASSES):
             stray = _out_of_range(one, task, _settings(task, one, seen), labels)
@@ -115,7 +116,7 @@ def out_of_range_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -
 def _out_of_range(
     output: SeenOutput, task: str, settings: Mapping[str, Any], labels: Sequence[Array]
 ) -> OutOfRangeLabel | None:
-    """``out_of_range_label`` for one output that is read as a task's."""
+    """``out_of_range_label`` for one output and one task."""
     count = 2 if "threshold" in settings else output.shape[int(settings.get("axis", class_axis_of(output)))]
     ignored = {"ctc": -1, "segmentation": UNLABELLED_PIXEL, "sequence": UNLABELLED}.get(task, np.nan)
     flat = np.concatenate([one.reshape(-1) for one in labels])
@@ -135,9 +136,9 @@ def _out_of_range(
 
 
 def classes_read(labels: Iterable[Array]) -> frozenset[int]:
-    """The classes that labels of readings name, one array a sample; none where they are no readings.
+    """The classes that occur in labels of CTC outputs, one array per sample; empty if the labels are something else.
 
-    What only ends rows may have been put there to fill them up: a class is named where another follows.
+    The last value of a row and its repetitions before the end may be padding, so they do not count there.
     """
     named: set[int] = set()
     for one in labels:
@@ -154,13 +155,13 @@ def _settings(task: str, output: SeenOutput, seen: SeenModel) -> Mapping[str, An
 
 
 def _shape(labels: Sequence[Array]) -> tuple[int, ...] | None:
-    """The shape that all labels have; None where they differ."""
+    """The common shape of all labels; None if they differ."""
     shapes = {one.shape for one in labels}
     return shapes.pop() if len(shapes) == 1 else None
 
 
 def _whole(labels: Sequence[Array], low: int, high: float) -> bool:
-    """Whether all labels are whole numbers from ``low`` to below ``high``."""
+    """Whether all labels are integers, possibly as floats, from ``low`` to below ``high``."""
     return all(
         one.dtype.kind in "biuf"
         and bool((np.isfinite(one) & (one == np.rint(one)) & (one >= low) & (one < high)).all())
@@ -183,22 +184,22 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
         return ()
     if _whole(labels, 0, 2):
         return _indicators(settings, labels)
-    # scores before a softmax need not have the values of a teacher's probabilities, only their order
+    # a teacher's probabilities cannot be compared with logits by value, only by argmax
     return ("top1",) if are_shares(np.stack(labels)) and not output.sums_to_one(-1) else ()
 
 
 def _indicators(settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """The metrics of labels that say 0 or 1 for each class; none where no sample has a class."""
+    """The metrics for labels with 0 or 1 for each class; empty if no sample has a class."""
     if not any(one.any() for one in labels):
         return ()
     if "threshold" in settings:
         return ("f1",)
-    # of classes that exclude each other each sample has one
+    # with mutually exclusive classes, each sample has exactly one
     return ("top1", "average_precision", "auc") if one_hot(np.stack(labels)) else ("average_precision",)
 
 
 def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """Accuracy before the area under the ROC curve, or after it where a label is rare or an answer is never given."""
+    """Accuracy, then ROC AUC; the reverse if one label is rare or all scores are on one side of the threshold."""
     if not _two_sided(labels):
         return ()
     share = float(np.mean([bool(one.reshape(())) for one in labels]))
@@ -208,17 +209,17 @@ def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence
 
 
 def _two_sided(labels: Sequence[Array]) -> bool:
-    """Whether there is one label a sample, and these are 0 and 1."""
+    """Whether each sample has one label, 0 or 1, and both occur."""
     return _there_or_not(labels) and len({bool(one.reshape(())) for one in labels}) == 2
 
 
 def _there_or_not(labels: Sequence[Array]) -> bool:
-    """Whether there is one label a sample, 0 or 1; none of the samples may have the one or the other."""
+    """Whether each sample has one label, 0 or 1; only one of them may occur."""
     return all(one.size == 1 for one in labels) and _whole(labels, 0, 2)
 
 
 def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """Samples as a whole count before single positions, which hide that every sample has a wrong one."""
+    """The metrics for labels per position: whole samples first, as per-position accuracy hides that each has errors."""
     known = {one.shape for one in output.samples}
     given = [one[one != UNLABELLED] for one in labels]
     if not any(one.size for one in given):
@@ -240,8 +241,12 @@ def _of_positions(output: SeenOutput, settings: Mapping[str, Any], labels: Seque
 def _as_seen(shapes: set[tuple[int, ...]], known: set[tuple[int, ...]]) -> bool:
     """Whether labels have the shapes of an output's samples.
 
-    Only the first samples were seen. Where these are of unlike shapes, each must be a label's: readings of unlike
-    lengths have some of the lengths that an output has by chance.
+    Outputs are known for the first samples only. If their shapes differ, every one must also be that of a label:
+    transcripts of different lengths coincide with some of an output's lengths by chance.
+
+    Args:
+        shapes: the shapes of all labels.
+        known: the shapes of the output's known samples.
     """
     if len(known) > 1:
         return known <= shapes and {len(one) for one in shapes} == {len(one) for one in known}
@@ -258,7 +263,10 @@ def _tokens(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Ar
 
 
 def _readings(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """Classes and then nothing but -1; as many as positions only where some are filled up."""
+    """The metric for transcripts: rows of classes, padded with -1 at the end.
+
+    Rows as long as the output has positions only count if some are padded; otherwise they are labels per position.
+    """
     if output.discrete or not all(one.ndim == 1 and one.dtype.kind in "iu" for one in labels):
         return ()
     if not _whole(labels, -1, _count(output, settings)):
@@ -274,7 +282,7 @@ def _boxes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
 
 
 def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-    """A shape without one of its axes, counted from the end."""
+    """A shape without one axis, counted from the end; the whole shape if it is None."""
     return shape if axis is None else (*shape[: len(shape) + axis], *shape[len(shape) + axis + 1 :])
 
 
@@ -297,7 +305,7 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
 
 
 def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """Classes that several samples have, or scores of pairs."""
+    """The metrics for embeddings: recall with classes that several samples share, Spearman with scores of pairs."""
     shape = _shape(labels)
     if shape is None or non_unit_dims(shape) or output.discrete:
         return ()
@@ -313,17 +321,17 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
         return ()
     known = {one.shape for one in output.samples}
     loose = {non_unit_dims(shape) for shape in known}
-    # axes of length 1 may lack; but whole numbers of a picture's places without its channel may be classes
+    # axes of length 1 may be missing; but integers per pixel without a channel axis may be classes
     apart = [one for one in labels if one.shape not in known]
     fits = all(non_unit_dims(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
-    # what is there or not is no value, and a logit is no distance from it
+    # labels 0 and 1 are classes, from which a logit's distance has no meaning
     if not fits or _there_or_not(labels):
         return ()
     return ("psnr", "mse") if _shows_picture(output, settings) else ("mse",)
 
 
 def _shows_picture(output: SeenOutput, settings: Mapping[str, Any]) -> bool:
-    """Whether an output is a picture, of floats or of 8 bits, of what an input image shows: an enlarged one, say."""
+    """Whether an output is a picture, in floats or 8 bits, with an input image's content, such as an enlarged one."""
     low, high = output.bounds
     of_8_bits = output.discrete and low >= 0 and _BRIGHT < high < _COLOURS and bool({1, 3} & set(output.shape[::2]))
     return output.shows_input and ("peak" in settings or (of_8_bits and len(output.shape) == _PICTURE))
@@ -340,6 +348,6 @@ _FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tupl
     "generation": _tokens,
 }
 _WITHOUT_GUESS = frozenset({"classification", "sequence", "ctc", "segmentation", "regression"})
-"""Tasks whose labels say enough, also of an output that is taken for something else."""
+"""Tasks whose labels are distinctive enough to fit an output that is guessed to have another task."""
 _OF_CLASSES = frozenset({"classification", "sequence", "ctc", "segmentation"})
-"""Tasks whose labels are the numbers of an output's classes."""
+"""Tasks whose labels are class numbers of an output."""

@@ -20,7 +20,7 @@ _LAYERS = {
     "MatMul": (1,), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "LayerNormalization": (1,),
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
-"""By operator of a layer the inputs whose extents are numbers of channels, or of features."""
+"""By operator, the indices of the weight inputs, whose extents are numbers of channels or features."""
 _LENGTH, _ROWS = 1, 2
 """The first axis of a mask that may be that of positions, and the rank of tensors with one row per position."""
 
@@ -35,7 +35,7 @@ class LayerPositions:
         dynamic: whether the number of positions differs between samples.
         facts: the model's types and shapes, to distinguish dynamic dimensions from others of the same size.
         channels: the extents of the layers' weights. If a fixed or unknown axis has the same extent as one of them and
-            as the positions, nothing tells whether it holds channels or positions.
+            as the positions, it is not known whether it holds channels or positions.
     """
 
     mask: str
@@ -58,8 +58,9 @@ class LayerPositions:
 
     @classmethod
     def untold(cls, parts: Sequence[OutputPart], model: Model) -> Finding | None:
-        """A finding that padding counts in the errors of layers, since layers have as many channels as there are
-        positions and both numbers are fixed; None if padding is left out.
+        """A finding that layers' errors include padding; None if padding is left out.
+
+        They do if layers have as many channels as there are positions and both numbers are fixed.
         """
         found = cls.of(parts, model)
         if found is None or found.dynamic:
@@ -102,7 +103,10 @@ class LayerPositions:
         return on
 
     def _varies(self, tensor: str, axis: int, extent: int) -> bool:
-        """Whether an axis of this extent may be one of positions: it is dynamic as they are, or no layer's channels."""
+        """Whether an axis of this extent may be that of positions.
+
+        If the number of positions is dynamic, the axis must be too; else no layer may have that many channels.
+        """
         shapes = self.facts.shapes.get(tensor, [])
         return shapes[0][axis] < 0 if self.dynamic and shapes else extent not in self.channels
 

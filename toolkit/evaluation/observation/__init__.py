@@ -1,1 +1,1 @@
-"""What is seen of a model and its outputs on a few samples and in its graph, before anything is judged."""
+"""Collect what a few samples and the graph show about a model's outputs, before anything is judged."""

@@ -1,4 +1,4 @@
-"""What numbers beside NonMaxSuppression's boxes are, read off the graph: the boxes' classes, or their places."""
+"""Find out from the graph whether integers next to NonMaxSuppression's boxes are the boxes' classes or indices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST_STEPS = 50
 
 
 def chosen_column(model: Model, output: gs.Tensor) -> str:
-    """Whether an output holds ``CLASS`` numbers or the ``PLACE``s of boxes; empty where the graph does not tell.
+    """Whether an output holds class numbers (``CLASS``) or box indices (``PLACE``); empty if the graph shows neither.
 
-    Columns 1 and 2 of NonMaxSuppression's rows are class and place; what is gathered from the best class of each box
-    (ArgMax, or the second output of a TopK of one) are classes.
+    Columns 1 and 2 of NonMaxSuppression's rows are class and box index. Values gathered from the best class of each box
+    (ArgMax, or the second output of a TopK with k = 1) are classes.
     """
     tensor, column = output, -1
     for _ in range(_MOST_STEPS):
@@ -37,13 +37,13 @@ def chosen_column(model: Model, output: gs.Tensor) -> str:
 
 
 def _column(model: Model, node: gs.Node, tensor: gs.Tensor) -> int:
-    """Which one of a row's numbers a node takes; -1 where it takes none of them, several, or the first rows."""
+    """The column, 1 or 2, that a Gather, Slice or Split takes from rows; -1 if it takes anything else."""
     split = node.op == "Split"
     column = next(i for i, one in enumerate(node.outputs) if one is tensor) if split else _number(model, node)
     return column if column in _COLUMNS else -1
 
 
 def _number(model: Model, node: gs.Node) -> int:
-    """The single number that a node's second input is: an index, a start or a count; -1 where it is none."""
+    """The value of a node's second input (an index, a start or a count) if it is a single constant; else -1."""
     value = model.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     return int(value.reshape(-1)[0]) if value is not None and value.size == 1 else -1

@@ -1,4 +1,4 @@
-"""Outputs whose number of rows depends on the samples' values, as the detections of a whole batch in one list."""
+"""Find tensors whose number of rows depends on the inputs' values, like one list of a whole batch's detections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.surgery.assemble import bodies, reads
 
 _CHOOSING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
-"""Operators that give as many elements as their inputs' values say."""
+"""Operators whose number of results depends on the values of their inputs."""
 _COUNTING = frozenset({"Shape", "Size", "ScatterND", "ScatterElements", "Scatter", "OneHot"})
-"""Operators whose result has another size than the rows that they read."""
+"""Operators whose output size does not follow from the number of rows that they read."""
 
 
 def chosen_rows(model: Model) -> set[str]:
-    """Names of the tensors that hold what was chosen by values, or are computed from it row by row.
+    """Names of the tensors with rows that were selected by values, and of those computed from them row by row.
 
-    Such rows may come from any sample of a batch: only a sample by itself tells which are its own.
+    Such rows may come from any sample of a batch; samples have to be run one by one to assign rows to them.
     """
     found = set[str]()
     if not any(node.op in _CHOOSING for node, _ in model.walk()):
@@ -33,12 +33,12 @@ def chosen_rows(model: Model) -> set[str]:
 
 
 def _all(node: gs.Node) -> list[gs.Node]:
-    """The node and those of its subgraphs."""
+    """The node and all nodes in its subgraphs."""
     return [node, *(inner for body in bodies(node) for one in body.nodes for inner in _all(one))]
 
 
 def _ends_rows(node: gs.Node, facts: Facts) -> bool:
-    """Whether an operator reduces along the first axis, or picks a fixed number there."""
+    """Whether an operator reduces the first axis or selects a fixed number of rows, so that rows no longer vary."""
     rank = facts.rank(node.inputs[0].name) if node.inputs else None
     first = {0} if rank is None else {0, -rank}
     if node.op == "TopK":

@@ -1,4 +1,4 @@
-"""Outputs by which a model chooses among the values of another output, which are then scores of classes."""
+"""Find outputs that show that another output holds class scores, because they are choices among its values."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ _MIXING = frozenset(
     {"Conv", "ConvTranspose", "ConvInteger", "DeformConv", "Gemm", "MatMul", "MatMulInteger", "MatMulNBits", "Einsum",
      "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "GroupQueryAttention", "FusedConv", "FusedMatMul"}
 )  # fmt: skip
-"""Layers of weights: what comes after them are other values, whatever they were made of."""
+"""Layers that combine values: their results are no longer choices among the scores."""
 _MEANS = frozenset({"GlobalAveragePool", "ReduceMean"})
 _CHOOSING = frozenset(
     {"Softmax", "LogSoftmax", "Hardmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Greater",
      "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Round", "NonMaxSuppression"}
 )  # fmt: skip
 _BESTS = frozenset({"ReduceMax", "ReduceLogSumExp"})
+"""Operators that return the score of the best class, exactly or approximately, if they reduce a single axis."""
 _SHARES = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _ENLARGING = frozenset({"Resize", "Upsample"})
 _LAST_BY_DEFAULT = 13
-"""The opset from which on a softmax is along the last axis unless told otherwise."""
+"""The opset from which on a softmax's default axis is the last."""
 
 
 def chosen_by(model: Model, output: gs.Tensor) -> frozenset[str]:
-    """Names of the outputs that are made of the choices among an output's values: shares, classes, areas, confidences.
+    """Names of the outputs computed from choices among an output's values: probabilities, classes, areas, confidences.
 
-    Between the two lies an operator that makes scores into shares, chances or a choice, before any layer of weights and
-    before any mean over places: what is chosen after these is chosen of the whole. What a layer of weights makes of
-    shares along the first axis after that of samples counts too, such as the mean of classes that are ages. An output
-    that is only enlarged counts where it is the last.
+    On the way there must be an operator that turns scores into probabilities or a choice, before any layer of weights
+    and any mean over positions, because a choice after these is not among the scores. Outputs of layers of weights
+    count if they read a softmax along axis 1, as for an expected age over age classes. An output that is only an
+    enlargement counts if nothing is computed from it.
+
+    Args:
+        model: the model.
+        output: the output that may hold class scores.
     """
     finals = {id(tensor): tensor.name for tensor in model.graph.outputs}
     found, pending = set[str](), [(output, "")]
@@ -51,7 +56,10 @@ def chosen_by(model: Model, output: gs.Tensor) -> frozenset[str]:
 
 
 def _after(model: Model, node: gs.Node, read: gs.Tensor, how: str) -> str | None:
-    """What has happened to scores after a node that reads them; None where they are no scores any more."""
+    """The state of scores after a node that reads them: empty, ``enlarged``, ``chosen`` or ``shares``.
+
+    ``shares`` are probabilities along axis 1. None if the values are no scores any more.
+    """
     if node.op in _MIXING or node.op in SIZES or (node.op in _MEANS and how != "chosen"):
         return None
     if node.op in _SHARES and _axis(model, node, read) == 1:
@@ -64,7 +72,7 @@ def _after(model: Model, node: gs.Node, read: gs.Tensor, how: str) -> str | None
 
 
 def _axis(model: Model, node: gs.Node, read: gs.Tensor) -> int | None:
-    """The one axis along which a node looks at a tensor, from 0 where its rank is known; None for several or all."""
+    """The single axis along which a node works, from 0 if the tensor's rank is known; None for several or all axes."""
     default = 1 if model.opset < _LAST_BY_DEFAULT else -1
     given = node.attrs.get("axes", node.attrs.get("axis", default if node.op in _SHARES else None))
     if given is None and len(node.inputs) > 1:
@@ -76,6 +84,6 @@ def _axis(model: Model, node: gs.Node, read: gs.Tensor) -> int | None:
 
 
 def _gates(node: gs.Node, read: gs.Tensor) -> bool:
-    """Whether a node makes a factor of the value that it reads, as in SiLU, an activation."""
+    """Whether a node's result is multiplied by the node's input, as in SiLU, so that it is part of an activation."""
     readers = [reader for made in node.outputs for reader in made.outputs]
     return any(reader.op == "Mul" and any(one is read for one in reader.inputs) for reader in readers)

@@ -1,4 +1,4 @@
-"""Models that always take the same number of samples at once, and do not name the axis on which they lie."""
+"""Find the fixed number of samples that a model takes at once if its batch axis has no name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _IMAGE_RANK = 4
 
 
 def rows_at_once(model: Model, given: Mapping[str, Array]) -> int:
-    """How many samples a model whose batch has no name always takes at once; 1 where it takes one.
+    """The fixed number of samples that a model without a named batch axis takes at once; 1 if it takes one.
 
-    It is the first dimension of all inputs if these are images or volumes; that of a matrix may be positions of one
-    sample. Of inputs with three axes each output must have as many rows, and runs must show that each depends on the
-    same row of the inputs alone: the moments of one recording seldom do.
+    It is the common first dimension of all inputs if they are images or volumes (four or more axes). With two axes the
+    first may be that of positions in one sample, so the result is 1. With three axes, every output must have as many
+    rows, and runs must show that each row depends on the same row of the inputs alone, which frames of a recording
+    seldom do.
 
     Args:
         model: the model.
-        given: what was given to it once.
+        given: inputs that the model accepts.
     """
     shapes = shapes_to_join(model)
     if batch_axes(shapes):
@@ -44,9 +45,9 @@ def rows_at_once(model: Model, given: Mapping[str, Array]) -> int:
 
 
 def _rows_apart(model: Model, given: Mapping[str, Array]) -> bool:
-    """Whether other values in every second row change no output's rows between them, and some output's row itself.
+    """Whether changing every second row of the inputs changes those rows of some output, and no other rows.
 
-    Of positions of one sample those before depend on those after, or the other way round.
+    Positions of one sample usually depend on those before or after them. False if the model cannot be run.
     """
     try:
         loaded = own_session(model)
@@ -57,7 +58,7 @@ def _rows_apart(model: Model, given: Mapping[str, Array]) -> bool:
 
 
 def _changed(given: Mapping[str, Array], first: int) -> dict[str, Array]:
-    """The inputs with the values of the row before in every second row, beginning with ``first``."""
+    """The inputs with every second row, starting at ``first``, replaced by the previous row."""
     changed = {name: value.copy() for name, value in given.items()}
     for name, value in given.items():
         changed[name][first::2] = np.roll(value, 1, axis=0)[first::2]
@@ -65,7 +66,7 @@ def _changed(given: Mapping[str, Array], first: int) -> dict[str, Array]:
 
 
 def _alone(before: Mapping[str, Array], after: Mapping[str, Array], first: int) -> bool:
-    """Whether outputs differ in some of every second row, beginning with ``first``, and nowhere else."""
+    """Whether outputs differ, and only in every second row, starting at ``first``."""
     others = 1 - first
     same = all(np.array_equal(before[name][others::2], after[name][others::2], equal_nan=True) for name in before)
     return same and any(not np.array_equal(before[name], after[name], equal_nan=True) for name in before)

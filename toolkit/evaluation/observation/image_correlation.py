@@ -1,4 +1,4 @@
-"""Whether an output is a picture of what an input image shows, as a denoiser's, or a map about its places."""
+"""Correlate an output with the input images: a denoiser's output shows the same picture, a mask does not."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ import numpy as np
 from toolkit.base.types import Array
 
 _GRID, _COLOURS = 16, 4
+"""Most cells per side of a brightness grid, and most channels of an image."""
 
 
 def grids(inputs: Mapping[str, Array]) -> list[Array]:
-    """The brightness of each input that is an image, averaged over a grid in which noise and extents do not count.
+    """The brightness of each input image, averaged over a coarse grid that suppresses noise and differences in size.
 
     Args:
-        inputs: one sample of each input, without the batch axis: [C, H, W], [H, W, C] or [H, W], of at most 4 channels.
+        inputs: one sample of each input, without the batch axis: [C, H, W], [H, W, C] or [H, W], with at most 4
+            channels; others are ignored.
 
     Returns:
-        Float64 [cells, cells] each, of at most 16 cells a side.
+        Float64 [cells, cells] for each image, at most 16 cells per side.
     """
     images = [_brightness(value) for value in inputs.values()]
     return [_averaged(one, min(_GRID, *one.shape)) for one in images if one is not None]
 
 
 def image_correlation(images: Sequence[Array], output: Array) -> float:
-    """The correlation of an output's brightness with that of the input image that it is most like, -1 to 1.
+    """The correlation of an output's brightness with that of the most similar input image, -1 to 1.
 
     Args:
-        images: what ``grids`` returned for a sample's inputs.
-        output: the same sample's output, shaped as an image is.
+        images: the result of ``grids`` for a sample's inputs.
+        output: the same sample's output, without the batch axis.
 
     Returns:
-        0 where the output or every input is no image, or constant.
+        The Pearson correlation; 0 if the output or every input is no image, or constant.
     """
     made = _brightness(output)
     return max((_correlation(image, made) for image in images), default=0.0) if made is not None else 0.0
 
 
 def _brightness(value: Array) -> Array | None:
-    """The mean over the channels, float64 [H, W]; None for what is no image."""
+    """The mean over the channels, float64 [H, W]; None if the value has no shape of an image or is not finite."""
     plain = np.asarray(value, np.float64) if value.dtype.kind in "iuf" and value.size else np.zeros(0)
     if plain.ndim == 3 and min(plain.shape[0], plain.shape[2]) <= _COLOURS:
         plain = plain.mean(axis=0 if plain.shape[0] <= _COLOURS else 2)
@@ -55,7 +57,7 @@ def _correlation(image: Array, made: Array) -> float:
 
 
 def _averaged(image: Array, cells: int) -> Array:
-    """Means over a grid of cells; rows and columns that are left over are cut."""
+    """Means over a grid, [cells, cells]; remaining rows and columns are cut off."""
     height, width = (extent // cells for extent in image.shape)
     cut = image[: height * cells, : width * cells]
     return np.asarray(cut.reshape(cells, height, cells, width).mean(axis=(1, 3)))

@@ -1,4 +1,4 @@
-"""Along which axis the layer that computes an output has its channels, by the graph."""
+"""Find out from the graph which axis of an output is that of its layer's channels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _EACH = frozenset({
     "Softplus", "Clip", "Exp", "Neg", "Abs", "Sqrt", "Add", "Sub", "Mul", "Div", "Softmax", "LogSoftmax", "Sigmoid",
     "HardSigmoid", "BatchNormalization", "Dropout",
 })  # fmt: skip
-"""Operators after which every value is where it was."""
+"""Operators that do not move values."""
 _AFTER_BATCH = frozenset({"Conv", "ConvTranspose"})
-"""Operators whose channels are the axis after that of samples; a product with a matrix has them last."""
+"""Operators whose channels are on axis 1; those of a matrix product are on the last axis."""
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _MOST_STEPS = 50
 
 
 def layer_channels(model: Model, output: gs.Tensor) -> int | None:
-    """The axis of an output along which its layer has its channels, counted from the end; None where not known.
+    """The axis of an output that holds its layer's channels, counted from the end; None if not known.
 
-    What comes after the layer changes each value by itself, orders axes anew, or takes axes of length 1 away.
+    Between the layer and the output there may only be operators that keep values in place, Transposes and Squeezes.
     """
     tensor, moves = output, list[gs.Node]()
     for _ in range(_MOST_STEPS):
@@ -42,7 +42,7 @@ def layer_channels(model: Model, output: gs.Tensor) -> int | None:
 
 
 def _moved(model: Model, layer: gs.Node, moves: Sequence[gs.Node]) -> int | None:
-    """Where a layer's channels are after the nodes behind it, the last of them first."""
+    """The axis of a layer's channels after the Transposes and Squeezes ``moves``, given from last to first."""
     weight = model.constant(layer.inputs[1])
     if weight is None:
         return None

@@ -1,4 +1,4 @@
-"""Outputs that say how many positions of another one a sample has, as a speech model's lengths do of padded audio."""
+"""Find outputs that hold the number of valid positions of another output, like a speech model's lengths."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _CALLED = ("len", "lens", "length", "lengths")
 
 
 def lengths_of(output: SeenOutput, axis: int, seen: SeenModel) -> str | None:
-    """The output that says how many positions of another one count in each sample; None where none does.
+    """The name of the output with each sample's number of valid positions; None if there is none.
 
-    It is called lengths, and holds one whole number a sample, at least one of them above 0 and none above the number of
-    positions.
+    A word of its name ends in "len" or "length" (or their plural), and it holds one integer per sample, from 0 to the
+    number of positions and not all 0.
 
     Args:
-        output: what has the positions.
-        axis: where they lie in a sample of it, counted from the end.
+        output: the output with the positions.
+        axis: the axis of positions in a sample of it, counted from the end.
         seen: the model that it belongs to.
     """
     most = [one.shape[axis] for one in output.samples]

@@ -1,4 +1,4 @@
-"""Finding the inputs that turn positions of a sample off, by what they do to the outputs."""
+"""Find the inputs that mask positions of a sample by their effect on the outputs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from toolkit.base.types import Array
 from toolkit.evaluation.observation.position_mask import MASK_RANKS, PositionMask, axis_of_positions, positions_on
 
 _TRIED = 2
-"""Batches on which an input is tried: in the first all tokens may be the same."""
+"""Number of batches on which an input is tried; one may not suffice because all its tokens may be the same."""
 _MOST_TRIED, _MANY = 8, 8
-"""For outputs of whole numbers: the most batches, and how many values must change."""
+"""For integer outputs, the largest number of batches, and how many values must change."""
 _SAME = 1e-5
+"""Tolerance for rounding, relative to each value and to the largest magnitude of the output."""
 _ADDED, _LEAST = -1e3, float(np.finfo(np.float32).min)
-"""Numbers up to the first, added to attention scores, turn positions off; minus infinity counts as the second."""
+"""Largest number that masks a position if added to attention scores, and the number that stands for minus infinity."""
 _FEATURES = 2
-"""The axis of positions where an axis of features precedes them."""
+"""The axis of positions if an axis of features precedes it."""
 
 Run: TypeAlias = "Callable[[dict[str, Array]], Mapping[str, Array]]"
-"""Runs the float model on one batch."""
+"""A function that runs the float model on one batch and returns its outputs by name."""
 Place: TypeAlias = "tuple[str, int]"
-"""An output, and an axis that may be that of its positions, counted from the end."""
+"""The name of an output and an axis that may be that of its positions, counted from the end."""
 
 
 def position_masks(
@@ -34,23 +35,25 @@ def position_masks(
     made: Sequence[Mapping[str, Array]],
     outputs: Collection[str],
 ) -> dict[str, PositionMask]:
-    """By output the input that turns its positions off; outputs without one are missing.
+    """The input that masks positions, for each output that has one.
 
-    An input of zeros and ones that is as long as the other inputs may be a mask, or tell two sentences apart; so may
-    one of zeros and a large negative number, which is added to attention scores. Its effect decides: half of the
-    positions get other values, which changes the outputs of the other half if all positions are on, and must change
-    nothing there if the half is off. Names and operators are not considered.
+    An input of zeros and ones with one value per position may be a mask, or tell two sentences apart. An input of zeros
+    and a large negative number may be a mask that is added to attention scores. Its effect decides: half of the
+    positions get other values. This must change the outputs at the other half if no position is masked, and must not if
+    the changed half is masked. Names and operators are not considered.
 
-    A position that is off, but whose output depends on the other positions and not on its own value, is not padding:
-    the output is the model's prediction for a missing value, or belongs to no position. The exception is padding of
-    tokens at one end, of varying length and with one value: models that blank the embeddings of padding first (DeBERTa,
-    ESM) behave like this.
+    A masked position whose output depends on other positions but not on its own value is not padding: its output is the
+    prediction of a missing value, or belongs to no position. The exception is padding of tokens at one end, of varying
+    length and with a single value: models that first zero the embeddings of padding (DeBERTa, ESM) behave like this.
 
     Args:
         run: runs the float model on one batch.
         given: the inputs of some batches.
         made: the model's outputs for them.
-        outputs: those with a batch axis in front.
+        outputs: names of the outputs whose first axis is that of samples.
+
+    Returns:
+        The mask by output; outputs without one are missing.
     """
     found: dict[str, PositionMask] = {}
     offs = {name: _offs([one.get(name) for one in given]) for name in (given[0] if given else ())}
@@ -64,17 +67,17 @@ def position_masks(
 
 
 class _MaskTrial:
-    """Tries whether one value of an input turns positions off.
+    """Tests whether one value of an input masks positions.
 
     Args:
         run: runs the float model on one batch.
         given: the inputs of some batches.
-        mask: the input.
+        mask: the name of the input.
         off: the value, see ``PositionMask.off``.
-        binary: the inputs that may be masks.
+        binary: names of all inputs that may be masks.
 
     Attributes:
-        share: the share of positions that the value would turn off, 0 to 1.
+        share: the share of positions with the value, 0 to 1.
     """
 
     def __init__(
@@ -85,14 +88,14 @@ class _MaskTrial:
         self.share = 1 - float(np.mean(np.concatenate([on.reshape(-1) for on in self._shown])))
 
     def places(self, made: Sequence[Mapping[str, Array]], outputs: Collection[str]) -> list[Place]:
-        """The outputs and axes whose positions the value turns off.
+        """The outputs and axes whose positions are masked by the value.
 
         Args:
-            made: the model's outputs by batch.
-            outputs: the outputs to try.
+            made: the model's outputs for each batch.
+            outputs: names of the outputs to try.
         """
         if self.share == 0 and self._given[0][self._mask].ndim > MASK_RANKS[0]:
-            # a mask of which positions attend to which is not about padding
+            # an attention mask that masks no position entirely, such as a causal one, is not about padding
             return []
         padded = self._turns_off_only_padding()
         evidence: dict[Place, _Evidence] = {}
@@ -114,10 +117,10 @@ class _MaskTrial:
         return [place for place, each in sorted(evidence.items()) if each.enough and place not in refuted]
 
     def _turns_off_only_padding(self) -> bool:
-        """Whether the positions that are off can only be padding of tokens.
+        """Whether the masked positions can only be padding of tokens.
 
-        They are at one end, their number varies, and one of the inputs has a single value there: positions that the
-        model is to predict would have various values.
+        They are at one end, their number varies, and one of the inputs has a single value there. Positions that the
+        model should predict would have different values.
         """
         hidden: dict[str, list[Array]] = {}
         for one, on in zip(self._given, self._shown):
@@ -133,9 +136,9 @@ class _MaskTrial:
         return len({int(row.sum()) for row in rows}) > 1 and (at_end or at_start)
 
     def _try(self, given: Mapping[str, Array], places: Mapping[Place, _Evidence]) -> set[Place]:
-        """Add the evidence of one batch; returns the places where positions that are off change others.
+        """Add the evidence of one batch; returns the places where masked positions affect others, which are refuted.
 
-        The check that refutes most inputs takes two runs, and comes first.
+        The check that refutes most inputs takes only two runs and is done first.
         """
         on = np.full_like(given[self._mask], 0 if self._off < 0 else 1 - self._off)
         along = axis_of_positions(on)
@@ -171,7 +174,7 @@ class _MaskTrial:
 
 
 def _offs(values: Sequence[Array | None]) -> tuple[float, ...]:
-    """The values of an input that may turn positions off; none where it is no mask."""
+    """The values of an input that may mean "masked"; empty if the input cannot be a mask."""
     known = [value for value in values if value is not None and axis_of_positions(value) is not None]
     if len(known) < len(values) or not known:
         return ()
@@ -183,7 +186,7 @@ def _offs(values: Sequence[Array | None]) -> tuple[float, ...]:
 
 
 def _axes(made: Mapping[str, Array], outputs: Collection[str], shape: tuple[int, ...]) -> dict[str, list[int]]:
-    """By output the axes that may be those of the positions, counted from the end."""
+    """By output, the axes that have the extent of the positions, counted from the end."""
     found = {}
     for name in outputs:
         extents: tuple[int, ...] = made[name].shape if name in made else ()
@@ -194,14 +197,15 @@ def _axes(made: Mapping[str, Array], outputs: Collection[str], shape: tuple[int,
 
 @dataclass
 class _Evidence:
-    """What speaks for a mask of an output's positions along an axis.
+    """Evidence that an input masks an output's positions along an axis.
 
     Attributes:
-        least: how many values that are on have to change: whole numbers, such as tags, often stay by chance.
-        moved: how many did, where those of other positions that are on did.
-        own: whether a position that is off changes with its own values.
-        blank: whether what is off never changed with anything.
-        padded: whether the positions that are off can only be padding.
+        least: how many values must change when nothing is masked. Integers such as tags often stay the same by chance,
+            so more of them are needed.
+        moved: how many did change when the other half's inputs changed.
+        own: whether a masked position's output changes with its own inputs.
+        blank: whether the outputs at masked positions never changed.
+        padded: whether the masked positions can only be padding.
     """
 
     least: int
@@ -216,7 +220,13 @@ class _Evidence:
 
 
 def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -> dict[str, Array]:
-    """The inputs of as many positions, with the values of one half of these replaced by those of the other."""
+    """The inputs that have an axis of positions, with the values at ``half`` replaced by those at the other half.
+
+    Args:
+        given: the inputs of a batch.
+        half: the positions to change, bool [positions].
+        binary: names of inputs that may be masks, which are left out.
+    """
     found = {}
     others = np.resize(np.flatnonzero(~half), int(half.sum()))
     for name, value in given.items():
@@ -228,19 +238,22 @@ def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -
 
 
 def _axis_in(value: Array, positions: int) -> int | None:
-    """The axis of positions in an input: the first of a sample, or that after features; None where there is none."""
+    """The axis of positions in an input: 1, or 2 if features precede it; None if there is none."""
     if value.ndim > 1 and value.shape[1] == positions:
         return 1
     return _FEATURES if value.ndim == _FEATURES + 1 and value.shape[_FEATURES] == positions else None
 
 
 def _same(first: Array, second: Array, axis: int, places: Array) -> bool:
-    """Whether two outputs are the same at some places along an axis, but for rounding."""
+    """Whether two outputs are equal, up to rounding, at the given positions along an axis."""
     return _differing(first, second, axis, places) == 0
 
 
 def _differing(first: Array, second: Array, axis: int, places: Array) -> int:
-    """How many values of two outputs differ at some places along an axis by more than rounding; all in other shapes."""
+    """How many values of two outputs differ by more than rounding at the given positions along an axis.
+
+    If the shapes differ, it is the number of values of the first, at least 1.
+    """
     if first.shape != second.shape:
         return max(first.size, 1)
     a, b = (np.compress(places, one, axis=axis) for one in (first, second))

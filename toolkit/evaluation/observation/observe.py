@@ -1,4 +1,4 @@
-"""Looking at a model on a few samples: what its outputs hold, and what the graph says of them."""
+"""Run-time observation of a model: collect its outputs for a few samples and what the graph shows about them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ _SUMMING = frozenset(
     {"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Clip"}
 )
 _CHANCES = frozenset({"Sigmoid", "Softmax"})
-"""Operators for which the result of chances is chances too: means and maxima."""
+"""Operators that return probabilities; means and maxima of these (``_SUMMING``) are probabilities too."""
 _NEXT = frozenset({"n", "t", "out", "new", "next"})
+"""Suffixes by which the name of an output shows that it is the next value of an input."""
 _HeldBatch: TypeAlias = tuple[Array, int, list[Array]]
-"""An output on a batch, how many samples that joins, and the brightness of the images among the inputs."""
+"""An output's values on a batch, how many samples the batch has, and the brightness grids of the image inputs."""
 
 
 def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array], int]]) -> SeenModel:
-    """Gather what is seen of a model.
+    """Collect what batches of samples and the graph show about a model.
 
     Args:
         model: the float model.
-        batches: inputs, the model's outputs for them, and how many samples they join.
+        batches: for each batch the inputs, the model's outputs for them, and the number of samples.
     """
     sources = reached(model, [tensor.name for tensor in model.graph.outputs])
     outputs = _outputs(model, sources)
@@ -64,11 +65,11 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     handed = continued_inputs(model)
     answers = [one for one in outputs if one.name not in handed]
     if not answers:
-        # a model's only output is no past
+        # the only outputs of a model cannot all be pasts
         answers, handed = outputs, {}
     kept = frozenset(output for _, output in seen.states)
     if len(shapes) < 2 or kept >= {one.name for one in answers}:
-        # a model's only input or output is no state
+        # the only input, or all outputs, cannot be states
         kept = frozenset()
     known = vocabularies(model)
     return SeenModel(
@@ -77,11 +78,11 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
 
 
 def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenOutput]:
-    """The outputs that depend on the inputs, if there are any, with what the graph says of each.
+    """The outputs that depend on the inputs, or all if none does, with properties read from the graph.
 
     Args:
         model: the model.
-        sources: by output the tensors that it is computed from.
+        sources: by output, the names of the tensors that it is computed from.
     """
     outputs = []
     for tensor in model.graph.outputs:
@@ -94,24 +95,24 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
                 rounded=rounded(model, tensor), channels=layer_channels(model, tensor),
             )
         )  # fmt: skip
-    # an output that is the same for every input holds no answer
+    # an output that is the same for every input has nothing to compare
     varying = varying_tensors(model)
     return [one for one in outputs if one.ops != {"Constant"} and one.name in varying] or outputs
 
 
 class _SeenBatches:
-    """What batches show of a model.
+    """Collects the values of a model's inputs and outputs over batches.
 
     Args:
         model: the model.
         shapes: the shapes of its inputs.
-        sources: by output that is looked at the tensors that it is computed from.
+        sources: by observed output, the names of the tensors that it is computed from.
 
     Attributes:
         inputs: each input's first sample.
-        held: by output its values on every batch.
-        states: inputs with the outputs that may renew them, as far as the batches allow it.
-        each: how many samples one row of a batch stands for, see ``rows_at_once``; 0 where that is not known yet.
+        held: by output, its values on every batch.
+        states: pairs of an input and an output that may be its next value, as far as the batches do not rule it out.
+        each: how many samples one row of a batch stands for, see ``rows_at_once``; 0 if not known yet.
     """
 
     def __init__(
@@ -127,26 +128,29 @@ class _SeenBatches:
         self._made: list[Mapping[str, Array]] = []
 
     def add(self, given: Mapping[str, Array], made: Mapping[str, Array], count: int) -> None:
-        """Take in a batch: inputs, outputs, and how many samples it joins."""
+        """Add a batch: its inputs, outputs, and number of samples."""
         self.each = self.each or rows_at_once(self._model, given)
         self._given.append(given)
         self._made.append(made)
-        # of a model without an axis of samples, a first axis may be one of positions or channels
+        # in a model without a batch axis, the first axis may be one of positions or channels
         apart = self._joins or self.each > 1
         firsts = {n: one[0] if one.ndim and len(one) and (apart or len(one) == 1) else one for n, one in given.items()}
         images = grids(firsts)
         self.inputs = self.inputs or firsts
         self.states = {(a, b) for a, b in self.states if b in made and _same_kind(given[a], made[b])}
         for name in self.held.keys() & made.keys():
-            # a missing output comes from a node that onnxruntime cannot run
+            # an output is missing if onnxruntime cannot run its node
             self.held[name].append((made[name], count * self.each, images))
 
     def find_masks(self, outputs: Sequence[SeenOutput]) -> None:
-        """Tell outputs which input turns positions of theirs off; their values are known."""
+        """Find the input that masks positions of each output, and set its ``mask`` and ``counted``.
+
+        The outputs' samples must have been set before.
+        """
         if not self._given:
             return
         joined = [one.name for one in outputs if one.batch_axis == 0 and one.samples]
-        # loaded where there is something to try, and once: that of a large model is not kept
+        # loaded once and only if needed; the session cache does not keep large models
         loaded: list[Session] = []
 
         def run(one: dict[str, Array]) -> Mapping[str, Array]:
@@ -173,22 +177,22 @@ class _SeenBatches:
 def _possible_states(
     model: Model, inputs: Collection[str], sources: Mapping[str, Collection[str]]
 ) -> set[tuple[str, str]]:
-    """Inputs with the outputs that may renew them: by the graph's operators, or by their names.
+    """Pairs of an input and an output that may be its next value, by the graph's operators or by their names.
 
     Args:
         model: the model.
         inputs: the names of its inputs.
-        sources: by output the tensors that it is computed from.
+        sources: by output, the names of the tensors that it is computed from.
     """
     called = [(a, b) for a in inputs for b in sources if _called_renewed(a, b)]
     return renewed(model) | {(a, b) for a, b in called if a in sources[b]}
 
 
 def _called_renewed(given: str, made: str) -> bool:
-    """Whether an output has an input's name with something added: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
+    """Whether an output has an input's name plus a suffix: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
     stem = given.rstrip("0123456789_.-").removesuffix("_in")
     rest = made.removeprefix(stem)
-    # a word that merely begins alike is a different one: ``classes`` is no state of ``c0``
+    # a common first letter does not suffice: ``classes`` is not the next value of ``c0``
     return bool(stem) and made not in (given, rest) and (rest in _NEXT or not rest[:1].islower())
 
 
@@ -207,9 +211,14 @@ def _take(output: SeenOutput, value: Array) -> None:
 def _take_all(
     output: SeenOutput, batches: Sequence[_HeldBatch], joined: AbstractSet[Any], chosen: bool = False
 ) -> None:
-    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs.
+    """Set an output's samples from all batches; each batch's first sample is correlated with the image inputs.
 
-    Rows that are ``chosen`` by values are no samples, although each may have had one, unless the model says so.
+    Args:
+        output: the output to set.
+        batches: its values on all batches.
+        joined: the names of the inputs' batch dimensions.
+        chosen: whether the number of rows depends on values. Such rows are no samples, even if each sample had one,
+            unless the declared shape says so.
     """
     if batches:
         output.batch_axis = _batch_axis(output.declared, [(v.shape, count) for v, count, _ in batches], joined)
@@ -225,9 +234,9 @@ def _take_all(
 def _batch_axis(
     declared: Sequence[Any] | None, seen: Sequence[tuple[tuple[int, ...], int]], joined: Collection[Any]
 ) -> int | None:
-    """The axis of samples among the first two: the one that is as long as every batch; None where neither is.
+    """The batch axis: 0 or 1, whichever has the extent of every batch; None if neither has.
 
-    Where both are, it is the one named like the inputs' batch, else a dynamic one.
+    If both have it, the one named like the inputs' batch dimension is taken, else a dynamic one, else axis 0.
     """
     fitting = [axis for axis in (0, 1) if all(len(shape) > axis and shape[axis] == count for shape, count in seen)]
     if len(fitting) < 2 or declared is None or len(declared) != len(seen[0][0]):
@@ -251,7 +260,7 @@ def _makers(output: gs.Tensor) -> frozenset[str]:
         elif node.op == "Concat":
             waiting += node.inputs
         elif node.op == "If":
-            # as torch writes squeeze(): a Squeeze in one branch, nothing in the other
+            # torch exports squeeze() as an If with a Squeeze in one branch and nothing in the other
             place = next(place for place, one in enumerate(node.outputs) if one is tensor)
             waiting += [branch.outputs[place] for branch in bodies(node)]
         elif node.op in _SUMMING and node.inputs and (chances := _makers(node.inputs[0])) and chances <= _CHANCES:

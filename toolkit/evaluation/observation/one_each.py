@@ -1,4 +1,4 @@
-"""Outputs of which a layer of weights computes one value for each of several positions, as a forecast's hours."""
+"""Find outputs with one value per position from a layer with one output channel, such as a forecast's hours."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _POINTWISE = frozenset(
      "Add", "Sub", "Mul", "Div"}
 )  # fmt: skip
 _STORED = frozenset({"DequantizeLinear", "QuantizeLinear", "Cast", "Identity"})
-"""What a model may compute its weights by, of the same shape."""
+"""Operators between a stored weight and its layer that keep its shape."""
 _MOST_STEPS = 50
 
 
 def one_each(output: gs.Tensor) -> bool:
-    """Whether an output is what a layer of one channel computes: a Gemm or MatMul of one column, a Conv of one filter.
+    """Whether an output comes from a layer with one output channel: a Gemm or MatMul column, or a Conv filter.
 
-    Only what changes each value by itself may come after it; a sigmoid makes the value a chance.
+    Only reshaping and pointwise operators may follow the layer, but no sigmoid: it makes the value a probability.
     """
     waiting, steps = [output], 0
     while waiting and steps < _MOST_STEPS:
@@ -34,7 +34,7 @@ def one_each(output: gs.Tensor) -> bool:
 
 
 def _channels(node: gs.Node) -> int | None:
-    """How many values a layer gives each position; None for other nodes, and where its weight is computed."""
+    """A layer's number of output channels; None for other nodes, and if its weight is computed."""
     if node.op == "MatMulNBits":
         return int(node.attrs["N"])
     shape = weight_shape(node.inputs[1]) if len(node.inputs) > 1 else ()
@@ -50,7 +50,7 @@ def _channels(node: gs.Node) -> int | None:
 
 
 def weight_shape(tensor: gs.Tensor) -> tuple[int, ...]:
-    """The shape of a weight, also of one that is stored in another type or transposed; empty where it is computed."""
+    """The shape of a layer's weight, even if it is stored in another type or transposed; empty if it is computed."""
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
     node = tensor.inputs[0] if tensor.inputs else None

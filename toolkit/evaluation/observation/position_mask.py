@@ -1,4 +1,4 @@
-"""Which positions of an output count if an input turns some off, like the attention mask of a padded sentence."""
+"""Select the valid positions of an output if an input masks some, like the attention mask of a padded sentence."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ MASK_RANKS = (2, 3, 4)
 
 @dataclass(frozen=True)
 class PositionMask:
-    """Which positions of an output count.
+    """The input that masks positions of an output.
 
     Attributes:
-        input: the input that says it, see ``positions_on``.
-        off: its value where a position does not count: 0 or 1; a negative one and all below it where the mask is added.
-        axis: where positions lie in the output, counted from the end.
-        share: how many of the positions seen do not count, 0 to 1.
+        input: the name of the input, see ``positions_on``.
+        off: its value at masked positions: 0 or 1; or, if the mask is added to attention scores, a negative value,
+            which with all values below it means masked.
+        axis: the axis of positions in the output, counted from the end.
+        share: the share of masked positions in the observed samples, 0 to 1.
     """
 
     input: str
@@ -31,15 +32,15 @@ class PositionMask:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What readers of the output must know, as the settings of an ``OutputPart``."""
+        """The mask as settings of an ``OutputPart``: ``mask``, ``mask_off`` and ``positions``."""
         return {"mask": self.input, "mask_off": self.off, "positions": self.axis}
 
 
 def counting(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array]) -> Array | None:
-    """Which positions of an output count, bool [batch, positions]; None where all do.
+    """Which positions of an output are not masked, bool [batch, positions]; None if none is.
 
     Args:
-        settings: see ``PositionMask.settings``; of an output without a mask they lack.
+        settings: those of an ``OutputPart``, which include ``PositionMask.settings`` if the output has a mask.
         value: the output for one batch, its samples along the first axis.
         inputs: the batch's inputs.
     """
@@ -53,11 +54,11 @@ def counting(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Arr
 
 
 def positions_on(mask: Array, off: float) -> Array | None:
-    """Which positions a mask leaves on, bool [batch, positions]; None where it has no axis of positions.
+    """Which positions a mask leaves unmasked, bool [batch, positions]; None if the mask has no axis of positions.
 
     Args:
-        mask: [batch, positions], [batch, 1, positions] or [batch, positions, 1]; or of attention, [batch, 1 or heads, 1
-            or positions, positions], where a position is on that any other one sees.
+        mask: [batch, positions], [batch, 1, positions] or [batch, positions, 1]; or a mask of attention, [batch, 1 or
+            heads, 1 or positions, positions], which leaves a position unmasked if any other attends to it.
         off: see ``PositionMask``.
     """
     axis = axis_of_positions(mask)
@@ -69,20 +70,20 @@ def positions_on(mask: Array, off: float) -> Array | None:
 
 
 def axis_of_positions(mask: Array) -> int | None:
-    """The axis of positions of a mask, its last one that is longer than 1; None where others differ from it."""
+    """The axis of positions of a mask: the last one longer than 1. None if another such axis has another extent."""
     wide = [axis for axis in range(1, mask.ndim) if mask.shape[axis] > 1]
     if mask.ndim not in MASK_RANKS or not wide or not mask.size:
         return None
-    # of four axes the second is that of heads
+    # with four axes, axis 1 is that of heads
     others = [axis for axis in wide[:-1] if mask.ndim < MASK_RANKS[-1] or axis > 1]
     return wide[-1] if all(mask.shape[axis] == mask.shape[wide[-1]] for axis in others) else None
 
 
 def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str, Array]) -> Array | None:
-    """Which positions of an output are within its lengths, bool [batch, positions]; None where there are none.
+    """Which positions of an output are within each sample's length, bool [batch, positions]; None without lengths.
 
     Args:
-        settings: those of an ``OutputPart``: ``lengths`` is the output with the lengths, ``positions`` the axis.
+        settings: those of an ``OutputPart``: ``lengths`` names the output with the lengths, ``positions`` the axis.
         value: the output for one batch, its samples along the first axis.
         known: the model's outputs by name.
     """
@@ -96,7 +97,7 @@ def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str
 def positions_with_answers(
     settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Array | None:
-    """Which positions of an output are neither turned off nor beyond its lengths, bool [batch, positions]; None: all.
+    """Which positions of an output are neither masked nor beyond its length, bool [batch, positions]; None for all.
 
     Args:
         settings: those of an ``OutputPart``, see ``counting`` and ``within_lengths``.
@@ -112,7 +113,7 @@ def positions_with_answers(
 def entries_on(
     settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Array | None:
-    """``positions_with_answers`` as it is broadcast to the output: bool [batch, ...] with 1 for other axes."""
+    """``positions_with_answers`` with the output's number of axes for broadcasting: bool, other axes have extent 1."""
     on = positions_with_answers(settings, value, inputs, outputs)
     if on is None:
         return None
@@ -122,13 +123,13 @@ def entries_on(
 
 
 def at_positions(value: Array, samples: Array, on: Array, axis: int) -> Array:
-    """Some samples of an output with nothing but the positions that count.
+    """Some samples of an output, restricted to their unmasked positions.
 
     Args:
         value: the output, its samples along the first axis.
-        samples: their numbers; all have as many positions that count.
-        on: see ``counting``.
-        axis: where the positions lie, counted from the end.
+        samples: indices of the samples, which all have the same number of unmasked positions.
+        on: which positions are not masked, bool [batch, positions], see ``counting``.
+        axis: the axis of positions, counted from the end.
     """
     first = np.moveaxis(value, axis, 1)[samples]
     chosen = first[on[samples]].reshape(len(samples), -1, *first.shape[2:])

@@ -1,4 +1,4 @@
-"""Whole numbers that are rounded amounts, as the grey levels of a picture are, and no numbers of classes."""
+"""Find integer outputs that are rounded quantities, such as grey levels of a picture, rather than class numbers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _CHOICES = frozenset({
     "NonMaxSuppression", "Range", "Shape", "Size", "If", "Loop", "Scan", "ScatterElements", "ScatterND", "Hardmax",
     "LabelEncoder", "CategoryMapper", "Mod", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseNot", "BitwiseXor",
 })  # fmt: skip
-"""What chooses, compares, counts or looks up rather than computes amounts."""
+"""Operators that choose, compare, count or look up values rather than compute quantities."""
 _LOOKS_UP = frozenset({"Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"})
-"""Of these the operators whose results are whole numbers where what they pick from is."""
+"""Those of them that return integers only if they pick from integers."""
 _ROUNDS = frozenset({"Round", "Floor", "Ceil"})
 _WHOLE = (_CHOICES - _LOOKS_UP - {"Where", "TopK", "If", "Loop", "Scan"}) | _ROUNDS
 _SUMS = frozenset({"Sum", "ReduceSum", "MatMul", "Gemm", "Einsum"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 _BASE, _EXACT = 2, 1e-4
-"""The least number of values of a digit, and how exactly its weight is a multiple of the one before."""
+"""Smallest base of digits, and relative tolerance within which a digit's weight is a multiple of the previous one."""
 _MOST_STEPS = 100
 
 
 def rounded(model: Model, output: gs.Tensor) -> bool:
-    """Whether an integer output is cast from what layers compute, and not from what chooses among values.
+    """Whether an integer output is cast from computed quantities, not from the result of a choice such as an ArgMax.
 
-    Constants may scale and move it, and it may be resized, before or after it is rounded. Where several whole numbers
-    are added up that are chosen, or each of which is weighted as a digit, they make a code: of two classes, or of the
-    levels of several channels. Rounded amounts in other sums, as a grey of rounded colours, stay amounts.
+    Before or after rounding, it may be scaled and shifted by constants, and resized. A sum of several integers is a
+    code (such as one of two classes, or of the levels of several channels) if they result from choices or are weighted
+    like digits. Other sums of rounded quantities, such as a grey level from rounded colours, are quantities.
     """
     waiting, steps, cast = [output], 0, False
     while waiting and steps < _MOST_STEPS:
@@ -63,7 +63,7 @@ def rounded(model: Model, output: gs.Tensor) -> bool:
 
 
 def _weights(model: Model, total: gs.Node) -> list[float]:
-    """What each term of a sum is multiplied by; empty where that is not known."""
+    """The weights of a sum's terms, or the distinct constants of a matrix product; empty if they are not known."""
     terms = _computed(model, total.inputs)
     if total.op in _PRODUCTS:
         return _constants(model, total)
@@ -74,7 +74,7 @@ def _weights(model: Model, total: gs.Node) -> list[float]:
 
 
 def _factor(model: Model, tensor: gs.Tensor) -> list[float]:
-    """What a tensor was multiplied by last: 1 where it was not, one for each channel where these differ."""
+    """The last factor of a tensor, upstream to the nearest rounding or choice: 1 if none, several if per channel."""
     while tensor.inputs and tensor.inputs[0].op not in _WHOLE:
         node = tensor.inputs[0]
         terms = _computed(model, node.inputs)
@@ -87,14 +87,14 @@ def _factor(model: Model, tensor: gs.Tensor) -> list[float]:
 
 
 def _constants(model: Model, node: gs.Node) -> list[float]:
-    """The distinct values, but 0, of a node's constants."""
+    """The distinct nonzero magnitudes in the constants among a node's first two inputs, sorted."""
     known = [values for one in node.inputs[:2] if one.name and (values := model.constant(one)) is not None]
     found = {abs(float(value)) for values in known for value in np.unique(values).tolist()}
     return sorted(found - {0.0})
 
 
 def _digits(weights: Sequence[float]) -> bool:
-    """Whether weights are those of digits: each a multiple of the one before, as 1, 10 and 100 are."""
+    """Whether weights are those of digits: sorted, each is an integer multiple of the previous, as 1, 10 and 100."""
     ordered = sorted(weights)
     times = [high / low for low, high in pairwise(ordered)]
     if not all(map(math.isfinite, times)):
@@ -103,7 +103,7 @@ def _digits(weights: Sequence[float]) -> bool:
 
 
 def _whole(model: Model, tensor: gs.Tensor, ends: Collection[str]) -> bool:
-    """Whether all that a tensor is computed from are results of some operators that were scaled, moved or added."""
+    """Whether a tensor is computed only from results of the operators in ``ends``, by scaling, moving and adding."""
     waiting, seen = [tensor], set[int]()
     while waiting:
         tensor = waiting.pop()

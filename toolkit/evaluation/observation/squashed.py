@@ -1,4 +1,4 @@
-"""Outputs that a Tanh or a Clip keeps within bounds of both signs, as the actions of a controller."""
+"""Find outputs that a Tanh or a Clip bounds on both sides of zero, such as the actions of a controller."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ _MOST_STEPS = 50
 
 
 def squashed(model: Model, output: gs.Tensor) -> str:
-    """The operators, ``Tanh``, ``Clip`` or ``Tanh or Clip``, that all values of an output come from; empty for others.
+    """The operators that bound all values of an output: ``Tanh``, ``Clip``, ``Tanh or Clip``, or empty if none does.
 
-    A Clip counts between a number below zero and one above it.
-
-    Constants may scale and move them then, to the range that a motor takes. Scores of classes are not squashed: where a
-    constant divides them before a Tanh and another multiplies them after it, they are only kept from growing, as those
-    of Gemma 2 are (Gemma Team, "Gemma 2: improving open language models at a practical size", 2024, section 2).
+    A Clip counts if its lower limit is negative and its upper limit positive. Constants may then scale and shift the
+    values, for example to the range of a motor. A Tanh of values that a constant scales does not count: it is the soft
+    cap of class scores, as in Gemma 2 (Gemma Team, "Gemma 2: improving open language models at a practical size", 2024,
+    section 2).
     """
     waiting, steps, found = [output], 0, set[str]()
     while waiting and steps < _MOST_STEPS:
@@ -43,7 +42,7 @@ def squashed(model: Model, output: gs.Tensor) -> str:
 
 
 def _scaled(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether a constant multiplies or divides a tensor."""
+    """Whether a tensor is the result of a multiplication or division with a constant."""
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op not in ("Mul", "Div"):
         return False
@@ -51,7 +50,7 @@ def _scaled(model: Model, tensor: gs.Tensor) -> bool:
 
 
 def _both(model: Model, node: gs.Node) -> bool:
-    """Whether a Clip has a bound on each side of zero."""
+    """Whether a Clip has a negative lower and a positive upper limit, both of magnitude below 1e30."""
     limits = [node.attrs.get("min"), node.attrs.get("max")]
     for place, tensor in enumerate(node.inputs[1:3]):
         limits[place] = None if tensor.is_empty() else model.constant(tensor)

@@ -1,4 +1,4 @@
-"""How many tokens a model knows: what it looks up by the numbers that an input holds."""
+"""Find the vocabulary sizes of a model: the lengths of the tables that it indexes with an input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsq
 
 
 def vocabularies(model: Model) -> dict[str, frozenset[int]]:
-    """By input the lengths of the tables [tokens, width] in which its values are looked up; others are missing."""
+    """By input, the lengths of the constant tables [tokens, width] that it indexes; inputs without one are missing."""
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found: dict[str, set[int]] = {}
     for node in model.nodes:

@@ -1,4 +1,4 @@
-"""What a model is for: what an answer is, when it stays the float model's, and how many must; one file a task."""
+"""Tasks: what a model's answer is, when it counts as unchanged, and how many must be; one file per task."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _READERS: dict[str, Callable[[OutputPart], Task]] = {
 
 TASKS = tuple(_READERS)
 CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
-"""Tasks whose outputs hold scores of classes: of other outputs an argmax says nothing."""
+"""Tasks whose outputs hold class scores; for other outputs an argmax has no meaning."""
 SET_TASKS = frozenset({"detection"})
-"""Tasks whose answers are sets: entries may be others, fewer or in another order although every answer stays."""
+"""Tasks whose answers are sets: rows may change, disappear or move although no answer changes."""
 
 
 def chooses_class(part: OutputPart) -> bool:
-    """Whether one class of a part's outputs is chosen: where each label holds by itself, an argmax says nothing."""
+    """Whether a part's answer is an argmax over classes; for independent labels with a threshold it is not."""
     return part.task in CLASS_TASKS and "threshold" not in part.settings
 
 
 def ranked_outputs(tallies: Iterable[AnswerTally]) -> frozenset[str]:
-    """The outputs whose rows are in the order of their scores: row by row they say nothing of the answers.
+    """Names of the outputs whose rows are sorted by score, so that comparing them row by row has no meaning.
 
-    The setting ``ranked`` of a part names them, or is True where they are all of its outputs.
+    The setting ``ranked`` of a part lists them, or is True for all of its outputs.
     """
     return frozenset(name for one in tallies for name in _ranked(one.part))
 
@@ -56,5 +56,5 @@ def _ranked(part: OutputPart) -> tuple[str, ...]:
 
 
 def reader(part: OutputPart) -> Task:
-    """What reads a part of the outputs."""
+    """Create the task that reads a part of the outputs."""
     return _READERS[part.task](part)

@@ -1,4 +1,4 @@
-"""What every task has in common: the part of the outputs that it reads, answers sample by sample, and their tally."""
+"""The base of all tasks: the part of the outputs that one reads, the answers of each sample, and their tally."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
 STANDS_IN = "stands_in"
-"""The setting of a part whose values are judged in place of answers that the samples do not show."""
+"""The setting of a part whose values are compared because no change of answers would show on these samples."""
 FOUND = frozenset({"detections", "iou", "points", "labels"})
-"""Figures of what is found in a sample, of which there may be nothing."""
+"""Names of the figures about objects in a sample; a sample may have no objects."""
 Rows = Mapping[str, Array]
-"""What one batch adds, by name, a row a sample."""
+"""Results of one batch by name, with one row per sample."""
 
 RIGHT, COUNT, LEVEL = "right", "count", "level"
 PREFERRED, LEAD, SAME = "preferred", "lead", "same"
@@ -34,13 +34,13 @@ SIDE = "side"
 
 @dataclass(frozen=True)
 class OutputPart:
-    """A part of the outputs that is judged by itself: an output, a slice of its channels, or several together.
+    """A part of the outputs that is judged separately: an output, a slice of its channels, or several outputs.
 
     Attributes:
-        task: how it is read.
-        outputs: the outputs' names; a task that reads several says in which order.
-        settings: what the task must know: plain numbers and words.
-        channels: axis, first and last channel (inclusive) where it is a slice; None for whole outputs.
+        task: the name of the task that reads the part.
+        outputs: the names of the outputs, in the order that the task expects.
+        settings: settings of the task; JSON-able values.
+        channels: axis, first and last channel (inclusive) of a slice; None for whole outputs.
     """
 
     task: str
@@ -50,7 +50,7 @@ class OutputPart:
 
     @property
     def first_and_last(self) -> list[int] | None:
-        """The first and the last channel of a slice, whatever its axis; None for whole outputs."""
+        """The first and the last channel (inclusive) of a slice; None for whole outputs."""
         return list(self.channels[1:]) if self.channels is not None else None
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class OutputPart:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> OutputPart:
-        """Read what ``to_json`` gave."""
+        """Create one from the result of ``to_json``."""
         channels = content.get("channels")
         sliced = (int(channels[0]), int(channels[1]), int(channels[2])) if channels is not None else None
         return cls(content["task"], tuple(content["outputs"]), dict(content["settings"]), sliced)
@@ -67,22 +67,22 @@ class OutputPart:
 
 @dataclass(frozen=True)
 class AnswerTally:
-    """How many answers of a part stay the float model's.
+    """How many answers of a part are unchanged compared with the float model.
 
     Attributes:
         part: the part of the outputs that was read.
-        kept: the number of answers that stay.
-        answers: the number of answers, which is that of the samples where each has one.
-        least: the smallest share that must stay, by the task's default.
-        level: the figure that shows best how far answers change; None where the share says it all.
-        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``psnr_db``, ``snr_db``, or one of ``FOUND``.
+        kept: the number of unchanged answers.
+        answers: the number of answers; the number of samples if each has one answer.
+        least: the smallest share of answers that must be unchanged, by the task's default, 0 to 1.
+        level: the figure that best shows by how much answers change; None if the share suffices.
+        figure: the name of ``level``: ``positions``, ``cosine_p5``, ``psnr_db``, ``snr_db``, or one of ``FOUND``.
         independent: the number of answers that count as independent.
-        lost: the changed answers, each weighted by how likely it costs accuracy according to the float model's own
-            scores (see ``likely_lost``); None where these do not tell.
-        expected: how many of as many similar answers are expected to change: those that nearly changed count in part.
-            None where an answer is neither a single choice of a class nor a level over a floor.
-        only: the class that the float model gives every sample, of a part with one choice a sample: a model that always
-            gives it would keep every answer. None where samples differ, or have several choices each.
+        lost: the sum over changed answers of how likely each costs accuracy, by the float model's own scores (see
+            ``likely_lost``); None if there are no scores.
+        expected: how many of as many answers on similar samples are expected to change; answers that nearly changed
+            count in part. None if an answer is neither the choice of one class nor a level above a floor.
+        only: the class that the float model returns for every sample, if each sample has one choice of class: a
+            constant model would keep all answers. None if samples differ or have several choices each.
     """
 
     part: OutputPart
@@ -98,17 +98,17 @@ class AnswerTally:
 
     @property
     def judges_values(self) -> bool:
-        """Whether values are judged in place of answers that the samples do not show: no answer is lost with them."""
+        """Whether the part's values stand in for answers (see ``STANDS_IN``); a change of values is no lost answer."""
         return bool(self.part.settings.get(STANDS_IN))
 
     @property
     def share(self) -> float:
-        """The share of answers that stay, 0 to 1; all of them where there is none that could be lost."""
+        """The share of unchanged answers, 0 to 1; 1 if there are no answers."""
         return self.kept / self.answers if self.answers else 1.0
 
     @property
     def empty(self) -> bool:
-        """Whether the samples hold nothing of what is found in them: no detection, label, place of a mask or row."""
+        """Whether the samples have nothing to compare: no detection, label, masked pixel, key point or row."""
         places = self.figure in FOUND and self.level is None
         return not self.answers or (places and self.answers == self.kept)
 
@@ -118,9 +118,9 @@ class AnswerTally:
         return wilson(self.share * self.independent, self.independent)
 
     def standing(self, least: float | None = None) -> LimitStanding:
-        """Whether enough answers stay; ``least`` in place of the task's default.
+        """Whether enough answers are unchanged; ``least`` replaces the task's default share.
 
-        Values that stand in for answers show no loss of these: too few of them are kept to prove anything.
+        For values that stand in for answers, a missed limit is only ``UNPROVEN``: it does not show that answers change.
         """
         if not self.answers:
             return LimitStanding.MET
@@ -134,19 +134,19 @@ class AnswerTally:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> AnswerTally:
-        """Read what ``to_json`` gave."""
+        """Create one from the result of ``to_json``."""
         return cls(**{**content, "part": OutputPart.from_json(content["part"])})
 
 
 class Task(ABC):
-    """A reader of one part: what an answer is, and when it stays the float model's.
+    """Reads one part: defines what an answer is, and when it counts as unchanged.
 
     Attributes:
-        name: what recipes call it.
-        least: the share of answers that must stay, by default.
-        floor_name: the budget's name for the level from which on an answer counts as unchanged; empty without one.
-        floor: that level.
-        perfect: the level of an answer that is the float model's own; None where levels are dB, which have none.
+        name: the task's name in recipes.
+        least: the share of answers that must be unchanged by default, 0 to 1.
+        floor_name: the budget's name for the level from which on an answer counts as unchanged; empty if there is none.
+        floor: the default of that level, in the figure's unit.
+        perfect: the level of an answer equal to the float model's; None if levels are in dB, which have no maximum.
         figure: see ``AnswerTally``.
     """
 
@@ -162,16 +162,21 @@ class Task(ABC):
         self.level_needed = float(self.settings.get("floor", self.floor))
 
     def rule(self) -> Finding | None:
-        """When an answer counts as unchanged, with every tolerance; None where it has to be the same to the letter."""
+        """When an answer counts as unchanged, with all tolerances, for the report; None if it must be identical."""
         return None
 
     def rows(
         self, wanted: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array] | None = None
     ) -> Rows:
-        """One batch: the float model's outputs and the other's, by name, for some inputs.
+        """Compare one batch.
 
-        An output whose shape differs has lost all its answers, of the model that gives more. Positions that an input
-        turns off, or that lie beyond the float model's lengths, hold no answers; a sample without others adds no row.
+        If an output's shapes differ, all answers are lost; their number is the larger of the two. Positions that an
+        input masks, or that are beyond the float model's lengths, are ignored; samples without any others add no row.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's outputs by name.
+            inputs: the batch's inputs by name; needed if an input masks positions.
         """
         pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
         unlike = any(a.shape != b.shape for a, b in pairs)
@@ -179,7 +184,7 @@ class Task(ABC):
             lost = max(len(self._samples(each)) for each in pairs[0])
             return {RIGHT: np.zeros(lost), COUNT: np.ones(lost), LEVEL: np.full(lost, np.nan)}
         if not unlike and all(a.size == 0 for a, _ in pairs):
-            # an answer that holds nothing has nothing to lose
+            # empty outputs are equal
             return one_each(np.ones(len(self._samples(pairs[0][0]))))
         if not unlike:
             pairs = [_judged(a, b, self.nothing) for a, b in pairs]
@@ -188,7 +193,7 @@ class Task(ABC):
         return self.compare(*both) if on is None else self._compare_at(*both, on)
 
     def _compare_at(self, wanted: Sequence[Array], found: Sequence[Array], on: Array) -> Rows:
-        """``compare`` of nothing but some positions, bool [batch, positions]; samples with as many go together."""
+        """``compare`` restricted to the positions ``on``, bool [batch, positions], in groups of equal counts."""
         axis, counts = int(self.settings["positions"]), on.sum(axis=1)
         made: dict[str, dict[int, Array]] = {RIGHT: {}, COUNT: {}}
         for count in np.unique(counts[counts > 0]):
@@ -201,25 +206,25 @@ class Task(ABC):
         return {name: np.concatenate([rows[one] for one in sorted(rows)] or [empty]) for name, rows in made.items()}
 
     def samples(self, outputs: Mapping[str, Array]) -> list[Array]:
-        """The part's outputs of one batch, each with its samples along the first axis."""
+        """The part's outputs for one batch, sliced to its channels, with samples along the first axis."""
         return [self._samples(self._cut(outputs[name])) for name in self.part.outputs]
 
     nothing: ClassVar[float] = 0.0
-    """What stands in both models' outputs where the float model gives none that could stay: of scores the least."""
+    """Replaces values in both outputs if the float model's is NaN or masked; -inf for class scores."""
     any_shape: ClassVar[bool] = False
-    """Whether outputs of unlike shapes can be compared, as with a number of detections that varies."""
+    """Whether outputs of different shapes can be compared, such as varying numbers of detections."""
 
     @abstractmethod
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch of the part's outputs, each [batch, ...].
+        """Compare one batch of the part's outputs, each [batch, ...]: the float model's and the other model's.
 
         Returns:
-            By default ``right``, ``count`` and, where there is one, ``level``: float64 [batch]; of scores of classes
-            ``preferred`` and ``lead`` too, see ``chosen_each``.
+            By default ``right``, ``count`` and, if there is one, ``level``, float64 [batch]; for class scores also
+            those of ``chosen_each``.
         """
 
     def tally(self, parts: Sequence[Rows]) -> AnswerTally:
-        """All batches together."""
+        """Sum up the results of all batches."""
         names = {name for rows in parts for name in rows}
         joined = {name: np.concatenate([rows[name] for rows in parts if name in rows]) for name in names}
         right, count = joined.get(RIGHT, np.zeros(0)), joined.get(COUNT, np.zeros(0))
@@ -244,13 +249,13 @@ class Task(ABC):
         if samples and all(len(joined.get(name, ())) == samples for name in (GAP, ERROR)):
             return samples * expected_flips(joined[GAP], joined[ERROR])
         if samples and self.floor_name and len(joined.get(LEVEL, ())) == samples:
-            # levels that are no numbers are lost, however far the others are from the floor, but where nothing was
+            # a level of NaN counts as lost, unless the answer is unchanged because there was nothing to lose
             levels = np.where(np.isnan(joined[LEVEL]) & (right == joined[COUNT]), np.inf, self._in_db(joined[LEVEL]))
             return samples * below_floor(levels, float(self._in_db(np.float64(self.level_needed))))
         return None
 
     def _lost(self, parts: Sequence[Rows], leads: Array) -> float:
-        """How many answers are likely lost over all batches; a batch without scores counts each change in full."""
+        """The likely number of lost answers over all batches; in batches without scores each change counts fully."""
         usual = float(np.median(leads))
         return float(sum(
             likely_lost(rows.get(SAME, rows[RIGHT]), rows[PREFERRED], usual).sum() if PREFERRED in rows
@@ -258,17 +263,17 @@ class Task(ABC):
         ))  # fmt: skip
 
     def _in_db(self, levels: Any) -> Array:
-        """Levels of any shape as dB of what they lack to a perfect one; those without one are dB already.
+        """Levels, of any shape, as the distance from ``perfect`` in dB; unchanged if they are in dB already.
 
-        What is lacking differs from sample to sample by factors: of overlaps most lie near 1 and a few far below, and
-        a width that suits both there is in logarithms alone.
+        The distances differ by factors between samples: most overlaps are near 1 and a few far below. Only in
+        logarithms does one width of ``below_floor``'s kernel suit both.
         """
         if self.perfect is None:
             return np.asarray(levels)
         return np.where(np.isnan(levels), np.nan, db(np.ones(()), np.asarray(self.perfect - levels)))
 
     def level_of(self, levels: Array) -> float | None:
-        """The figure of all samples from each one's, float64 [samples]: the mean."""
+        """The figure for all samples from those of each, float64 [samples]: the mean of the finite ones, else None."""
         known = levels[np.isfinite(levels)]
         return float(known.mean()) if len(known) else None
 
@@ -279,7 +284,7 @@ class Task(ABC):
         return value[(slice(None),) * (axis % value.ndim) + (slice(first, last + 1),)]
 
     def _samples(self, value: Array) -> Array:
-        """The output with its samples along the first axis; one sample where it has no such axis."""
+        """The output with samples along the first axis; without a batch axis it is a single sample."""
         axis = self.settings.get("batch_axis", 0)
         if axis is None or value.ndim == 0:
             return value[None]
@@ -287,20 +292,24 @@ class Task(ABC):
 
 
 def one_each(right: Any, level: Any = None) -> Rows:
-    """Rows of samples that have one answer each."""
+    """Rows for samples with one answer each: whether each is unchanged, and the level of each, [batch]."""
     rows = {RIGHT: np.asarray(right, np.float64), COUNT: np.ones(len(right))}
     return rows if level is None else {**rows, LEVEL: np.asarray(level, np.float64)}
 
 
 def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None, decides: Array | None = None) -> Rows:
-    """Rows of samples that have one answer each, made of the best class at each position.
+    """Rows for samples with one answer each, which consists of the argmax at each position.
 
     Args:
-        right: whether each stays, [batch].
+        right: whether each answer is unchanged, [batch].
         wanted: the float model's scores, [batch, positions, classes].
-        found: the other model's.
+        found: the other model's scores, of the same shape.
         level: see ``one_each``.
         decides: the positions where another choice is another answer, see ``weakest``.
+
+    Returns:
+        Besides those of ``one_each``: ``preferred`` (see ``preference``; infinite where the other model returns NaN),
+        ``lead`` (see ``closest``), and ``gap`` and ``error`` (see ``weakest``), each [batch].
     """
     kept = np.asarray(right, bool)
     preferred = np.zeros(len(kept))
@@ -317,28 +326,25 @@ def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None, deci
 
 
 def scores(value: Array, axis: int = -1) -> Array:
-    """Scores of classes in float32 with the classes last, [batch, positions, classes]; NaN is what wins nowhere.
-
-    Masked classes of -inf stay what they are: the least.
-    """
+    """Class scores in float32 with ``axis`` last, [batch, positions, classes]; NaN and -inf are left as they are."""
     last = np.moveaxis(np.asarray(value, np.float32), axis, -1)
     return flat(last, 1)
 
 
 def flat(value: Array, last: int = 0) -> Array:
-    """The array with its axes merged into one, except for the first and so many last ones; any extent may be 0."""
+    """The array with all axes between the first and the ``last`` last ones merged into one; extents may be 0."""
     end = value.ndim - last
     return value.reshape(*value.shape[:1], math.prod(value.shape[1:end]), *value.shape[end:])
 
 
 def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
-    """Two tensors of one shape with ``nothing`` in both where the float model gives no answer that could be lost.
+    """Two tensors of one shape with ``nothing`` in both wherever the float model has no valid value.
 
-    That is NaN, and of values a mask or an infinity that the other model gives too.
+    That is wherever it returns NaN or, unless ``nothing`` is infinite, a mask or infinity that the other returns too.
     """
     if not is_float(wanted.dtype) or not is_float(found.dtype):
         return wanted, found
-    # a mask is more than float16 holds
+    # mask values exceed the range of float16
     a, b = (one if one.dtype in (np.float32, np.float64) else one.astype(np.float32) for one in (wanted, found))
     unknown = np.isnan(a)
     if math.isfinite(nothing):
@@ -350,11 +356,11 @@ def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
 
 
 def same_choice(wanted: Array, found: Array) -> Array:
-    """Where the argmax is the float model's, bool [batch, positions]; not where the other model gives NaN.
+    """Whether the argmax is the float model's, bool [batch, positions]; False if the other model returns NaN.
 
     Args:
-        wanted: scores, or integers that are the choice already.
-        found: likewise, of the same shape.
+        wanted: the float model's scores [batch, positions, classes], or its choices, integers [batch, ...].
+        found: those of the other model, of the same shape.
     """
     if wanted.dtype.kind in "iub":
         return np.asarray(flat(wanted == found))
@@ -362,12 +368,12 @@ def same_choice(wanted: Array, found: Array) -> Array:
 
 
 def _only(answers: Array) -> int | None:
-    """The one answer that all samples have; None where they differ, or are not several."""
+    """The answer that all samples share; None if they differ or there are fewer than two."""
     return int(answers[0]) if len(answers) > 1 and (answers == answers[0]).all() else None
 
 
 def _independent(right: Array, count: Array) -> float:
-    """How many answers count as independent: those of one sample go wrong together (Kish's design effect)."""
+    """The effective number of independent answers: those of one sample often change together (Kish's design effect)."""
     total, samples = float(count.sum()), len(count)
     if samples < 2 or total <= samples:
         return total
@@ -380,7 +386,7 @@ def _independent(right: Array, count: Array) -> float:
 
 
 def db(signal: Array, noise: Array) -> Array:
-    """10 log10(signal / noise), dB; 150 where there is no noise, as float32 has no more."""
+    """10 log10(signal / noise) in dB, within -150 and 150, which is beyond float32's precision; 150 without noise."""
     with np.errstate(divide="ignore", invalid="ignore"):
         level = 10 * np.log10(signal / noise)
     return np.where(noise <= 0, 150.0, np.clip(np.nan_to_num(level, nan=-math.inf), -150.0, 150.0))

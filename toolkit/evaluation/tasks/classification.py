@@ -1,4 +1,4 @@
-"""Classification: the answer is the class with the best score, or the set of labels over a threshold."""
+"""Classification: the answer is the class with the highest score, or the set of labels above a threshold."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from toolkit.evaluation.tasks.base import SIDE, OutputPart, Rows, Task, chosen_e
 
 
 class Classification(Task):
-    """One answer a sample: argmax over the classes, or the labels over ``threshold`` where that is set.
+    """One answer per sample: the argmax over the classes, or, if ``threshold`` is set, whether the score is above it.
 
-    Outputs are scores [batch, classes], one score a sample, or integers that are the classes' numbers.
+    Outputs are scores [batch, classes], one score per sample, or integers that are class numbers.
     """
 
     name: ClassVar[str] = "classification"
@@ -32,7 +32,7 @@ class Classification(Task):
         return EvaluationCode.RULE_LABELS(threshold=float(self.settings["threshold"]), single=one)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``."""
         (a,), (b,) = wanted, found
         if a.dtype.kind in "iub":
             return one_each(flat(a == b).all(axis=1))
@@ -46,18 +46,18 @@ class Classification(Task):
 
 
 def classification(part: OutputPart) -> Task:
-    """What reads a part as classes, or as any number of labels."""
+    """Create the task for a part: ``LabelSets`` for several independent labels, else ``Classification``."""
     several = "threshold" in part.settings and not part.settings.get("single")
     return LabelSets(part) if several else Classification(part)
 
 
 class LabelSets(Classification):
-    """Any number of labels a sample, mostly few of many: those that hold nothing keep nothing."""
+    """Multi-label classification: one answer per sample, the set of labels with scores above ``threshold``."""
 
     figure: ClassVar[str] = "labels"
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch; the level is the share that both models give of the labels that either gives."""
+        """See ``Task.compare``; the level is the IoU of the two models' label sets, NaN if both are empty."""
         (a,), (b,) = wanted, found
         if a.dtype.kind in "iub":
             return super().compare(wanted, found)
@@ -69,7 +69,7 @@ class LabelSets(Classification):
 
 
 def _one_choice(rows: Rows, wanted: Array) -> Rows:
-    """With the float model's answer of each sample where it is one choice of several: [batch, 1, classes] scores."""
+    """The rows, plus the float model's class of each sample if ``wanted`` is [batch, 1, classes] of several classes."""
     if wanted.shape[1] != 1 or wanted.shape[2] < 2:
         return rows
     return {**rows, SIDE: wanted[:, 0].argmax(axis=-1)}

@@ -1,4 +1,4 @@
-"""CTC: the answer is the reading, with repeats collapsed and blanks left out."""
+"""CTC: the answer is the decoded sequence, with repeats collapsed and blanks removed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_eac
 
 
 def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
-    """The reading of one line: A. Graves et al., "Connectionist temporal classification", ICML 2006, best path.
+    """Best-path decoding of one sample: A. Graves et al., "Connectionist temporal classification", ICML 2006.
 
     Args:
-        chosen: the best class of each position, integers [positions].
-        blank: the class that stands for none.
+        chosen: the argmax of each position, integers [positions].
+        blank: the blank class.
     """
     first = np.ones(len(chosen), bool)
     first[1:] = chosen[1:] != chosen[:-1]
@@ -30,9 +30,16 @@ def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
 
 
 def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
-    """The readings of a batch, from scores with the classes along ``axis`` or from the classes' numbers.
+    """Best-path decoding of a batch.
 
-    A position with a score that is NaN is read as -1, which is no class and no blank: argmax takes NaN for the largest.
+    Args:
+        value: scores with the classes along ``axis``, or class numbers, integers [batch, positions].
+        axis: the axis of the classes.
+        blank: the blank class.
+
+    Returns:
+        The classes of each sample. A position with a NaN counts as class -1, because argmax would take NaN for the
+        largest score.
     """
     chosen = flat(value) if value.dtype.kind in "iub" else _best_classes(scores(value, axis))
     return [best_path(line, blank) for line in chosen]
@@ -40,21 +47,21 @@ def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
 
 @kept_where_fixed
 def _best_classes(wide: Array) -> Array:
-    """The best class of each position, -1 where a score is NaN."""
+    """The argmax of each position, -1 if one of its scores is NaN."""
     best = wide.argmax(axis=-1)
     return best if all_finite(wide) else np.where(np.isnan(wide).any(axis=-1), -1, best)
 
 
 @kept_where_fixed
 def deciding(value: Array, blank: int) -> Array:
-    """The positions where the second best class in place of the best is another reading, bool [batch, positions].
+    """The positions at which taking the second best class changes the decoded sequence, bool [batch, positions].
 
-    Elsewhere only the alignment moves, as where a letter is given for one position more: what is read of a position and
-    of the next one stays, given the one before.
+    Elsewhere only the alignment changes, as when a letter extends over one more position: given the previous position,
+    this and the next position together still decode to the same classes.
 
     Args:
         value: scores, [batch, positions, classes].
-        blank: the class that stands for none.
+        blank: the blank class.
     """
     if value.shape[-1] < 2:
         return np.zeros(value.shape[:2], bool)
@@ -72,7 +79,7 @@ def deciding(value: Array, blank: int) -> Array:
 
 
 class Ctc(Task):
-    """One answer a sample: its reading. Outputs are scores [batch, positions, classes]."""
+    """One answer per sample: the decoded sequence. Outputs are scores [batch, positions, classes], or class numbers."""
 
     name: ClassVar[str] = "ctc"
     nothing: ClassVar[float] = -math.inf
@@ -82,7 +89,7 @@ class Ctc(Task):
         return EvaluationCode.RULE_READING(blank=int(self.settings.get("blank", 0)))
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``."""
         axis, blank = int(self.settings.get("axis", -1)), int(self.settings.get("blank", 0))
         a, b = (readings(values[0], axis, blank) for values in (wanted, found))
         broken = np.isnan(flat(np.asarray(found[0], np.float32))).any(axis=1)

@@ -14,15 +14,16 @@ from toolkit.evaluation.numerics.boxes import OVERLAP, Detections, detections, m
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SLACK = 0.8
-"""The threshold is qtool's choice, not the user's: a detection that is near it on one side counts as there."""
+"""Share of the threshold that suffices for a match. The threshold is qtool's choice, not the user's, so a detection
+that falls just below it is not lost."""
 
 
 class Detection(Task):
-    """One answer a sample: the set of detections over ``threshold``, matched one to one at IoU 0.5 and equal classes.
+    """One answer per sample: the set of detections above ``threshold``, matched one to one at IoU 0.5 and equal class.
 
-    A detection of either model is matched where the other one has it with at least 0.8 of the threshold. The level is
-    the share of both sets that is matched, of samples that have any, and the set stays where it is at least
-    ``min_matched``: of fewer than 26 detections each one counts, of a crowd a few may go, as a mask's pixels may.
+    A detection of either model is matched if the other one has it with a score of at least 0.8 times the threshold. The
+    level is the matched share of both models' detections, NaN if there are none. The set is unchanged if the level is
+    at least ``min_matched``: with fewer than 26 detections each one must match, in a crowd a few may be lost.
     """
 
     name: ClassVar[str] = "detection"
@@ -34,7 +35,7 @@ class Detection(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        # boxes that a model gives without scores are all above it
+        # boxes without scores are all above the threshold
         layout = self.settings.get("layout")
         if layout == "indices":
             return EvaluationCode.RULE_INDICES(floor=self.level_needed)
@@ -46,7 +47,7 @@ class Detection(Task):
         )  # fmt: skip
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``."""
         threshold = float(self.settings["threshold"])
         a, b = (detections(values, self.settings, _SLACK * threshold) for values in (wanted, found))
         counts = np.array([_kept(x, y, threshold) for x, y in zip(a, b)], np.float64).reshape(-1, 2)
@@ -56,6 +57,6 @@ class Detection(Task):
 
 
 def _kept(wanted: Detections, found: Detections, threshold: float) -> tuple[int, int]:
-    """How many detections of both sets have their match, and how many there are."""
+    """How many detections above the threshold, of both models together, are matched, and how many there are."""
     first, second = wanted.over(threshold), found.over(threshold)
     return matched(first, found) + matched(second, wanted), len(first.scores) + len(second.scores)

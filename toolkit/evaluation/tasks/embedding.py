@@ -1,4 +1,4 @@
-"""Embeddings: the answer is the direction of a vector, and which other sample is nearest."""
+"""Embeddings: the answer is the direction of a vector, and which other sample is its nearest neighbour."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import LEVEL, AnswerTally, Rows, Task, flat, one_each
 
 _BLOCK = 512
+"""Rows of the matrix of similarities that are computed at once, to limit memory."""
 _NEAR = 0.1
-"""A neighbour is as good as the nearest within this share of what sets the nearest apart from the middle one."""
+"""A neighbour counts as nearest if its similarity is below the highest by at most this share of the distance between
+the highest and the median similarity."""
 
 
 class Embedding(Task):
-    """One answer a sample: it stays where the cosine with the float model's is at least ``min_cosine`` and the nearest
-    of the other samples is still among the float model's nearest.
+    """One answer per sample, a vector.
 
-    Outputs are [batch, features] or [batch, positions, features]; of positions the mean counts for neighbours, and
-    the mean of the positions' cosines.
+    It is unchanged if its cosine with the float model's vector is at least ``min_cosine``, and its nearest neighbour
+    among the other samples is one of the float model's nearest (see ``kept_neighbours``). Outputs are [batch, features]
+    or [batch, positions, features]: then the mean vector decides about neighbours, and the mean cosine is the level.
     """
 
     name: ClassVar[str] = "embedding"
@@ -37,7 +39,7 @@ class Embedding(Task):
         return EvaluationCode.RULE_EMBEDDING(floor=self.level_needed, near=_NEAR)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch: both vectors and their cosine, of each sample."""
+        """Both models' vectors, float64 [batch, features], and the mean cosine of each sample, [batch]."""
         axis = int(self.settings.get("axis", -1))
         a, b = (_positions(values[0], axis) for values in (wanted, found))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -46,7 +48,7 @@ class Embedding(Task):
         return {"wanted": a.mean(axis=1), "found": b.mean(axis=1), LEVEL: cosine.mean(axis=1)}
 
     def tally(self, parts: Sequence[Rows]) -> AnswerTally:
-        """All samples: neighbours are looked for among them."""
+        """See ``Task.tally``; neighbours are searched among all samples."""
         joined = {
             name: np.concatenate([rows[name] for rows in parts if name in rows])
             for name in ("wanted", "found", LEVEL)
@@ -59,20 +61,21 @@ class Embedding(Task):
         return super().tally([one_each(right, level)])
 
     def level_of(self, levels: Array) -> float | None:
-        """The 5th percentile."""
+        """The 5th percentile; None without samples."""
         known = np.nan_to_num(levels, nan=-1.0)
         return float(np.quantile(known, 0.05)) if len(known) else None
 
 
 def kept_neighbours(wanted: Array, found: Array) -> Array:
-    """Whether each sample's nearest other one stays, bool [samples].
+    """Whether each sample keeps its nearest neighbour, bool [samples].
 
-    It stays where the one that is nearest now was as near to the float model, to within a tenth of what set its nearest
-    apart from the middle one of all. Fewer than three samples have no neighbours to choose from.
+    By the float model's similarities, the neighbour that is nearest in the other model must be nearly as similar as the
+    nearest one: to within a tenth of the distance between the highest and the median similarity. With fewer than three
+    samples there is no choice of neighbours, and all count as kept.
 
     Args:
         wanted: the float model's vectors, float64 [samples, features].
-        found: the other model's.
+        found: the other model's vectors, of the same shape.
     """
     count = len(wanted)
     if count < 3:

@@ -1,4 +1,4 @@
-"""Logits of a decoder: every position is an answer, the next token."""
+"""Generation: a decoder's logits, in which every position is an answer, the next token."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from toolkit.evaluation.tasks.chance import expected_flips
 
 
 class Generation(Task):
-    """An answer a position, given the tokens before it. Outputs are logits [batch, positions, vocabulary].
+    """One answer per position: the argmax, given the tokens before it.
 
-    Those of a transducer are [batch, frames, tokens, vocabulary]: every frame after every token is a position.
-
-    Every position is a choice by itself: how many are expected to change is told by all of their gaps.
+    Outputs are logits [batch, positions, vocabulary], or [batch, frames, tokens, vocabulary] of a transducer, where
+    each pair of a frame and a token is a position. Since every position is a separate choice, the expected number of
+    changes is estimated from the gaps of all of them.
     """
 
     name: ClassVar[str] = "generation"
     nothing: ClassVar[float] = -math.inf
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``."""
         axis = int(self.settings.get("axis", -1))
         if wanted[0].dtype.kind in "iub":
             return _counted(same_choice(wanted[0], found[0]))

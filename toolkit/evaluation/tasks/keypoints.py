@@ -1,4 +1,4 @@
-"""Key points: the answer is where each map of heat has its peak, or its peaks."""
+"""Key points: the answer is the position of the peak, or peaks, of each heat map."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SEEN, _SLACK = 0.3, 0.8
+"""A map has a point if its peak is at least the first share of the usual height. The other model's must be at least the
+second share of that."""
 _LIKE, _DIP = 0.5, 0.25
-"""Which share of the highest peak's height another one has that is a point as well; see ``separate_peaks``."""
+"""Least height of further points relative to the highest peak; for the dip between peaks see ``separate_peaks``."""
 _MOST_LOOKED_AT = 64
-"""More peaks than a map has people; a map of noise has one at every ninth place."""
+"""Most peaks considered per map, more than it has people: a map of noise has one per nine cells."""
 _NEAR = 0.02
-"""As a share of a map's longer side how far a peak may move; by one cell it always may."""
+"""How far a peak may move, as a share of the map's longer side; at least one cell."""
 
 
 def peaks(maps: Array) -> tuple[Array, Array]:
-    """Where maps are highest, and how far above what is usual there.
+    """The highest cell of each map and its height above the map's median.
 
     Args:
         maps: [..., height, width].
 
     Returns:
-        Row and column, integers [..., 2]; the largest value less the median, float32 [...].
+        Row and column, integers [..., 2]; the largest value minus the median, float32 [...].
     """
     flat = np.asarray(maps, np.float32).reshape(*maps.shape[:-2], -1)
     place = flat.argmax(axis=-1)
@@ -37,27 +39,27 @@ def peaks(maps: Array) -> tuple[Array, Array]:
 
 
 def separate_peaks(one: Array, least: float, share: float = 0.0) -> tuple[Array, Array]:
-    """The peaks of one map that rise high enough above what is usual there, the highest first.
+    """The separate peaks of one map that are high enough, the highest first.
 
-    A peak is the largest of its neighbours, on a plateau the first of these, and the map falls by a quarter of the
-    lower peak's height between any two.
+    A peak is not below any of its eight neighbours, and on a plateau the first cell. Between any two peaks, the map
+    falls by at least a quarter of the lower one's height.
 
     Args:
         one: [height, width].
-        least: how far above the median a peak rises at least.
-        share: and at least which share of the highest one's height.
+        least: the least height of a peak above the map's median.
+        share: the least height of a peak relative to the highest one, 0 to 1.
 
     Returns:
         Row and column, integers [peaks, 2]; the height above the median, float32 [peaks].
     """
     values, found, heights = _maxima(one, least)
-    # a lower peak decides nothing about a higher one
+    # lower peaks can be dropped first: they do not affect whether higher ones are separate
     high = heights >= share * heights.max(initial=0.0)
     return _apart(values, found[high], heights[high])
 
 
 def _apart(values: Array, found: Array, heights: Array) -> tuple[Array, Array]:
-    """Of what ``_maxima`` found those that the map falls between."""
+    """Those of the maxima from ``_maxima`` that are separate peaks, with their heights."""
     kept: list[int] = []
     for place in range(len(found)):
         if (_between(values, found[place], found[kept]) <= (1 - _DIP) * heights[place]).all():
@@ -66,13 +68,13 @@ def _apart(values: Array, found: Array, heights: Array) -> tuple[Array, Array]:
 
 
 def _maxima(one: Array, least: float) -> tuple[Array, Array, Array]:
-    """A map less its median, and its local maxima that rise so far above 0, the highest first: places and heights."""
+    """A map minus its median, and the cells and heights of its local maxima of at least ``least``, highest first."""
     values = np.asarray(one, np.float32)
     values = values - np.median(values)
     around = np.pad(values, 1, constant_values=-np.inf)
     rows, columns = values.shape
     shifted = [around[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
-    # of neighbours of one value, as where a map is clipped, the first
+    # on a plateau, as where a map is clipped, only the first cell counts
     highest = (values > np.maximum.reduce(shifted[:4])) & (values >= np.maximum.reduce(shifted[4:]))
     found = np.argwhere(highest & (values >= least))
     heights = values[found[:, 0], found[:, 1]]
@@ -81,37 +83,38 @@ def _maxima(one: Array, least: float) -> tuple[Array, Array, Array]:
 
 
 def points_of(one: Array, height: float) -> Array:
-    """Where a map has key points, row and column, integers [points, 2].
+    """The key points of a map, row and column, integers [points, 2].
 
     Args:
         one: [height, width].
-        height: how far peaks usually rise above their map's median.
+        height: the usual height of peaks above their map's median.
     """
     return separate_peaks(one, _SEEN * height, _LIKE)[0]
 
 
 def _between(values: Array, first: Array, others: Array) -> Array:
-    """The smallest value on the straight way from one cell to each of some others, [others]."""
+    """The smallest value on the straight line from one cell to each of the others, [others]."""
     if not len(others):
         return np.zeros(0, values.dtype)
     ways = others - first
     steps = np.abs(ways).max(axis=1)[:, None]
-    # shorter ways wait at their end
+    # shorter lines repeat their last cell
     number = np.minimum(np.arange(steps.max() + 1), steps)
     cells = np.rint(first + number[..., None] * (ways / steps)[:, None]).astype(int)
     return np.asarray(values[cells[..., 0], cells[..., 1]].min(axis=1))
 
 
 class Keypoints(Task):
-    """One answer a sample: its points stay where at least ``min_matched`` of them do.
+    """One answer per sample: its set of key points, unchanged if at least the share ``min_matched`` of them is matched.
 
-    Outputs are maps [batch, points, height, width], the points along ``axis``. A point is where its map is highest, if
-    that is 0.3 of ``height`` or more above the map's median in either model. It stays where the other model has it at
-    most one cell away along each axis, or 2 % of the map's longer side, with at least 0.8 of that height.
+    Outputs are maps [batch, points, height, width], with the points along ``axis``. A map has a point at its highest
+    cell if that is at least 0.3 times ``height`` above the map's median in either model. The point is matched if the
+    other model has it at most one cell, or 2 % of the map's longer side, away along each axis, with at least 0.8 of
+    that minimum height.
 
-    Where ``several`` is set, as for a picture of several people, every peak of a map that has half of its highest one's
-    height or more is a point by itself. Two people whose peaks run into each other are one peak or two by chance: a
-    point stays where the other model's map has any local maximum.
+    If ``several`` is set, as for pictures of several people, every separate peak of at least half the highest one's
+    height is a point. Since peaks of people close together merge or split by chance, a point is matched by any local
+    maximum of the other model's map that is near and high enough.
     """
 
     name: ClassVar[str] = "regression"
@@ -126,7 +129,7 @@ class Keypoints(Task):
         return EvaluationCode.RULE_POINTS(floor=self.level_needed, seen=_SEEN, slack=_SLACK, near=_NEAR, **several)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``; the level is the share of matched points, NaN if there are none."""
         axis, least = int(self.settings["axis"]), _SEEN * float(self.settings["height"])
         a, b = (np.moveaxis(values[0], axis, -3) for values in (wanted, found))
         if not a.shape[-1] * a.shape[-2]:
@@ -137,7 +140,7 @@ class Keypoints(Task):
 
 
 def _of_highest(a: Array, b: Array, least: float) -> tuple[Array, Array]:
-    """How many maps of each sample keep their highest peak, and how many have one; [batch] each."""
+    """How many maps of each sample have a matched highest peak, and how many have a peak in either model; [batch]."""
     (first, high), (second, other) = peaks(a), peaks(b)
     other = np.where(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)), np.nan, other)
     near = np.abs(first - second).max(axis=-1) <= _reach(a)
@@ -147,7 +150,7 @@ def _of_highest(a: Array, b: Array, least: float) -> tuple[Array, Array]:
 
 
 def _of_sets(a: Array, b: Array, least: float) -> tuple[Array, Array]:
-    """How many peaks of both models' maps the other model has too, and how many there are; [batch] each."""
+    """How many peaks of both models are matched by the other model, and how many there are; [batch] each."""
     broken = np.asarray(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)))
     kept, asked = np.zeros((2, len(a)), int)
     for place in np.ndindex(a.shape[:-2]):
@@ -164,5 +167,5 @@ def _of_sets(a: Array, b: Array, least: float) -> tuple[Array, Array]:
 
 
 def _reach(maps: Array) -> float:
-    """How many cells a peak may move along each axis."""
+    """How many cells a peak may move along each axis and still be matched."""
     return max(1.0, _NEAR * max(maps.shape[-2:]))

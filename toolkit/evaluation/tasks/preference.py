@@ -1,4 +1,4 @@
-"""How much more a model believes in its own choice than in another one, by its own scores."""
+"""How strongly a model prefers its own choice to another one, by its own scores."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from toolkit.base.types import Array
 from toolkit.evaluation.numerics.ranks import largest, two_largest
 
 _SUM = 1e-2
+"""Tolerance for the sum of probabilities, which covers 16-bit floats."""
 _LEAST = 1e-30
+"""Smaller probabilities count as this one, so that their logarithm is finite."""
 
 
 def preference(scores: Array, chosen: Array) -> Array:
-    """The log-odds of a model's own choice against another, summed over the positions; float64 [batch], 0 or more.
+    """The log-odds of a model's argmax against another choice, summed over the positions; float64 [batch], 0 or more.
 
     Args:
         scores: logits, logarithms of probabilities, or probabilities, [batch, positions, classes].
@@ -25,13 +27,13 @@ def preference(scores: Array, chosen: Array) -> Array:
     other = logits(np.take_along_axis(wide, chosen[..., None], axis=-1)[..., 0]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         found = logits(largest(wide)).astype(np.float64) - other
-    # what is no number was preferred by no margin that one could trust
+    # the margin of NaN is unknown, so the change counts in full
     return np.asarray(np.where(np.isnan(found), np.inf, found).sum(axis=1))
 
 
 @kept_where_fixed
 def closest(scores: Array) -> Array:
-    """By how much the best class leads the second at the position where it leads least; float64 [batch].
+    """The smallest lead, over the positions, of the best class over the second, as log-odds; float64 [batch].
 
     Args:
         scores: as in ``preference``.
@@ -46,16 +48,16 @@ def closest(scores: Array) -> Array:
 
 
 def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
-    """By answer, how much of the metric a change is likely to cost, float64 [answers]: 0 to 1.
+    """The expected loss of accuracy for each answer, float64 [answers]: 0 if unchanged, up to 1 if changed.
 
-    A model that gives its own answer the probability p and another one q is right with its own more often than with the
-    other by (p - q) / (p + q), the hyperbolic tangent of half the log-odds: an answer that it cannot decide is won as
-    often as lost. Scores on another scale than logits would make all answers undecided; a lead therefore counts at
-    least as its share of the usual lead.
+    If a model assigns probability p to its own answer and q to another one, its own is right more often than the other
+    by (p - q) / (p + q), which is tanh(log-odds / 2): a change between equally likely answers is a gain as often as a
+    loss. On a scale smaller than that of logits, all answers would seem equally likely; the loss is therefore at least
+    the log-odds as a share of the usual lead.
 
     Args:
-        kept: whether an answer stays, [answers].
-        preferred: what ``preference`` gives for each.
+        kept: whether each answer is unchanged, [answers].
+        preferred: the result of ``preference`` for each answer.
         usual: the median of ``closest`` over the samples.
     """
     share = preferred / usual if usual > 0 else np.ones(len(preferred))
@@ -63,7 +65,7 @@ def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
 
 
 def _logits_of(scores: Array) -> Callable[[Array], Array]:
-    """Makes logits of some of the scores: of probabilities their logarithms, which are in the same order."""
+    """A function that turns parts of the scores into logits: the logarithm if ``scores`` are probabilities."""
     if _are_probabilities(np.asarray(scores, np.float32)):
         return lambda some: np.asarray(np.log(np.maximum(some, _LEAST)))
     return lambda some: some

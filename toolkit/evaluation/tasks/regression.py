@@ -1,4 +1,4 @@
-"""Regression: images by PSNR; signals, maps and single values by the noise beside what varies in them."""
+"""Regression: pictures are compared by PSNR; signals, maps and single values by SNR."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, flat, one_
 from toolkit.evaluation.tasks.keypoints import Keypoints
 
 _QUIET = 0.01
-"""A sample quieter than this share of what is usual is held against that: silence has no SNR."""
+"""Least signal power of a sample as a share of the usual power: a silent sample alone has no meaningful SNR."""
 
 
 class Regression(Task):
-    """One answer per sample: it stays if its level is at least the floor.
+    """One answer per sample, which is unchanged if its SNR is at least the floor.
 
-    The level is SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w with mean m,
-    and the other model's values f. In parts with few values per sample, the float model's variance over samples
-    replaces the sample's own; of the similarities of two other outputs it is that over all pairs of samples.
+    SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w, their mean m over all
+    samples, and the other model's values f. With few values per sample, the float model's variance over all samples
+    replaces mean((w - m)^2); for similarities of two other outputs, it is the variance over all pairs of samples.
     """
 
     name: ClassVar[str] = "regression"
@@ -37,11 +37,11 @@ class Regression(Task):
         return EvaluationCode.RULE_SNR(floor=self.level_needed, few=bool(self.settings.get("few")), quiet=_QUIET)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch. ``mean`` and ``variance`` of the settings are the float model's; without them the batch's."""
+        """See ``Task.compare``. If the settings have no ``mean`` and ``variance``, those of the batch are used."""
         a, b = (flat(np.asarray(values[0], np.float64)) for values in (wanted, found))
         with np.errstate(invalid="ignore", over="ignore"):
             noise = np.square(a - b).mean(axis=1) if a.shape[1] else np.zeros(len(a))
-        # what is no number is lost, and has no level either
+        # NaN counts as a changed answer without a level
         level = np.where(np.isfinite(noise), db(self._signal(np.where(np.isfinite(a), a, 0.0)), noise), np.nan)
         return one_each(level >= self.level_needed, level)
 
@@ -55,7 +55,7 @@ class Regression(Task):
 
 
 class Image(Regression):
-    """As above by PSNR = 10 log10(peak^2 / mean((w - f)^2)), dB; ``peak`` is the range of the float model's values."""
+    """As ``Regression``, by PSNR = 10 log10(peak^2 / mean((w - f)^2)) in dB; ``peak`` is the float model's range."""
 
     floor_name: ClassVar[str] = "min_psnr_db"
     floor: ClassVar[float] = 30.0
@@ -70,7 +70,7 @@ class Image(Regression):
 
 
 def regression(part: OutputPart) -> Task:
-    """The reader that fits the part: of an image where its peak is known, of key points where their maps' height is."""
+    """Create the task for a part: ``Keypoints`` if it has a ``height``, ``Image`` if it has a ``peak``, else SNR."""
     if "height" in part.settings:
         return Keypoints(part)
     return Image(part) if "peak" in part.settings else Regression(part)

@@ -1,4 +1,4 @@
-"""Segmentation: the answer is the mask, compared by its intersection over union."""
+"""Segmentation: the answer is the mask, compared by intersection over union (IoU)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, flat, one_each
 
 SMALL = 0.002
-"""Classes with a smaller share of a sample's pixels in both masks are left out: a few pixels decide their value."""
+"""Least share of a sample's pixels in the union of both masks for a class to count; smaller ones depend on a few
+pixels."""
 
 
 def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
-    """The class of every pixel, integers [batch, pixels]; -1, which is none, where a score is NaN.
+    """The class of every pixel, integers [batch, pixels]; -1 if one of its scores is NaN.
 
     Args:
-        value: scores with the classes along ``axis``, one map to be held against ``threshold``, or classes' numbers.
+        value: scores with the classes along ``axis``, scores to compare with ``threshold``, or class numbers.
         axis: the axis of the classes.
-        threshold: where there is one map: above it is the mask.
+        threshold: the score above which a pixel is in the mask (class 1); None for scores of several classes.
     """
     if value.dtype.kind in "iub":
         chosen: Any = value
@@ -37,13 +38,13 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
 
 
 def mean_iou(wanted: Array, found: Array, outside: int | None = None, small: float = SMALL) -> float:
-    """Mean intersection over union of the classes of two masks, 0 to 1; NaN where neither holds any.
+    """Mean IoU over the classes of two masks, 0 to 1; NaN if no class counts.
 
     Args:
         wanted: the class of every pixel, integers [pixels].
-        found: likewise.
-        outside: what is no class, and in no mask.
-        small: the share of the pixels below which a class is left out, 0 to 1.
+        found: the same for the other mask.
+        outside: the number that stands for no class; None if there is none.
+        small: the least share of the pixels for a class to count, 0 to 1.
     """
     values = []
     classes = np.unique(np.concatenate([wanted, found]))
@@ -56,10 +57,10 @@ def mean_iou(wanted: Array, found: Array, outside: int | None = None, small: flo
 
 
 class Segmentation(Task):
-    """One answer a sample: the mask stays where its IoU with the float model's is at least ``min_iou``.
+    """One answer per sample: the mask is unchanged if its mean IoU with the float model's is at least ``min_iou``.
 
     Outputs are scores [batch, classes, height, width] (classes along ``axis``), one map of scores with ``threshold``,
-    or integers [batch, height, width]. Where masks are smaller than ``SMALL``, ``small`` is the share that counts.
+    or integers [batch, height, width]. The setting ``small`` replaces ``SMALL`` for models with smaller masks.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -78,13 +79,13 @@ class Segmentation(Task):
         return float(self.settings.get("small", SMALL))
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch."""
+        """See ``Task.compare``."""
         axis, threshold = int(self.settings.get("axis", 1)), self.settings.get("threshold")
         a, b = (mask_of(values[0], axis, threshold) for values in (wanted, found))
-        # all that is not in a mask of one class is like itself, however little of the mask stays
+        # with one class, the background would agree however much of the mask is lost, so it does not count
         outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
         level = np.asarray([mean_iou(x, y, outside, self._small) for x, y in zip(a, b)])
         broken = (b < 0).any(axis=1) & (found[0].dtype.kind not in "iub")
         level = np.where(broken, 0.0, level)
-        # what is in neither mask is no answer that could be lost
+        # if neither model has a mask, there is nothing to lose
         return one_each((level >= self.level_needed) | np.isnan(level), level)

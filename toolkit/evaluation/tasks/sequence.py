@@ -1,4 +1,4 @@
-"""A label a position: the answer is the whole sequence of them."""
+"""Sequence labels: each position has a label, and the answer is the whole sequence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, sam
 
 
 class SequenceLabels(Task):
-    """One answer a sample: the argmax of every position; all must stay.
+    """One answer per sample: the argmax of every position. It is unchanged if all of them are.
 
     Outputs are scores [batch, positions, classes], the classes along ``axis``, or integers [batch, positions].
     """
@@ -21,7 +21,7 @@ class SequenceLabels(Task):
     figure: ClassVar[str] = "positions"
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
-        """One batch; the level is the share of a sample's positions that stay."""
+        """See ``Task.compare``; the level is the share of a sample's positions whose label is unchanged."""
         (a,), (b,) = wanted, found
         if a.dtype.kind in "iub":
             same = same_choice(a, b)
