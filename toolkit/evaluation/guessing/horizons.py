@@ -66,13 +66,14 @@ def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
 def _of_a_series(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether an output has the channels of a float input series, but another number of steps.
 
-    Labels per position, in contrast, usually have the input's number of steps.
+    The axis of equal size holds channels only if the input has more steps than channels. Otherwise it may hold
+    positions, such as frames with features, and the output classes of each position.
     """
     if len(output.shape) != _SERIES or output.ops & SHARES:
         return False
     series = [one.shape for one in seen.inputs.values() if one.ndim == _SERIES and one.dtype.kind == "f"]
     for axis in range(_SERIES):
         channels, steps = output.shape[axis], output.shape[1 - axis]
-        if channels > 1 and any(one[axis] == channels and one[1 - axis] != steps for one in series):
+        if channels > 1 and any(one[axis] == channels < one[1 - axis] != steps for one in series):
             return True
     return False

@@ -77,6 +77,21 @@ def test_the_channels_of_a_series_in_other_steps_may_be_its_forecast(shape, both
     assert ("regression" in found) is both and "sequence" in found
 
 
+@pytest.mark.parametrize(
+    ("read", "shape"),
+    [((100, 39), (100, 61)), ((49, 40), (49, 12)), ((100, 13), (100, 39)), ((80, 300), (61, 300))],
+    ids=["phonemes", "words", "more classes than features", "frames last"],
+)
+def test_classes_of_each_frame_of_features_are_no_forecast(read, shape):
+    inputs = {"x": np.zeros(read, np.float32)}
+    assert tasks(out("y", normal(8, *shape), "MatMul"), inputs=inputs)["y"] == ["sequence"]
+
+
+def test_channels_may_lie_before_steps():
+    inputs = {"x": np.zeros((7, 96), np.float32)}
+    assert "regression" in tasks(out("y", normal(8, 7, 24), "MatMul"), inputs=inputs)["y"]
+
+
 def test_what_comes_next_is_a_token_only_where_tokens_are_read():
     values = normal(8, 6, 9)
     assert "generation" not in tasks(out("next", values, "Gemm"), inputs={"x": np.zeros((96, 4), np.float32)})["next"]
