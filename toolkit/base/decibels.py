@@ -16,4 +16,6 @@ def decibels(signal: float, noise: float) -> float:
     """
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+    # the ratio of the smallest and the largest numbers is 0
+    ratio = signal / noise if math.isfinite(noise) else 0.0
+    return 10 * math.log10(ratio) if ratio > 0 else -math.inf
