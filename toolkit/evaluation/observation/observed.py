@@ -257,7 +257,8 @@ class SeenModel:
         scored = {one.shape[-1] for one in self.outputs if one.samples and len(one.shape) > 1}
         more = {name for name, rows in tokens.items() if max(rows) > count and not rows & scored}
         own = [name for name, rows in tokens.items() if count in rows]
-        shapes = {self.inputs[name].shape for name in more if name in self.inputs}
+        # a single number, as of a decoder's next token, does not tell a position from a token
+        shapes = {one.shape for name in more if (one := self.inputs.get(name)) is not None and one.size > 1}
         return any(name not in self.inputs or self.inputs[name].shape not in shapes for name in own)
 
     def labels_of(self, samples: Sequence[Array]) -> list[Array]:

@@ -93,3 +93,10 @@ def test_tokens_of_another_length_are_those_that_a_decoder_tells():
     assert seen.is_vocabulary(KINDS) and seen.is_vocabulary(WORDS) and not seen.is_vocabulary(17)
     same = SeenModel([], {"source": source, "target": source}, frozenset(), known=known)
     assert same.is_vocabulary(WORDS) and not same.is_vocabulary(KINDS)
+
+
+def test_the_position_of_a_single_token_does_not_count_as_a_token():
+    """A step of a decoder with a past reads one token and its position; a table of positions may be the longer one."""
+    known = {"ids": frozenset({WORDS}), "positions": frozenset({20 * WORDS})}
+    step = SeenModel([], {"ids": np.array([5]), "positions": np.array([7])}, frozenset(), known=known)
+    assert step.is_vocabulary(WORDS) and not step.is_vocabulary(17)
