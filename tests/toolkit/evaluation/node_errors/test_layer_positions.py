@@ -145,7 +145,7 @@ def test_channels_are_no_positions_though_as_many():
 def test_that_the_axes_cannot_be_told_is_said():
     (said,) = [LayerPositions.untold([PART], Model.from_proto(widened(fixed())))]
     assert said == EvaluationCode.LAYER_POSITIONS_UNTOLD(input="mask", positions=LENGTH)
-    assert "as many channels" in sentence(said)
+    assert f"'mask' turns off: layers have as many channels as it has positions, {LENGTH}," in sentence(said)
     for told in (fixed(), tagger(), widened(tagger())):
         assert LayerPositions.untold([PART], Model.from_proto(told)) is None
     assert LayerPositions.untold([OutputPart("embedding", ("pooled",))], Model.from_proto(fixed())) is None
