@@ -280,9 +280,9 @@ TASKS: Table = {
         f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
     ),
     EvaluationCode.LAYER_POSITIONS_UNTOLD: lambda input, positions: (
-        f"Errors of layers include the positions that input '{input}' turns off: layers have as many channels as it has "
-        f"positions, {positions}, and where both are fixed nothing tells which axis is which. Export the model with a "
-        "dynamic length to have padding left out."
+        f"Errors of layers include the positions that input '{input}' turns off: layers have as many channels as it "
+        f"has positions, {positions}, and where both are fixed nothing tells which axis is which. Export the model "
+        "with a dynamic length to have padding left out."
     ),
     EvaluationCode.POSITIONS_BEYOND: lambda lengths, output: (
         f"Positions of '{output}' beyond a sample's length in output '{lengths}' hold no answers and do not count."
