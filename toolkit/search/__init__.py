@@ -1,1 +1,1 @@
-"""Sensitivity, search, bisection, cost models, and why a layer is bad."""
+"""Sensitivity analysis, plan search, bisection, cost models, and the causes of layers' quantization error."""

@@ -1,4 +1,4 @@
-"""Codes of the search's findings: why a layer loses accuracy and what would help, which attention is faster."""
+"""Codes of the search's findings: causes of accuracy loss and remedies, trial engines, kept layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class AttentionCode(BaseCode):
-    """Whether engines are faster with pairs on the products of attention."""
+    """Whether engines are faster with Q/DQ pairs on the matrix products of attention."""
 
     TIMED = "attention-timed"
     NOT_TIMED = "attention-not-timed"
@@ -21,14 +21,14 @@ class TrialCode(BaseCode):
 
 
 class DemandCode(BaseCode):
-    """What a search requires of its plans besides the budget."""
+    """Limits that a search has besides the budget, or in place of the metric."""
 
     ON_CHANCE = "search-on-chance"
     UNLABELLED = "search-unlabelled"
 
 
 class SearchEndCode(BaseCode):
-    """What a search ends with where no plan that it tried meets the budget, or plans worth trying are left."""
+    """How a search ends if no plan that it tried meets the budget, or if plans worth trying are left."""
 
     NO_PLAN = "search-no-plan"
     LEFT_OUT = "search-left-out"

@@ -1,4 +1,4 @@
-"""A search from its samples to the plan that is taken: simulation, budget, layer times, float16, and the record."""
+"""A search from its samples to the chosen plan: simulation, budget, layer times, real types, and the record."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _OF_FORM = 10.0
-"""In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
+"""The price of searching another form of the model in float inferences: methods, layers and some plans."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 
 class PlanSearch(HelperTrials, TimedSearch):
-    """One search over the layers of one model.
+    """A search over the layers of one model.
 
     Args:
-        quantizer: says where pairs go.
-        settings: what to do.
-        model: the float graph; not changed.
-        context: for ranges, samples, the bench, the journal and the progress bar.
-        lower: gives a trial the types that it will run in.
-        reference: the float model that outputs are compared with, where ``model`` is quantized in part.
-        name: what its files are called, without their ending.
-        by: the pass that searches.
-        spending: the account of the search that this one belongs to; one of its own where None.
-        samples: those to decide on, and the metric that they have labels for; as the settings say where None.
+        quantizer: decides where Q/DQ pairs go.
+        settings: the search's settings.
+        model: the float graph; it is not changed.
+        context: provides ranges, samples, the bench, the journal and the progress bar.
+        lower: lowers a trial to the types that it will run in.
+        reference: the float model that outputs are compared with, if ``model`` is quantized in part.
+        name: the name of its files, without their ending.
+        by: the name of the pass that searches.
+        spending: the account of the search that this one belongs to; None for a separate account.
+        samples: the samples to decide on, and the metric that they have labels for; from the settings if None.
 
     Raises:
         DataError: there are no samples to decide on.
@@ -94,14 +94,14 @@ class PlanSearch(HelperTrials, TimedSearch):
 
     @staticmethod
     def preflight(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
-        """Refuse what a search with these settings would refuse after it has calibrated; nothing is computed.
+        """Raise the errors that a search with these settings would raise after calibration; nothing is computed.
 
-        The journal is told where its samples have no labels for the recipe's metric.
+        The journal notes if the samples have no labels for the recipe's metric.
 
         Raises:
             DataError: there are no samples to decide on.
             RecipeError: the budget cannot be judged by the model's outputs, or the reports of earlier runs hold no
-                times for it.
+                times for the model.
         """
         quiet = replace(context, journal=Journal())
         data, metric = samples_to_decide_on(settings.data, model, quiet)
@@ -117,27 +117,27 @@ class PlanSearch(HelperTrials, TimedSearch):
             earlier_times(settings.times, layers, quantizer.precision, quiet, gpu_for(settings.gpu, quiet).name)
 
     def on(self, model: Model, context: Context, price: float) -> PlanSearch:
-        """The same search and samples on another form of the model, which has this price."""
+        """The same search and samples on another form of the model; ``price`` is charged for it."""
         self.spending.pay(price)
         same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
         if made.plain.settings == self.plain.settings:
-            # the same batches are not to be in memory twice
+            # the same batches should not be in memory twice
             made.plain.feeds = self.plain.feeds
             if self.plain.ran:
                 made.plain.compared_like(self.plain, begins=True)
         if "timing" in vars(self):
-            # a helper changes values, and hardly what kernels take
+            # a helper changes values, and hardly affects kernel times
             made.timing = self.timing
         return made
 
     def adopt(
         self, model: Model, context: Context, budget: Budget, forms: HelperModels, before: PlanSearch
     ) -> PlanSearch:
-        """This search, for a model of the same graph and its context, with limits that are known already.
+        """Return this search with another model of the same graph, its context, and a known budget.
 
-        ``forms`` gives that model the form that a plan has; ``before`` searched it without them.
+        ``forms`` creates the form of the model for a plan; ``before`` is the search without helpers.
         """
         self.model, self.context, self.budget, self.forms = model, context, budget, forms
         self.likely = before.first.kept if before.first is not None else None
@@ -154,7 +154,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         return rounded
 
     def _simulation(self) -> Simulation:
-        """The same before samples have said how weights are rounded."""
+        """The same with weights rounded to nearest, before rounding is chosen on samples."""
         own, context = self.settings, self.context
         judge = self.quantizer.judge(self.model, context)
         wanted = self.quantizer.wanted(self.model, context)
@@ -188,7 +188,7 @@ class PlanSearch(HelperTrials, TimedSearch):
 
     @cached_property
     def budget(self) -> Budget:
-        """The limits given to the pass, else the recipe's, else defaults; limits that judge nothing are refused."""
+        """The limits of the pass, else the recipe's, else defaults; RecipeError if one cannot be judged."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
         own, decided, evaluation = self.settings, self.plain.settings, self.context.evaluation
         if own.limits.get("min_unchanged") is not None and decided.answers is None:
@@ -204,9 +204,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         return found
 
     def nothing_pays(self) -> bool:
-        """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
+        """Whether no plan is predicted to be faster than float, asked before helpers are tried.
 
-        False of a model without attention whose engines are built quickly: but once, as helpers leave it.
+        False for a model without attention whose engines are built quickly: this is decided once helpers are applied.
         """
         bench = self.context.bench
         early = any(True for _ in attentions(self.model)) or (bench is not None and some_build_takes_long(bench))
@@ -215,27 +215,27 @@ class PlanSearch(HelperTrials, TimedSearch):
     # ---------------------------------------------------------------- the search
 
     def run(self) -> SearchResult:
-        """Search, and write the record; the plan is not applied yet."""
+        """Search and write the record; the plan is not applied yet."""
         searches = self._searches()
         found = self._found(searches)
         if self.spending.over:
             self.context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
         found.idle = searches.cost.idle(found.best.kept) if searches.prefer == "time" else ()
         doubts = self._doubts(found)
-        # the search may have taken other ranges: those are what its layers were measured with
+        # the search may have changed ranges: layers were measured with the new ones
         self._record(found, searches, doubts)
         searches.forget()
         return found
 
     def _searches(self) -> Searches:
-        """What runs searches of this simulation, with what is known of times."""
+        """The object that runs searches of this simulation, with what is known of latencies."""
         context, own = self.context, self.settings
         rounded = self.simulation is not self.plain
         if rounded:
-            # plans that ran before are run again with these weights
+            # plans that ran before must be run again with these weights
             self.spending.bought.clear()
         likely = self.first.kept if rounded and self.first is not None else self.likely
-        # one that cannot be judged is refused before any engine is built
+        # a budget that cannot be judged is rejected before any engine is built
         demand, timing = self.budget, self.timing
         gpu, folder = gpu_for(own.gpu, context), context.log_folder
         engines = self._engines(gpu) if timing.ends else None
@@ -262,7 +262,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         )  # fmt: skip
 
     def _found(self, searches: Searches) -> SearchResult:
-        """What meets the budget in the types that it runs in too, by as many searches as that takes."""
+        """The result of as many searches as it takes to meet the budget in the types that the plan runs in."""
         note = self.context.journal.noted
         for attempt in range(1, _ATTEMPTS + 1):
             found = searches.run()
@@ -277,7 +277,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             if not found.lacks_in_types or found.rest_lacks:
                 break
             last = not searches.learn_types(found) or attempt == _ATTEMPTS
-            # nothing quantized is worth more than what misses the limits themselves
+            # a float model is better than a plan that misses the limits themselves
             leave = last and not found.limits_in_types
             lacks = found.lacks_in_types
             missed = {"limits": list(lacks), "by": list(lacks.values()), **({"left": True} if leave else {})}
@@ -291,16 +291,16 @@ class PlanSearch(HelperTrials, TimedSearch):
         return self._without_a_plan(found, searches)
 
     def _without_a_plan(self, found: SearchResult, searches: Searches) -> SearchResult:
-        """What was found; where no plan with a layer quantized meets the budget, with nothing quantized as the plan if
-        that does, and with what to say of it.
+        """``found``, or the result with nothing quantized if no plan with a quantized layer meets the budget.
 
-        A search whose inferences or plans run out need not have come to keep every layer float.
+        The latter must meet the budget; a finding explains it. A search that runs out of inferences or plans need not
+        have reached the plan with every layer float.
         """
         plain, quantized = found, [plan for plan in found.plans if plan.quantized and plan.lacks]
         if (found.best.meets and (found.best.quantized or searches.prefer == "time")) or not quantized:
             return found
         if not found.best.meets:
-            # of a second type it is the model as the first one's pairs leave it that nothing more is quantized of
+            # for a second type, the model without it is the one with the first type's pairs
             outcome = self.simulation.without(self.simulation.names) if self.reference is not None else None
             plain = self.left_float(found, searches.cost, self.budget, outcome)
         if not plain.best.meets:
@@ -315,20 +315,18 @@ class PlanSearch(HelperTrials, TimedSearch):
         return plain
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
-        """Give the model the form that the plan has, and write the plan's float layers and its ranges where the
-        quantizer will find them.
-        """
+        """Change the model to the plan's form, and set the plan's float layers and ranges for the quantizer."""
         amaxes = found.best.amax
         quantized = [group for group in self.simulation.switches.groups if group.name not in found.best.kept]
         if self.forms is not None and self.forms.take([group.name for group in quantized], model, context):
             context.ranges(model, self.quantizer.wanted(model, context), self.quantizer.precision)
             read = {tensor for group in quantized for tensor in group.tensors}
-            # in this form others are not what the ranges were chosen for
+            # the ranges were not chosen for layers that are float in this form
             amaxes = {tensor: amax for tensor, amax in amaxes.items() if tensor in read}
         keep = Precision(self.settings.keep) if self.settings.keep else context.rest
         for name in found.best.kept:
             why = float_reason(name, self.quantizer.dtype, found, self.budget, self.simulation.work.macs_share(name))
-            # what is measured without pairs is built so: a constraint would make another engine of it
+            # layers without pairs are built as they were measured: a constraint would result in another engine
             context.plan.ask(name, keep, why, free=self.settings.keep is None)
             context.journal.changed(name, Code.STAYS(precision=keep), why)
         ranges = context.known_ranges
@@ -344,17 +342,17 @@ class PlanSearch(HelperTrials, TimedSearch):
             context.journal.noted(Code.SEARCH_RANGE(method=method, tensors=list(tensors), amax=after, before=was))
 
     def tell(self, note: Finding) -> None:
-        """Add a note to the search's record, where it wrote one."""
+        """Add a note to the search's record, if there is one."""
         path = self.context.folder / f"{self.name}.json" if self.context.folder is not None else None
         if path is not None and path in self.context.files:
             written = SearchRecord.load(path)
             written.notes.append(note)
             written.save(path)
 
-    # ---------------------------------------------------------------- its parts
+    # ---------------------------------------------------------------- parts of the search
 
     def _doubts(self, found: SearchResult) -> list[Finding]:
-        """Tell of samples too few to decide the budget, which is returned, and of a comparison that is too strict."""
+        """Note too few samples for the budget (this finding is returned), and a comparison that is too strict."""
         note = self.context.journal.noted
         few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
         doubts: list[Finding] = [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
@@ -367,7 +365,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         return doubts
 
     def _record(self, found: SearchResult, searches: Searches, doubts: list[Finding]) -> None:
-        """Write search.json and tell the journal."""
+        """Write search.json and report the result in the journal."""
         context, simulation, cost, prefer = self.context, searches.judged, searches.cost, searches.prefer
         spots = []
         if found.sensitivity is not None:

@@ -1,4 +1,4 @@
-"""Helper passes tried one after the other on a search's model; those that make INT8 clearly better stay."""
+"""Helper passes tried in turn on a search's model; those that clearly improve quantization are kept."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from toolkit.search.plan_search import PlanSearch
 from toolkit.search.stages.helped_forms import HelperModels, with_helper
 
 _SAME_DB = 40.0
-"""A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
+"""A helper only moves factors: the SQNR between float outputs with and without it stays above this, even in float16."""
 
 
 def with_helpers(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context) -> PlanSearch:
-    """Apply the helper passes that make plain quantization clearly better, where that does not meet the budget safely.
+    """Apply the helper passes that clearly improve full quantization, unless it safely meets the budget without them.
 
     Args:
         search: the search on the model as it is.
         helpers: the passes by name, in the order in which they are tried.
-        model: the float graph; helpers that stay are applied to it.
-        context: its context, whose journal gets what each does, and what those that stay changed.
+        model: the float graph; helpers that are kept are applied to it.
+        context: its context; the journal gets each helper's effect, and the changes of those that are kept.
 
     Returns:
-        The search on the model as the helpers leave it.
+        The search on the model with these helpers applied.
     """
     if not helpers or search.nothing_pays():
         return search
-    # trials cost as much as many plans, and may leave no minutes for another search
+    # trials cost as much as many plans, and may leave no time for another search
     first = search.first_plan()
     if search.needs_no_help:
         return search
@@ -54,7 +54,7 @@ def with_helpers(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, 
 
 
 class _HelpersInTurn:
-    """Helpers tried in turn, each on the form of the model that those before it left.
+    """Tries helpers in turn, each on the model with the earlier helpers that were kept.
 
     Args:
         search: the search on the model as it is.
@@ -62,7 +62,7 @@ class _HelpersInTurn:
         context: its context.
 
     Attributes:
-        search: the search on the form that the helpers which stay make of the model.
+        search: the search on the model with the helpers that were kept.
         stay: these helpers, in order.
     """
 
@@ -78,16 +78,16 @@ class _HelpersInTurn:
 
     @property
     def _price(self) -> float:
-        """What a trial costs: its ranges come from a quarter of the samples, or from all where these are few."""
+        """The price of a trial: its ranges come from a quarter of the samples, or from all samples if they are few."""
         return TRIAL_PRICE if self._part is not self._context.provider else TRIAL_PRICE + CALIBRATION_PRICE
 
     def suffice(self) -> bool:
-        """Whether no more are tried: no time is left, or with those that stay all layers may be quantized."""
+        """Whether no more helpers are tried: time has run out, or all layers can be quantized with those kept."""
         standing = self._standing
         return self.search.spending.over or (not standing.distance and self.search.all_quantized_meets(standing.amax))
 
     def try_out(self, name: str, helper: Pass) -> None:
-        """Apply a helper to a copy of the form, which it replaces where the plan's own budget says that it helps."""
+        """Apply a helper to a copy of the model, and keep it if it helps by the search's budget."""
         self.search.plain.rest()
         form = self._form.copy()
         context = with_helper(helper, form, self._form_context, self._part)
@@ -114,7 +114,7 @@ class _HelpersInTurn:
         self._changes += [replace(event, by=self._plain_search.by) for event in context.journal.of("changed")]
 
     def _changes_results(self, name: str, form: Model) -> bool:
-        """Whether the form computes other results in float than the model, which is noted: no helper may do so."""
+        """Whether the helper changes the model's results in float, which no helper may do; noted in the journal."""
         exact = self._few.runner.outcome_of(session(form, self._few.outputs, threads=1).run)
         self._few.rest()
         if exact.sqnr_db >= _SAME_DB:
@@ -123,21 +123,21 @@ class _HelpersInTurn:
         return True
 
     def _in_float(self, helper: Pass, form: Model, context: Context) -> Model | None:
-        """What a helper makes of a form all of whose layers stay float; None where it leaves it as it is."""
+        """The model with a helper's changes when every layer stays float; None if it changes nothing."""
         changed = form.copy()
         events = with_helper(helper, changed, context, self._part, changed.node_names()).journal.of("changed")
         return changed if events else None
 
     def forget_few(self) -> None:
-        """Forget the simulation of the few samples that helpers were tried on: plans are run on more."""
+        """Free the simulation on few samples that helpers were tried on: plans are run on more samples."""
         if self._standing.simulation is not self.search.plain:
             self._standing.simulation.forget()
 
     def adopted(self) -> PlanSearch:
-        """Apply the helpers that stay to the model itself, calibrated on all samples; returns the search on it."""
+        """Apply the kept helpers to the model itself, calibrated on all samples; returns the search on it."""
         model, context, plain = self._model, self._context, self._plain_search
         if isinstance(context.provider, Calibrator):
-            # this form and a plan's differ only where layers were changed
+            # this form and a plan's form differ only in changed layers
             context.provider.reuses = True
         if self._part is not context.provider:
             self.search.plain.forget()

@@ -1,1 +1,1 @@
-"""What a search may spend and decides by: its settings, the budget, the samples, how many inferences are left."""
+"""What a search decides by and may spend: its settings, the budget, the samples, the number of inferences."""

@@ -1,4 +1,4 @@
-"""The budget that a search works to: the pass's or the recipe's, reduced to what can be judged."""
+"""The budget of a search: that of the pass or the recipe, reduced to the limits that can be judged."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 OWN_LIMITS = ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")
-"""The limits that a search may have of its own, in place of the recipe's."""
+"""The limits that a search pass may set in place of the recipe's."""
 DISTANCES = frozenset({"mse", "mae"})
-"""Metrics whose rise is known without labels l, from the float model's values f and the quantized model's q. The mean
-of (q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2, where q - f and f - l are uncorrelated, as of a least
-squares fit, whose residuals depend on nothing that the model reads; the mean of |q - l| exceeds that of |f - l| by the
-mean of |q - f| at most."""
+"""Metrics whose rise can be computed without labels l, from the float model's values f and the quantized model's q.
+
+The mean of (q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2 if q - f and f - l are uncorrelated, as for
+a least squares fit, whose residuals are independent of the model's inputs. The mean of |q - l| exceeds that of
+|f - l| by at most the mean of |q - f|.
+"""
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a budget can be judged by.
+    """What a budget can be judged on.
 
     Attributes:
         outputs: the model's outputs.
-        classes: the outputs with scores of classes.
-        discrete: the outputs that hold integers and the like.
-        metric: the metric where the samples have labels for it, else None.
-        output: the output that the metric looks at.
-        allow_code: whether the metric may be code.
-        answers: reads outputs as the task says; None without a task.
-        named: the recipe's metric, which the samples may have no labels for.
-        reads: the output that ``named`` reads; None where that is not known.
-        against_float: whether ``metric`` is measured against the float model's outputs, see ``needs_no_labels``.
+        classes: the outputs with class scores.
+        discrete: the outputs with integers or other discrete values.
+        metric: the metric if the samples have labels for it, else None.
+        output: the output that the metric reads.
+        allow_code: whether the metric may be user code.
+        answers: reads outputs as the task specifies; None without a task.
+        named: the recipe's metric, for which the samples may have no labels.
+        reads: the output that ``named`` reads; None if unknown.
+        against_float: whether ``metric`` is measured against the float model's outputs; see ``needs_no_labels``.
     """
 
     outputs: Sequence[str]
@@ -71,7 +73,7 @@ class Judged:
         reads: str | None = None,
         against_float: bool = False,
     ) -> Judged:
-        """What a model's outputs allow to be judged."""
+        """Collect what a model's outputs allow to be judged."""
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
         discrete = discrete_outputs(model)
@@ -90,12 +92,12 @@ class Judged:
 
 
 def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
-    """Whether a limit on a metric's drop can be checked without labels, from the float model's outputs alone.
+    """Whether the limit on a metric's drop can be checked without labels, from the float model's outputs alone.
 
     Args:
-        metric: the recipe's.
-        own: as for ``budget_for``.
-        section: likewise.
+        metric: the recipe's metric.
+        own: as in ``budget_for``.
+        section: as in ``budget_for``.
     """
     drop = own.get("max_drop") if _any(own) else getattr(section, "max_drop", None)
     return metric in DISTANCES and drop is not None
@@ -104,13 +106,13 @@ def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section
 def counted_answers(
     answers: Answers | None, metric: str | None, own: Mapping[str, float | None], section: Any
 ) -> Answers | None:
-    """The answers that are counted on samples without labels: as the metric counts where its drop is limited.
+    """How answers are counted on samples without labels: as the metric counts them if its drop is limited.
 
     Args:
-        answers: reads outputs as the task says.
-        metric: the recipe's.
-        own: as for ``budget_for``.
-        section: likewise.
+        answers: reads outputs as the task specifies.
+        metric: the recipe's metric.
+        own: as in ``budget_for``.
+        section: as in ``budget_for``.
     """
     here = _any(own)
     drop, given = (own.get(name) if here else getattr(section, name, None) for name in ("max_drop", "min_unchanged"))
@@ -126,18 +128,19 @@ def budget_for(
     margin: float = 0.0,
     max_ms: float | None = None,
 ) -> Budget:
-    """The given limits, else the recipe's, and the task's own; without any a usual one, which the journal notes.
+    """The limits of the pass, else those of the recipe and its task; without any, a default that the journal notes.
 
     Args:
-        judged: the model's outputs, and whether there is a metric.
-        own: the pass's ``OWN_LIMITS``; None where not given.
+        judged: the model's outputs, and the metric if there is one.
+        own: the pass's ``OWN_LIMITS``; None for those not set.
         section: ``[evaluation] budget``, or None.
         journal: gets a note of a default.
         margin: as in ``Budget``.
         max_ms: as in ``Budget``.
 
     Raises:
-        RecipeError: an SQNR is required and no output holds floats, or an agreement and no output has classes.
+        RecipeError: an SQNR is required and no output holds floats, or an agreement and no output has classes or
+            integers.
     """
     named_here = _any(own)
     only_integers = len(judged.discrete) == len(judged.outputs)
@@ -148,7 +151,7 @@ def budget_for(
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
             journal.noted(_usual_note(judged.metric, kind, value))
-    # a search with limits of its own is to meet these and no others
+    # limits set in the search pass replace all others
     by_task = not named_here and judged_by_task(limits, judged.answers, measured=judged.metric is not None)
     if not by_task and not _any(limits):
         kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
@@ -195,7 +198,7 @@ def _any(limits: Mapping[str, float | None]) -> bool:
 
 
 def _asked(own: Mapping[str, float | None], section: Any, named_here: bool) -> dict[str, float | None]:
-    """The pass's own limits where it has any (``named_here``), else the recipe's."""
+    """The pass's own limits if it sets any (``named_here``), else the recipe's."""
     if named_here:
         return dict(own)
     names = dict.fromkeys((*own, "min_value", "max_relative_drop", "min_unchanged"))
@@ -206,21 +209,21 @@ def _judgeable(judged: Judged, limits: dict[str, float | None], classes: bool) -
     """The limits that the samples can judge.
 
     Args:
-        judged: the model's outputs, and whether there is a metric.
-        limits: those that were asked for.
+        judged: the model's outputs, and the metric if there is one.
+        limits: the requested limits.
         classes: whether an output holds classes.
 
     Returns:
-        The limits, and whether one on changed answers stands in for that on a drop which cannot be measured.
+        The limits, and whether a limit on changed answers replaces one on a drop that cannot be measured.
     """
     limits, replaces_drop = dict(limits), False
     if judged.against_float or judged.metric is None:
-        # these limits are on the metric's own value
+        # these limits are on the value of the metric itself
         limits.pop("min_value", None)
         limits.pop("max_relative_drop", None)
     if judged.metric is None:
         drop = limits.pop("max_drop", None)
-        # a sample whose answer stays cannot lose accuracy: the likely loss of the others is the drop of a share
+        # samples with unchanged answers lose no accuracy, so the likely loss of the others bounds the drop of a share
         if drop is not None and drop < 1:
             if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
                 limits["min_unchanged"], replaces_drop = 1.0 - drop, True
@@ -230,23 +233,23 @@ def _judgeable(judged: Judged, limits: dict[str, float | None], classes: bool) -
 
 
 def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
-    """The finding that a search on samples without labels will not measure the recipe's metric.
+    """The finding that a search on samples without labels cannot measure the recipe's metric.
 
     Args:
-        data: what the samples are called.
-        metric: the recipe's.
-        by_float: whether the float model's outputs stand for labels, see ``needs_no_labels``; else its answers count.
+        data: the name of the samples.
+        metric: the recipe's metric.
+        by_float: whether the float model's outputs serve as labels (see ``needs_no_labels``); else its answers do.
     """
     return DemandCode.UNLABELLED(data=data, metric=metric, by_float=by_float)
 
 
 def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
-    """The finding of what is limited in place of the recipe's metric, on samples that have no labels for it.
+    """The finding that names the limits used in place of the recipe's metric, on samples without labels for it.
 
     Args:
         judged: the model's outputs, and the recipe's metric.
-        budget: the limits that count.
-        data: what the samples are called.
+        budget: the limits in use.
+        data: the name of the samples.
     """
     held: dict[str, float | None] = {"max_drop": budget.max_drop, "min_unchanged": budget.min_unchanged}
     held |= {"min_agreement": budget.min_agreement, "min_sqnr_db": budget.min_sqnr_db}

@@ -1,4 +1,4 @@
-"""What a part of the samples says about a plan: it meets the budget, it misses it, or more samples are needed."""
+"""What a subset of the samples says of a plan: it meets the budget, misses it, or needs more samples."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from toolkit.simulation.simulation import Simulation
 
 _PARTS = 8
 _SLACK = ((0.2, 3.0), (0.4, 2.0), (1.0, 1.0))
-"""How far away a limit must be, in dB and standard errors, on at most this share of the samples."""
+"""The slack of limits in dB, standard errors and as a share of a drop, if at most this share of the samples was run."""
 _ERRORS, _LEAST_DB = 3.0, 0.1
 _SURELY, _ON_ONE = 2.0, 0.8
-"""How many standard errors less noise is more than chance, and which share of it where one batch tells no error."""
+"""By how many standard errors less noise is significant; the ratio that a single batch must be below."""
 
 
 def rounds(batches: int) -> list[int]:
-    """On how many of the batches a plan is run before it is looked at: an eighth, a quarter, half, all."""
+    """The numbers of batches after which a plan is judged: an eighth, a quarter, half, and all of them."""
     return sorted({max(1, batches * part // _PARTS) for part in (1, 2, 4, _PARTS)})
 
 
 def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) -> bool | None:
-    """Whether a plan meets the budget as far as a part of the samples tells; None where it does not tell.
+    """Whether a plan clearly meets or misses the budget on a subset of the samples; None if it is unclear.
 
-    The noise of many values varies little from batch to batch, and its spread shows how much. A share of answers can be
-    missed clearly on few of them, but never be met.
+    The noise of many values varies little between batches, and its spread is known. A limit on a share of answers can
+    be clearly missed on few answers, but never clearly met.
 
     Args:
-        budget: what must hold.
-        outcome: the plan on this part.
-        reference: the float model on it.
-        share: how large the part is, 0 to 1.
+        budget: the limits that a plan must meet.
+        outcome: the plan's outcome on the subset.
+        reference: the float model's outcome on it.
+        share: the size of the subset as a share of all samples, 0 to 1.
     """
     slack = next(slack for most, slack in _SLACK if share <= most)
     known = slack
     if len(outcome.parts) > 1 and 0 < outcome.noise < math.inf:
         error = statistics.stdev(outcome.parts) / math.sqrt(len(outcome.parts)) / statistics.fmean(outcome.parts)
-        # two batches that happen to be alike say little about how far batches differ
+        # two batches that happen to be alike say little about the spread
         known = 10 * math.log10(1 + _ERRORS * (1 + 2 / (len(outcome.parts) - 1)) * error) + _LEAST_DB
     least = budget.min_sqnr_db
-    # a limit on the metric itself says nothing on samples where the float model misses it
+    # a limit on the metric itself means nothing on samples on which the float model misses it
     told = budget.on_subset(outcome, reference)
     loose = _loosened(told, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
@@ -58,7 +58,7 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
 
 
 def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budget | None:
-    """The budget with every limit further away by ``slack``; None where it has no limit that a part tells of."""
+    """The budget with every limit relaxed by ``slack``; None if no limit can be judged on a subset."""
     if budget is None:
         return None
     drops = {name: limit * (1 + slack) for name in ("max_drop", "max_relative_drop")
@@ -70,13 +70,13 @@ def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budge
 
 
 def significantly_less_noisy(parts: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether one state has less noise than another by more than chance, both on the same batches.
+    """Whether one state has less noise than another by more than chance, on the same batches.
 
-    The ratio of the two means is held against its standard error by the jackknife (Miller, "The jackknife - a review",
-    Biometrika 1974): batches of different noise are no objection, a single batch that decides the means is.
+    The ratio of the two means is compared with its jackknife standard error (Miller, "The jackknife - a review",
+    Biometrika 1974): batches may differ in noise, but a single batch must not decide the means.
 
     Args:
-        parts: the noise of each batch; one that is 0 or infinite in both states is left out.
+        parts: the noise of each batch; batches with 0 or infinite noise in both states are left out.
         other: the noise of each batch in the other state.
     """
     both = [(one, noise) for one, noise in zip(parts, other, strict=True)
@@ -93,24 +93,24 @@ def significantly_less_noisy(parts: Sequence[float], other: Sequence[float]) -> 
     if any(noise == others for _, noise in both):
         return False
     without = [(own - one) / (others - noise) for one, noise in both]
-    # few batches say little about how far they differ
+    # few batches say little about their spread
     error = math.sqrt((count - 1) * statistics.pvariance(without)) * (1 + 2 / (count - 1))
     return ratio + _SURELY * error < 1
 
 
 def plan_key(kept: Iterable[str], amax: Mapping[str, float]) -> str:
-    """The key of a plan: the groups that stay float, and the ranges that differ from calibration's."""
+    """The key of a plan: the groups that stay float, and the ranges that differ from the recipe's calibration."""
     return sha256_json([sorted(kept), sorted(amax.items())])
 
 
 def meets(budget: Budget, simulation: Simulation, amax: Mapping[str, float], spending: Spending) -> bool:
-    """Whether everything quantized meets the budget on all samples, or on fewer, where these show that it does not.
+    """Whether full quantization meets the budget on all samples; stops early if a subset clearly misses it.
 
     Args:
-        budget: what must hold.
+        budget: the limits that a plan must meet.
         simulation: the model and its samples.
-        amax: ranges that differ from calibration's.
-        spending: the account that pays for it.
+        amax: the ranges that differ from the recipe's calibration.
+        spending: the account that the inferences are charged to.
     """
     runner, config = simulation.runner, simulation.config((), amax)
     run, paid, whole, key = runner.probe(config), 0.0, len(runner.feeds), plan_key((), amax)

@@ -1,4 +1,4 @@
-"""What a precision search decides on: the samples, and the metric where they have labels for it."""
+"""What a search decides on: the samples, and the metric if they have labels for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.simulation.simulation import Settings, Simulation
 
 _PARTS, _LAYERS_A_PART, _LEAST = 8, 3, 32
 _MOST_MACS = 3e11
-"""A float inference of all samples: some 12 seconds, and a search takes twenty of them."""
+"""Multiply-accumulates of a float inference of all samples: some 12 seconds, and a search takes twenty of them."""
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 
 def in_parts(settings: Settings, samples: int, layers: int) -> Settings:
-    """The settings for so many samples: looking at a plan on a part of them takes enough batches.
+    """The settings for this many samples, with batches small enough to judge plans on a subset of them.
 
-    The more layers there are, the smaller the batches: each layer is run alone on one of them at least.
+    The more layers, the smaller the batches: each layer is run alone on at least one batch.
     """
     parts = max(_PARTS, layers // _LAYERS_A_PART)
     return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // parts)))
 
 
 def limited_where_slow(simulation: Simulation) -> Simulation:
-    """The simulation on as many of its samples as a float inference may take, and on at least 32."""
+    """The simulation on as many samples as ``_MOST_MACS`` allows, but at least 32."""
     count = sum(feed.count for feed in simulation.feeds)
     few = max(int(count * _MOST_MACS / max(simulation.macs, 1.0)), _LEAST)
     return simulation.on(in_parts(simulation.settings, few, len(simulation.names))) if few < count else simulation
 
 
 def refuse_without_samples(which: Literal["calibration", "evaluation"], context: Context) -> None:
-    """Refuse in a dry run what ``samples_to_decide_on`` would refuse.
+    """In a dry run, raise the error that ``samples_to_decide_on`` would raise for calibration data.
 
     Raises:
         DataError: there are no samples.
@@ -59,7 +59,7 @@ def _none() -> DataError:
 def samples_to_decide_on(
     which: Literal["calibration", "evaluation"], model: Model, context: Context
 ) -> tuple[CalibrationData, str | None]:
-    """The samples to decide on, and the metric where they have labels for it.
+    """The samples to decide on, and the metric if they have labels for it.
 
     Raises:
         DataError: there are no samples.

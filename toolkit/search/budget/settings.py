@@ -1,4 +1,4 @@
-"""What a search over the layers of a model is to do."""
+"""The settings of a search over the layers of a model."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What a search is to do.
+    """The settings of a search.
 
     Attributes:
-        limits: the search's own ``OWN_LIMITS``; None where the recipe's budget counts.
-        margin: safety against other samples: dB of SQNR, standard errors of shares and of a metric's drop.
+        limits: the search's own ``OWN_LIMITS``; None for those that the recipe's budget sets.
+        margin: safety margin for other samples: dB of SQNR, standard errors of shares and of a metric's drop.
         max_ms: largest predicted latency in milliseconds.
-        keep: precision of kept layers; the context's ``rest`` where None.
-        prefer: what makes a plan good: much quantized (``int8``), or a short time; ``auto``: time where it is measured.
+        keep: precision of the layers kept float; the context's ``rest`` if None.
+        prefer: what is optimized: the quantized share (``int8``) or the latency (``time``); ``auto`` is ``time`` if
+            latencies are measured.
         times: reports of earlier runs, whose measured layer times replace predictions.
-        measure: build engines for layer times where they decide or limit.
-        insist: whether ``measure`` was asked for: the journal then says why nothing is measured.
-        gpu: the GPU that times are predicted for; the one here, else an A10, where it is empty.
+        measure: build engines for layer times if time is optimized or limited.
+        insist: whether ``measure`` was set explicitly: the journal then says why nothing is measured.
+        gpu: the GPU that times are predicted for; if empty, the local one, else an A10.
         data: the samples to decide on.
-        samples: decide on at most this many.
+        samples: the largest number of samples to decide on.
         batch: samples to run at once.
-        evaluations: plans to evaluate at most.
+        evaluations: the largest number of plans to evaluate.
         inferences: what the search may cost, in float inferences of the samples; see ``Spending.of_search``.
-        minutes: how long it may take; no limit where None.
-        memory: for what is kept of states and for the weights of sessions, such as ``2GB``.
-        try_ranges: try the ranges of other calibration methods before giving a layer up.
-        threads: batches computed at once.
-        helpers: the helper passes that are tried before it.
-        int8_only: whether ``prefer = "auto"`` may not mean time, since a second type follows.
+        minutes: how long the search may take; no limit if None.
+        memory: limit for cached states and the weights of sessions, for example ``2GB``.
+        try_ranges: try the ranges of other calibration methods before a layer is kept float.
+        threads: how many batches are computed at once.
+        helpers: the helper passes that are tried before the search.
+        int8_only: whether ``prefer = "auto"`` must mean ``int8``, since a search for a second type follows.
     """
 
     limits: Mapping[str, float | None] = field(default_factory=dict)

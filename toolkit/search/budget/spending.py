@@ -1,8 +1,8 @@
-"""What a search may spend and what it has spent, in float inferences of the samples that it decides on.
+"""How much a search may spend and has spent, in float inferences of the samples that it decides on.
 
-Decisions are based on prices, the graph's arithmetic, so that they are the same on any machine and when an
-interrupted search resumes, as long as the minutes last. What was really computed is counted separately, for everything
-that ran a model.
+Decisions are based on prices, which are computed from the graph's arithmetic, so they are the same on any machine and
+when an interrupted search resumes, unless the time limit is reached. The real computing time is counted separately, for
+everything that runs a model.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from contextlib import contextmanager
 from toolkit.graph.sessions.meter import computed
 
 PLENTY = 10**9
-"""What is left where there is no limit."""
+"""The number of purchases left if there is no limit."""
 FLOAT_PRICE, CALIBRATION_PRICE, TRIAL_PRICE, ROUNDING_PRICE = 1.3, 2.0, 1.2, 2.0
 FORM_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.4, 1.3, 0.7
-"""Costs in float inferences of one thread: of the first run of the float model; of the ranges of another form; of a
-helper tried on a quarter of the samples, ranges included; of what says how weights are rounded; of the form of a plan,
-with its ranges; of a check in the real types; and of what explains the worst layers.
+"""Prices in float inferences of one thread: of the first run of the float model; of calibrating another form; of
+trying a helper on a quarter of the samples, calibration included; of choosing how weights are rounded; of the form of a
+plan, calibration included; of a check in the real types; and of explaining the worst layers.
 
-By the clock, with two cores, of an image classifier (EfficientNet, 64 samples) and a text recogniser (96 samples):
-1.0 and 0.9; 2.1 and 1.7; 1.2 and 1.2; 4.0 and 1.6; 1.1 and 1.5; 1.2 and 1.1; 0.7 and 0.4. To be measured by
-``bench_search clock``, which prints both for each.
+Measured times on two cores for an image classifier (EfficientNet, 64 samples) and a text recognizer (96 samples):
+1.0 and 0.9; 2.1 and 1.7; 1.2 and 1.2; 4.0 and 1.6; 1.1 and 1.5; 1.2 and 1.1; 0.7 and 0.4. To measure them again, run
+``bench_search clock``, which prints prices and times.
 """
 _USUAL, _USUAL_MINUTES, _AGAIN = 20.0, 3.0, 6.0
 _PRICED = 0.95
-"""How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
+"""The share of the allowed inferences that prices may use up, since they count the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
-"""Some 40 milliseconds: a model with shorter inferences may have more of them."""
+"""Multiply-accumulates, some 40 milliseconds: a model with shorter inferences may have more of them."""
 
 
 def at_work() -> Callable[[], float]:
-    """A clock of the seconds that this process had, which stands still while others have the processor.
+    """Create a clock of the seconds that this process was running, which stops while others have the processor.
 
-    A search without limits finds the same on a machine that is busy with something else. Between two readings
-    the shorter of wall and processor time has passed: many threads do not make up for time spent waiting before.
+    With it a search without limits finds the same on a busy machine. Between two readings the clock advances by the
+    shorter of wall and processor time: processor time of many threads does not make up for earlier waiting.
     """
     shown, seen = 0.0, (time.monotonic(), time.process_time())
 
@@ -52,18 +52,18 @@ def at_work() -> Callable[[], float]:
 
 
 class Spending:
-    """One account for a search and all that belongs to it.
+    """The account of a search and everything that belongs to it.
 
     Args:
-        inferences: what may be spent; no limit where None.
-        minutes: how long it may take; no limit where None.
-        clock: seconds that only grow.
+        inferences: how many may be spent; no limit if None.
+        minutes: how long the search may take; no limit if None.
+        clock: returns seconds that never decrease.
 
     Attributes:
-        minutes: how long it may take in all; None without a limit.
-        priced: what was spent, by prices.
-        bought: what has been paid for and is known: nothing is paid for twice.
-        first: what had been spent when a first plan within the budget was known; None where none was looked for.
+        minutes: how long the search may take in all; None without a limit.
+        priced: the price of everything so far.
+        bought: the purchases whose results are known: nothing is paid for twice.
+        first: the price at which the first plan within the budget was known; None if none was searched for.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Spending:
 
     @classmethod
     def of_search(cls, inferences: float | None, minutes: float | None) -> Spending:
-        """The account of a whole search: the checks that follow the plans belong to what is allowed.
+        """Create the account of a whole search; the checks that follow the plans are included in the allowance.
 
         Args:
-            inferences: what is allowed; 20 where None, and more where they take no time.
-            minutes: how long it may take; where None 3 of the time that the process has, and no limit where the
-                inferences are given.
+            inferences: the allowance; 20 if None, and more if an inference takes little time.
+            minutes: how long the search may take. If None, 3 minutes of this process's running time, or no limit if
+                ``inferences`` is given.
         """
         allowed = inferences if inferences is not None else _USUAL
         plans = max(allowed - TYPES_PRICE - SPOTS_PRICE, 0.0) * _PRICED
@@ -99,9 +99,9 @@ class Spending:
         return made
 
     def more(self) -> bool:
-        """Allow twice as much again and double the minutes, once, where no limit was set; returns whether it did.
+        """Allow twice as much again and double the minutes, once, if no limit was set; returns whether it did.
 
-        For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
+        For a search that found nothing useful: a model that stays float costs its user more than a longer search.
         """
         if self.inferences is None or not self._at_least or (self.over and not self._more_minutes):
             return False
@@ -112,50 +112,50 @@ class Spending:
         return True
 
     def again(self, why: str = "", least: float = _AGAIN) -> None:
-        """Let a search look at a few more plans, where no limit was set: once for each reason.
+        """Allow a few more plans if no limit was set, once for each reason.
 
         Args:
-            why: what the plans that it has known lack.
-            least: the inferences that are left then.
+            why: what the plans known so far lack.
+            least: the inferences that are left afterwards.
         """
         if self.inferences is not None and self._again and why not in self._asked:
             self.inferences = max(self.inferences, self.priced + least)
         self._asked.add(why)
 
     def know(self, macs: float) -> None:
-        """Take in what a float inference of all samples costs, in multiply-accumulates."""
+        """Set the multiply-accumulates of a float inference of all samples; short inferences raise the allowance."""
         if self.inferences is not None:
             self._allowed = max(self._allowed, self._at_least / max(macs, 1.0))
             self.inferences = max(self.inferences, self._allowed)
 
     @property
     def over(self) -> bool:
-        """Whether the minutes are used up."""
+        """Whether the time limit is reached."""
         return self._clock() >= self._until
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, another process builds and measures engines: default minutes pass only while this one computes."""
+        """In the block another process builds and measures engines: default minutes count only this process's work."""
         self._clock()
         yield
         self._clock()
 
     @property
     def limited(self) -> bool:
-        """Whether every inference counts."""
+        """Whether inferences are limited."""
         return self.inferences is not None
 
     @property
     def remaining(self) -> float:
-        """What may still be spent."""
+        """The price that may still be spent; infinite without a limit."""
         return max(self.inferences - self.priced, 0.0) if self.inferences is not None else math.inf
 
     def pay(self, price: float) -> None:
-        """Note what something costs."""
+        """Add a price to the account."""
         self.priced += price
 
     def left(self, price: float, reserve: float = 0.0) -> int:
-        """How many things of this price may still be bought, with as much as ``reserve`` left after them."""
+        """How many purchases at this price are still possible, with ``reserve`` left afterwards."""
         if self.over:
             return 0
         if self.inferences is None or price <= 0:
@@ -163,5 +163,5 @@ class Spending:
         return max(int((self.inferences - reserve - self.priced) / max(price, 1e-9) + 1e-9), 0)
 
     def counted(self, float_seconds: float) -> float:
-        """What was really computed, in float inferences that take so many seconds each."""
+        """The computing time so far, in float inferences of this many seconds each."""
         return (computed() - self._before) / float_seconds if float_seconds else 0.0

@@ -1,1 +1,1 @@
-"""Why a layer is bad in eight bits: its ranges, weights, noise and near ties, and which helper passes mend it."""
+"""Why a layer loses accuracy when quantized: ranges, weights, noise, near ties; and helper passes against it."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a layer's tensors in eight bits, each with a number: from ranges and weights alone."""
+"""Possible causes of a layer's quantization error, each with a number, from ranges and weights alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _EVEN_DB = 1.0
 
 
 class CauseKind(str, Enum):
-    """What is wrong with a layer, or a fact about it that decides what to do."""
+    """The kind of a cause: a reason for a layer's quantization error, or a fact that decides what to do about it."""
 
     UNLIKE_DATA = "unlike-data"
     UNEVEN_CHANNELS = "uneven-channels"
@@ -54,13 +54,13 @@ class CauseKind(str, Enum):
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason why a layer loses accuracy, or one fact about it that decides what to do.
+    """A reason why a layer loses accuracy, or a fact about it that decides what to do.
 
     Attributes:
-        kind: which kind.
-        tensor: the tensor that shows it; empty where the whole layer does.
-        value: the number that shows it: a ratio, a share, or dB.
-        why: what was found, with all its numbers.
+        kind: the kind of cause.
+        tensor: the tensor that is the cause; empty if it is the whole layer.
+        value: the number that shows the cause: a ratio, a share, or dB.
+        why: the finding with all its numbers.
         remedy: the pass or setting that would help.
     """
 
@@ -83,11 +83,11 @@ class Cause:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Cause:
-        """Read what ``to_json`` returned.
+        """Parse the result of ``to_json``.
 
         Raises:
             KeyError: it is not a cause.
-            ValueError: its kind or a code is not known.
+            ValueError: its kind or a code is unknown.
         """
         why, remedy = (Finding.from_json(content[key]) for key in ("why", "remedy"))
         return cls(CauseKind(content["kind"]), content["tensor"], float(content["value"]), why, remedy)
@@ -95,7 +95,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Operand:
-    """What a layer rounds: its weights, its activations, or one of two computed tensors, then named."""
+    """An operand that a layer quantizes: its weights, its activations, or one of two computed tensors by name."""
 
     kind: str
     tensor: str = ""
@@ -106,24 +106,24 @@ WEIGHTS, ACTIVATIONS = Operand("weights"), Operand("activations")
 
 @dataclass(frozen=True)
 class MethodSetting:
-    """The setting of a calibration method: for one tensor, or for weights where ``tensor`` is empty."""
+    """The setting of a calibration method: for one tensor, or for weights if ``tensor`` is empty."""
 
     method: str
     tensor: str = ""
 
     def remedy(self, better_db: float | None = None, own_db: float | None = None, operand: str = "") -> Finding:
-        """Advice to set it; with both levels, what it gains on an operand of the layer in dB."""
+        """The advice to use this setting; with both levels it names the gain at one of the layer's operands in dB."""
         return CauseCode.SET_METHOD(
             tensor=self.tensor, method=self.method, better_db=better_db, own_db=own_db, operand=operand
         )
 
 
 def data_cause(beyond: ClippedTensor, measured: bool = False) -> Cause:
-    """The cause that a tensor's values leave its range, since they are unlike those that calibration saw.
+    """The cause that a tensor's values exceed its range, since they differ from the calibration data.
 
     Args:
-        beyond: what leaves the range.
-        measured: whether on the samples that the layer was measured on; else on the evaluation's.
+        beyond: the values that exceed the range.
+        measured: whether this was seen on the samples that the layer was measured on, not on the evaluation's.
     """
     why = CauseCode.CLIPPED_ON_UNLIKE_DATA(what=beyond.finding, measured=measured)
     return Cause(CauseKind.UNLIKE_DATA, beyond.tensor, beyond.share, why, beyond.remedy)
@@ -138,14 +138,14 @@ def range_causes(
     unlike: ProfileRangeDifference | None = None,
     passes: Collection[str] = (),
 ) -> list[Cause]:
-    """What is wrong with one activation tensor.
+    """The causes of one activation tensor.
 
     Args:
         tensor: its name.
         known: its range with the diagnosis of its values.
-        uneven: its largest channel over the median one, where that was measured.
-        shared: the amax that a Concat forces on it over its own.
-        unlike: the profiles that disagree on it.
+        uneven: its largest channel relative to the median channel; 1 if not measured.
+        shared: the amax that a Concat requires for it, relative to its own.
+        unlike: the profiles that disagree on its range.
         passes: the helper passes that can work on the layer that reads it.
     """
     found: list[Cause] = []
@@ -158,7 +158,7 @@ def range_causes(
         found.append(Cause(CauseKind.UNEVEN_CHANNELS, tensor, uneven, why, helper or method or keep))
     ratio, sqnr = known.diagnosis.get("outlier_ratio"), known.diagnosis.get("sqnr_db")
     if ratio is not None and ratio >= OUTLIERS:
-        # one channel's outliers can be moved into the weights; single values anywhere are what a method cuts off
+        # outliers in one channel can be moved into the weights; scattered ones can be clipped by a method
         remedy = (helper if uneven >= UNEVEN else None) or method or keep
         found.append(Cause(CauseKind.OUTLIERS, tensor, ratio, CauseCode.OUTLIERS(ratio=ratio), remedy))
     if shared >= SHARED:
@@ -174,9 +174,9 @@ def range_causes(
 
 
 def other_method(tensor: str, known: Range) -> MethodSetting | None:
-    """The setting that gives a tensor the range with the least squared error, where its range differs; else None.
+    """The setting that gives a tensor the range with the least squared error; None if its range is about the same.
 
-    Rounding noise goes with the square of the range: ranges less than 12% apart are worth less than 1 dB.
+    Rounding noise grows with the square of the range: a difference of less than 12% is worth less than 1 dB.
     """
     best = known.diagnosis.get("amax", {}).get("mse")
     if not best or not known.amax or max(best / known.amax, known.amax / best) < _GAIN:
@@ -185,9 +185,10 @@ def other_method(tensor: str, known: Range) -> MethodSetting | None:
 
 
 def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, evening: Callable[[], str]) -> list[Cause]:
-    """The cause that one input channel's weights leave few levels to all others, if so.
+    """The cause that one input channel's weights are so large that all others have few levels; empty if not.
 
-    ``evening`` names a pass that evens them out, empty where none does: finding one takes walks over the whole graph.
+    ``evening`` returns a pass that evens them out, or an empty string. It is called only if needed, since it traverses
+    the whole graph.
     """
     reach = layer.in_range()
     typical = float(np.median(reach[reach > 0])) if (reach > 0).any() else 0.0
@@ -200,7 +201,7 @@ def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, evenin
 
 
 def cheap(share: float | None, layer: LayerWeights | None) -> Cause | None:
-    """The fact that keeping a layer float costs next to nothing, or None where it does not."""
+    """The fact that keeping a layer float costs next to nothing; None if it costs more."""
     if share is None or share >= _CHEAP:
         return None
     weights = math.prod(layer.shape) if layer is not None else None
@@ -219,16 +220,16 @@ def rounding(
     remedy: Finding | None = None,
     one_sided: bool = False,
 ) -> Cause:
-    """How much rounding costs at the layer itself, which operand carries it, and what becomes of it on the way.
+    """The rounding error of the layer itself, the operand that causes most of it, and its effect on the model's output.
 
     Args:
-        sides: dB with only that operand rounded.
-        share: of the multiply-accumulates, 0 to 1; None where they are not known.
-        both: dB at the layer's output with all operands rounded, where it was measured; else it is estimated from the
-            sides, which are then the operands' own SQNR.
-        alone: dB at the model's output with this layer alone quantized.
-        remedy: what makes the worse side better; None: nothing but keeping the layer float.
-        one_sided: the activations are never negative.
+        sides: SQNR in dB with only this operand rounded.
+        share: share of all multiply-accumulates, 0 to 1; None if unknown.
+        both: SQNR in dB at the layer's output with all operands rounded, if measured; None to estimate it from
+            ``sides``, which are then the SQNR of the operands themselves.
+        alone: SQNR in dB at the model's output with only this layer quantized.
+        remedy: what improves the worse operand; None if only keeping the layer float helps.
+        one_sided: whether the activations are never negative.
     """
     noise = sum(10 ** (-value / 10) for value in sides.values())
     level = both if both is not None else decibels(1.0, noise)
@@ -250,11 +251,11 @@ def rounding(
 def rounding_of_small(
     own_db: float, sides: Mapping[Operand, float], share: float | None, passes: Collection[str]
 ) -> Cause:
-    """Rounding that costs a layer far more than its operands' SQNR: its output rests on the small ones of their values.
+    """The cause that rounding costs a layer far more than its operands' SQNR: its output depends on small values.
 
     Args:
-        own_db: dB at the layer's output without the noise of its inputs, as measured.
-        sides: the operands' own SQNR.
+        own_db: measured SQNR in dB at the layer's output, without the noise of its inputs.
+        sides: the SQNR in dB of the operands themselves.
         share: see ``rounding``.
         passes: the helper passes that can work on the layer.
     """
@@ -267,7 +268,7 @@ def rounding_of_small(
 
 
 def weight_sqnr_db(values: Array, axis: int | None, precision: Precision) -> float:
-    """SQNR in dB of weights after quantization and back; infinite where nothing differs."""
+    """SQNR in dB of weights after fake quantization; infinite if nothing differs."""
     scale = storable_scale(weight_amax(values, axis, "minmax", precision), precision)
     steps, noise, signal = spread(scale, values, axis), 0.0, 0.0
     for part in parts_of(values):

@@ -1,4 +1,4 @@
-"""Which helper passes can do something about a layer's harm: each pass declares what it mends, and where."""
+"""The helper passes that can reduce a layer's error: each pass declares what it mends, and in which layers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from toolkit.graph.model import Model
 
 
 class Helpers:
-    """The installed passes of role ``HELP``, asked about the layers of one model.
+    """The installed passes of role ``HELP``, and the layers of one model that they can work on.
 
     Args:
-        model: the float model; not changed.
+        model: the float model; it is not changed.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def passes(self, layer: str) -> dict[Harm, str]:
-        """The passes that can work on a layer, by what they mend."""
+        """The passes that can work on a layer, by the harm that they mend."""
         return {harm: name for harm, name, layers in self._known if layer in layers}
 
     def evening(self, layer: str) -> list[str]:
@@ -33,7 +33,7 @@ class Helpers:
         return [name for _, name, layers in self._known if layers]
 
     def with_others(self, tried: Sequence[str]) -> tuple[str, ...]:
-        """These passes and the others that find a layer to work on; none where there are no others."""
+        """These passes and all others that find a layer to work on; empty if there are no others."""
         others = [name for name in self.able() if name not in tried]
         return (*tried, *others) if others else ()
 
@@ -41,7 +41,7 @@ class Helpers:
     def _known(self) -> list[tuple[Harm, str, set[str]]]:
         found = []
         for name, kind in passes_with_role(Role.HELP):
-            # a pass that cannot be created without settings cannot be advised either
+            # a pass with required settings cannot be created here, so it is not advised
             if kind.mends is not None and not any(field.is_required() for field in kind.model_fields.values()):
                 found.append((kind.mends, name, kind().applicable_layers(self.model)))
         return found

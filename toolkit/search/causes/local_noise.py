@@ -1,4 +1,4 @@
-"""What rounding costs at single layers: each by itself on its float inputs, with one operand rounded at a time."""
+"""The rounding error of single layers: each runs on its float inputs, with one operand rounded at a time."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _SAMPLES, _BATCH = 16, 4
 _FEWER, _ENOUGH = 8, 1 << 16
-"""This many samples are enough where each layer reads this many values in them."""
+"""Fewer samples are enough if each layer reads at least this many values from them."""
 _AT_ONCE = 1 << 14
-"""Values whose squares are summed in their own type."""
+"""How many values are squared and summed in their own type."""
 _LEAST = 1e-30
 _SAME_RANGE = 0.03
 _WEIGHTS_MSE = MethodSetting("mse")
@@ -42,14 +42,14 @@ _Way = tuple[Operand, MethodSetting | None]
 
 @dataclass
 class LocalNoise:
-    """One layer's output against its float output, in dB, with the float model's values at its inputs.
+    """The SQNR in dB of one layer's output, with float inputs, and statistics of its inputs.
 
     Attributes:
-        both: all operands rounded.
-        sides: one operand rounded.
-        other: one operand rounded differently, by operand and the setting that does it.
-        uneven: by activation tensor its largest channel over the median one.
-        clipping: by activation tensor what its range cuts off.
+        both: with all operands rounded.
+        sides: with one operand rounded.
+        other: with one operand rounded differently, by the operand and the setting.
+        uneven: for each activation tensor its largest channel relative to the median channel.
+        clipping: for each activation tensor how much its range clips.
     """
 
     both: float
@@ -60,7 +60,7 @@ class LocalNoise:
 
 
 def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNoise]:
-    """Run these layers by themselves on 16 samples, on 8 where these have enough values for every layer.
+    """Run these layers by themselves on 16 samples, or on 8 if these have enough values for every layer.
 
     Layers without a quantized operand are left out.
 
@@ -82,7 +82,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     with ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool:
         for number in spread_indices(len(parts)):
             values = tapped.run(parts[number].inputs)
-            # layers' noises are independent
+            # layers are independent of each other
             list(pool.map(lambda layer, values=values: layer.add(values), layers))
             seen += parts[number].count
             read = {tensor: count + values[tensor].size for tensor, count in read.items()}
@@ -130,13 +130,13 @@ class _SingleLayer:
                     self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
 
     def side(self, index: int) -> Operand:
-        """What an operand is."""
+        """An operand as weights, activations, or a named tensor if both operands are computed."""
         if index in self.constants:
             return WEIGHTS
         return ACTIVATIONS if len(self.computed) == 1 else Operand(ACTIVATIONS.kind, self.computed[index])
 
     def add(self, values: Mapping[str, Array]) -> None:
-        """Take in one batch of the tensors that the layer reads."""
+        """Add one batch of values of the tensors that the layer reads."""
         plain = {i: values[tensor] for i, tensor in self.computed.items()} | self.constants
         variants = {i: self.rounded.get(i) or self._activation(i, plain[i]) for i in self.operands}
         for index, tensor in self.computed.items():
@@ -151,7 +151,7 @@ class _SingleLayer:
         self._differ(None, wanted, {**plain, **{i: ways[None] for i, ways in variants.items()}})
 
     def result(self) -> LocalNoise:
-        """What all batches showed."""
+        """The result over all batches."""
         levels = {key: self._db(noise) for key, noise in self.noise.items() if key is not None}
         uneven = {}
         for tensor, amax in self.amax.items():
@@ -172,7 +172,7 @@ class _SingleLayer:
         self.noise[key] = self.noise.get(key, 0.0) + _power(wanted - found)
 
     def _bias(self, weight: Array) -> Array:
-        """What the bias of the quantized layer makes up for with these weights."""
+        """The correction that the quantized layer's bias makes for the rounding of these weights."""
         assert self._mean is not None
         if id(weight) not in self._made_up:
             error = weight.astype(np.float64) - self.constants[1].astype(np.float64)
@@ -185,7 +185,7 @@ class _SingleLayer:
         if self._session is None:
             inputs = [helper.make_tensor_value_info(f"operand {i}", self._types[i], None) for i in (0, 1)]
             out = onnx.ValueInfoProto(name="out")
-            # a bias is exact and would only raise the signal
+            # a bias is exact and would only increase the signal
             node = helper.make_node(self.node.op_type, ["operand 0", "operand 1"], ["out"], "layer")
             node.attribute.extend(self.node.attribute)
             graph = helper.make_graph([node], "layer", inputs, [out])
@@ -200,7 +200,7 @@ class _SingleLayer:
         return spilled(rounder.rounded(self.node.input[index], self.constants[index], self.axes[index]))
 
     def _activation(self, index: int, values: Array) -> dict[MethodSetting | None, Array]:
-        """The tensor rounded with its scale, and with those of other calibration methods."""
+        """The tensor rounded with its own scale, and with those of other calibration methods."""
         tensor, own = self.computed[index], self.scales[index]
         scales: dict[MethodSetting | None, Array] = {None: np.asarray([own], np.float32)}
         entry = self.ranges.tensors.get(tensor)
@@ -218,11 +218,11 @@ class _SingleLayer:
 
 
 def _power(values: Array) -> float:
-    """The sum of squares: within blocks in their own type, over blocks in float64, which is several times as fast."""
+    """The sum of squares: in the values' type within blocks and float64 across them, which is several times as fast."""
     flat = np.ascontiguousarray(values).reshape(-1)
     with np.errstate(over="ignore"):
         found = sum(
             float(np.dot(some, some)) for some in (flat[at : at + _AT_ONCE] for at in range(0, flat.size, _AT_ONCE))
         )
-    # the squares of such large or small values leave float32's range
+    # squares of very large or small values are outside float32's range
     return found if _LEAST < found < math.inf else float(np.square(flat, dtype=np.float64).sum())

@@ -1,4 +1,4 @@
-"""Decisions inside a model that are nearly tied: TopK and ArgMax whose best values lie close together."""
+"""Near ties inside a model: TopK, ArgMax and ArgMin nodes whose decision depends on nearly equal values."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _CLOSE = 0.01
 
 @dataclass(frozen=True)
 class NearTies:
-    """One node that decides.
+    """A node that selects values, and how close its decisions are.
 
     Attributes:
         node: its name.
         op: TopK, ArgMax or ArgMin.
-        share: of its decisions, those whose margin is below 1% of the values' standard deviation, 0 to 1.
+        share: share of its decisions with a margin below 1% of the values' standard deviation, 0 to 1.
     """
 
     node: str
@@ -39,9 +39,9 @@ class NearTies:
 
 
 def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dict[str, NearTies]:
-    """The first deciding node downstream of each of these layers, with how close its decisions are.
+    """For each of these layers the nearest selecting node downstream, with how close its decisions are.
 
-    Layers with none downstream are left out. Only nodes of the main graph are looked at.
+    Layers without one are left out. Only nodes of the main graph are considered.
 
     Args:
         model: the float model.
@@ -74,7 +74,7 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
 
 
 def _next(start: gs.Node, main: set[str]) -> gs.Node | None:
-    """The nearest deciding node downstream of ``start``, among the main graph's nodes."""
+    """The nearest selecting node downstream of ``start``, among the main graph's nodes; None if there is none."""
     queue, seen = deque([start]), {start.name}
     while queue:
         node = queue.popleft()
@@ -88,7 +88,7 @@ def _next(start: gs.Node, main: set[str]) -> gs.Node | None:
 
 
 def _margins(model: Model, node: gs.Node, values: Array) -> Array:
-    """By decision the last value that is taken minus the first that is not, in standard deviations of all values."""
+    """Each decision's margin: the last selected value minus the next one, in standard deviations of all values."""
     axis = int(node.attrs.get("axis", -1 if node.op == "TopK" else 0))
     count = 1
     if node.op == "TopK":

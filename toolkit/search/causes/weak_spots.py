@@ -1,4 +1,4 @@
-"""Why the worst layers are bad in eight bits, with numbers measured, and what would help."""
+"""Why the worst layers lose accuracy when quantized, with measured numbers, and what would help."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _CLOSE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class WeakSpot:
-    """One of the worst layers.
+    """One of the layers with the largest quantization error, with the causes.
 
     Attributes:
         node: its name.
-        blame: its share of the harm of all layers, 0 to 1.
-        causes: why, the most obvious first; never empty.
+        blame: its share of the sum of all layers' harm, 0 to 1.
+        causes: the causes, the most obvious first; never empty.
     """
 
     node: str
@@ -63,7 +63,7 @@ class WeakSpot:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> WeakSpot:
-        """Read what ``to_json`` returned; raises like ``Cause.from_json``."""
+        """Parse the result of ``to_json``; raises the errors of ``Cause.from_json``."""
         causes = tuple(Cause.from_json(cause) for cause in content["causes"])
         return cls(str(content["node"]), float(content["blame"]), causes)
 
@@ -75,14 +75,14 @@ def weak_spots(
     least: float = 0.02,
     taken: Collection[str] = (),
 ) -> list[WeakSpot]:
-    """The worst layers with what is wrong with their tensors.
+    """The worst layers with the causes of their error.
 
     Args:
         simulation: the model with the ranges that ``sensitivity`` was measured with.
-        sensitivity: what every layer costs.
-        worst: how many layers at most.
-        least: leave out layers with a smaller share of the harm than this.
-        taken: tensors whose range the search has replaced already: no other method is advised for them.
+        sensitivity: the measurements of all layers.
+        worst: the largest number of layers.
+        least: layers with a smaller share of the harm than this are left out.
+        taken: tensors whose range the search has already replaced: no other method is advised for them.
     """
     full = sensitivity.full
     harms = {group.name: min(group.harm(full), 1e30) for group in sensitivity.groups}
@@ -100,14 +100,14 @@ def weak_spots(
 
 
 def alike(spots: Sequence[WeakSpot]) -> list[list[tuple[WeakSpot, Cause]]]:
-    """All causes, grouped by finding and remedy, so that readers are told each once.
+    """All causes, grouped by finding and remedy, so that each is reported once.
 
-    Each list begins with the layer that is hurt most.
+    Each list begins with the layer with the largest harm.
     """
     found: dict[object, list[tuple[WeakSpot, Cause]]] = {}
     for spot in spots:
         for cause in spot.causes:
-            # the values that are not numbers decide which sentence it is
+            # values that are not numbers decide how the finding is worded
             words = {key: str(value) for key, value in cause.why.values.items() if isinstance(value, (bool, str))}
             said = sorted((key, value) for key, value in words.items() if key != "tensor")
             found.setdefault((cause.why.code, cause.remedy.code, *said), []).append((spot, cause))
@@ -115,7 +115,7 @@ def alike(spots: Sequence[WeakSpot]) -> list[list[tuple[WeakSpot, Cause]]]:
 
 
 class _Doctor:
-    """What all layers of one model are judged by."""
+    """The measurements and lookups from which the causes in one model's layers are determined."""
 
     def __init__(self, simulation: Simulation, names: list[str], taken: Collection[str]) -> None:
         self.simulation = simulation
@@ -127,15 +127,15 @@ class _Doctor:
         self.helpers = Helpers(simulation.model)
         self.unlike = {unlike.tensor: unlike for unlike in unlike_profiles(self.ranges, PROFILES)}
         self.scales = self.switches.config(()).scales
-        # without profiles the samples know sizes that the model does not declare
+        # without profiles the samples provide sizes that the model does not declare
         self.work = work_of(simulation.model, simulation.facts)
 
     def _evening(self, layer: str) -> str:
-        """The helper pass that evens out a layer's weights; empty where there is none."""
+        """The helper pass that evens out a layer's weights; empty if there is none."""
         return self.helpers.passes(layer).get(Harm.UNEVEN_WEIGHTS, "")
 
     def causes(self, group: GroupResult) -> list[Cause]:
-        """Why this layer is bad: its tensors, its rounding, what depends on it, what keeping it costs."""
+        """The causes in one layer: its tensors, its rounding, close decisions after it, and the cost of keeping it."""
         node = self.switches.nodes[group.name]
         local = self.local.get(group.name)
         found = self._tensors(group.name, local)
@@ -153,7 +153,7 @@ class _Doctor:
         return [*found, small] if small is not None else found
 
     def _tensors(self, name: str, local: LocalNoise | None) -> list[Cause]:
-        """What is wrong with the ranges of the activations that a layer reads."""
+        """The causes in the ranges of the activations that a layer reads."""
         found: list[Cause] = []
         for tensor in next(g for g in self.switches.groups if g.name == name).tensors:
             known = self.ranges.tensors.get(tensor)
@@ -161,7 +161,7 @@ class _Doctor:
                 continue
             own = self.switches.amax.get(tensor, known.amax)
             if own != known.amax:
-                # the search gave it another method's range
+                # the search replaced the range by another method's
                 known = known.with_amax(own, known.method)
             shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
             uneven = local.uneven.get(tensor, 1.0) if local is not None else 1.0
@@ -172,18 +172,18 @@ class _Doctor:
         return found
 
     def _unlike(self, local: LocalNoise) -> list[Cause]:
-        """The activations that are clipped, since these samples are unlike those that calibration saw."""
+        """The activations that are clipped because these samples differ from the calibration data."""
         return [data_cause(one, measured=True) for one in unlike_data(local.clipping, self.ranges)]
 
     def _weights(self, name: str) -> LayerWeights | None:
-        """A layer's constant weights by output channel; None where it has none, or is a transposed convolution."""
+        """A layer's constant weights by output channel; None if it has none or is a transposed convolution."""
         node = self.switches.nodes[name]
         weight = self.simulation.model.constant(node.inputs[1])
         known = weight is not None and weight.ndim >= 2 and node.op != "ConvTranspose"
         return LayerWeights(self.simulation.model, node) if known else None
 
     def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
-        """What rounding costs at a layer, and what makes the worse operand better."""
+        """The rounding error of a layer, and what improves the worse operand."""
         tensor = self.switches.nodes[group.name].inputs[0].name
         known = self.ranges.tensors.get(tensor)
         one_sided = known is not None and "one-sided" in known.diagnosis.get("notes", ())
@@ -194,7 +194,7 @@ class _Doctor:
         )  # fmt: skip
 
     def _better(self, name: str, local: LocalNoise, skewed: bool) -> Finding | None:
-        """What makes the worse operand better: a range method that was tried, or a pass; None where nothing does."""
+        """What improves the worse operand: a range method that was tried, or a pass; None if there is nothing."""
         worse = min(local.sides, key=lambda side: local.sides[side])
         ways = {way: db for (side, way), db in local.other.items() if side == worse and way not in self.taken}
         best = max(ways, key=lambda way: ways[way], default=None)
@@ -209,12 +209,12 @@ class _Doctor:
 
 
 def _skewed(known: Range) -> bool:
-    """Whether a tensor's values reach less than half as far on one side of zero as on the other."""
+    """Whether a tensor's range on one side of zero is less than half of that on the other."""
     return known.observed is not None and min(map(abs, known.observed)) < max(map(abs, known.observed)) / 2
 
 
 def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
-    """Whether the layer's harm shows only together with that of others, or is masked by theirs."""
+    """The cause that a layer's harm appears only together with that of others, or is masked by theirs."""
     if group.alone is None or group.without is None:
         return []
     noises = [group.noise_in(outcome) for outcome in (group.alone, sensitivity.full, group.without)]
@@ -227,10 +227,10 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
     others = [other.name for other in feeding[:4] if other.name != group.name][:2]
     if saved > _TOGETHER * alone:
         ratio = saved / alone if alone else math.inf
-        # outputs that come in another shape show no noise of the layers that change it, so none need be known
+        # outputs whose shape changes show no noise, so the other layers may be unknown
         remedy = CauseCode.KEEP_IT_OR_OTHERS(others=others) if others else CauseCode.KEEP_FLOAT()
         return [Cause(CauseKind.TOGETHER, "", ratio, CauseCode.HARM_TOGETHER(**levels), remedy)]
-    # a small part of the whole is lost in how the other errors happen to add up
+    # a small part of the total is lost in the random sum of the other errors
     if saved * _TOGETHER < alone and alone > _SEEN * full and others:
         ratio = alone / saved if saved > 0 else math.inf
         why, remedy = CauseCode.HARM_HIDDEN(**levels), CauseCode.KEEP_WITH_OTHERS(others=others)
@@ -239,7 +239,7 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
 
 
 def _ties(group: GroupResult, ties: NearTies | None) -> list[Cause]:
-    """Decisions that little noise flips: at the output, or at a TopK or ArgMax downstream of the layer."""
+    """Decisions that little noise changes: at the output, or at a TopK or ArgMax downstream of the layer."""
     found: list[Cause] = []
     alone = group.alone
     if alone is not None and alone.flips is not None and alone.flips >= _FLIPS and alone.sqnr_db >= _FINE_DB:

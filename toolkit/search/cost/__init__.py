@@ -1,1 +1,1 @@
-"""The time of a plan without building it: a roofline per layer, GPUs' datasheets, layer times of earlier runs."""
+"""The predicted latency of a plan: a roofline per layer, GPUs' datasheets, and layer times of earlier runs."""

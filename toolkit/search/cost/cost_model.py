@@ -1,12 +1,12 @@
-"""Predicted time of a plan: a roofline for every layer, and the traffic at borders between precisions.
+"""Predicted latency of a plan: a roofline for every layer, and the traffic of conversions between precisions.
 
 S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model", CACM 2009: a layer takes
-max(2 macs / rate, bytes / bandwidth), its arithmetic at the peak rate or its traffic at the peak bandwidth. A tensor
-that a quantized layer makes and only quantized layers read is stored in eight bits; anywhere else the quantization is
-a separate pass over memory, so that islands of INT8 are charged for it. Absolute times are optimistic; only
+max(2 macs / rate, bytes / bandwidth), the larger of its arithmetic at the peak rate and its traffic at the peak
+bandwidth. A tensor that a quantized layer writes and only quantized layers read is stored in eight bits; otherwise its
+quantization is a separate pass over memory, so islands of INT8 are charged for it. Absolute times are optimistic; only
 differences are used.
-Where layers were measured, their times replace the roofline, and a layer that was not measured takes its roofline times
-the median of measured over predicted; a border's quantization is a separate kernel, at the roofline.
+Measured layer times replace the roofline. Layers without a measured time take their roofline times the median of
+measured over predicted; the quantization of a tensor at a border is a separate kernel, at the roofline.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from toolkit.search.cost.layer_times import LayerTimes
 from toolkit.simulation.switches import Switches
 
 LAUNCH = 2e-6
-"""Seconds that a kernel takes at least; measured gaps between small kernels are 1.5 to 3 microseconds."""
+"""The shortest time of a kernel in seconds; measured gaps between small kernels are 1.5 to 3 microseconds."""
 
 Small = Callable[[str], bool]
-"""Whether a tensor is quantized and written in eight bits by the layer before it."""
+"""Whether a tensor is quantized and written in eight bits by the layer that produces it."""
 
 
 _FLIPPED = 4
-"""How often all groups are flipped, one by one, in search of the fastest plan."""
+"""The largest number of passes over all groups, flipping one at a time, in the search for the fastest plan."""
 
 
 class _Placed:
-    """What the cost model needs from a placement."""
+    """The parts of a placement that the cost model needs."""
 
     def __init__(self, placement: Placement, cost: CostModel) -> None:
         self._layers, self._cost = placement.layers, cost
@@ -65,7 +65,7 @@ class _Placed:
 
 
 class _Terms:
-    """``_Placed`` for flips, and the terms of a plan's time, each recomputed only where a flip changes it."""
+    """``_Placed`` for flips of groups, and the terms of a plan's time; a flip recomputes only terms that it changes."""
 
     def __init__(self, flips: Flips, cost: CostModel) -> None:
         self.keep, self.layer, self.uses = flips.keep, flips.layer, flips.uses
@@ -90,20 +90,20 @@ class _Terms:
         return [cell() for cell in self._layers]
 
     def borders(self) -> list[float]:
-        """``CostModel.border_term`` of every tensor that has one."""
+        """``CostModel.border_term`` of every tensor that needs a separate kernel."""
         return [term for cell in self._borders if (term := cell()) is not None]
 
 
 class CostModel:
-    """Predicts the time of plans of one model at one shape.
+    """Predicts the latency of plans of one model at one shape.
 
     Args:
-        switches: the model, its groups and what each subset of them quantizes.
-        facts: shapes, at the profile's opt.
+        switches: the model, its groups, and the placement for each subset of them.
+        facts: shapes at the profile's opt.
         gpu: the GPU's peak rates.
-        rest: the float precision of what is not quantized.
+        rest: the float precision of everything that is not quantized.
         times: measured times; they replace the roofline of these layers.
-        work: what every node counts for in shares of the arithmetic; from ``facts`` where None.
+        work: every node's share of the arithmetic; computed from ``facts`` if None.
         others: nodes that other passes have quantized to the same type.
         named: whether the user asked for times, on this GPU or on any.
     """
@@ -133,35 +133,35 @@ class CostModel:
 
     @property
     def place(self) -> str:
-        """The GPU that times refer to, in words; empty where times were neither asked for nor measured.
+        """The name of the GPU that times are for; empty if times were neither requested nor measured.
 
-        Predictions only order plans then: they are not for any actual GPU.
+        In that case predictions only order plans and are not for any actual GPU.
         """
         return self.times.gpu or (self.gpu.name if self.named or self.times.seconds else "")
 
     def learn(self, kept: Iterable[str], seconds: float) -> None:
-        """Take the measured time of a whole plan in place of its prediction."""
+        """Use the measured time of a whole plan, in seconds, in place of its prediction."""
         self._whole[frozenset(kept)] = seconds
 
     def time(self, kept: Iterable[str] = (), launch: float = LAUNCH) -> float:
-        """Seconds of the plan that keeps these groups float. Nodes that no plan changes count where they were measured.
+        """Seconds of the plan that keeps these groups float; nodes that no plan changes count only if measured.
 
         Args:
             kept: the groups that stay float.
-            launch: seconds that every kernel takes besides, where it was not measured.
+            launch: seconds that every kernel takes in addition, if it was not measured.
         """
         kept = frozenset(kept)
         return self._whole[kept] if kept in self._whole else sum(self._parts(kept, launch))
 
     def idle(self, kept: Collection[str]) -> set[str]:
-        """The groups kept float whose quantized form would make the plan no faster."""
+        """The groups kept float that would make the plan no faster if they were quantized."""
         time = self.time(kept)
         return {name for name in kept if self.time(other for other in kept if other != name) >= time}
 
     def least_time(self) -> float | None:
-        """Seconds of the fastest plan that flips of single groups lead to, from everything quantized and from nothing.
+        """Seconds of the fastest plan found by flips of single groups, from full quantization and from no quantization.
 
-        None where all pairs would have to be placed again for every flip.
+        None if every flip would require placing all pairs again.
         """
         if self._terms is None:
             return None
@@ -189,7 +189,7 @@ class CostModel:
 
     @cached_property
     def scale(self) -> float:
-        """Median of measured over predicted time of the layers that were measured; 1 without any."""
+        """Median of measured over predicted time of the measured layers; 1 if there are none."""
         ratios = []
         everything = self.switches.placement(()), self.switches.placement(self.switches.names)
         small = [_Placed(placement, self).small for placement in everything]
@@ -202,7 +202,7 @@ class CostModel:
 
     @cached_property
     def _measured_borders(self) -> set[str]:
-        """Tensors whose quantization is in the measured times of the layers that read them."""
+        """Tensors whose quantization is included in the measured times of the layers that read them."""
         if not (self.times.borders and self.times.seconds):
             return set()
         placed = _Placed(self.switches.placement(()), self)
@@ -210,14 +210,14 @@ class CostModel:
 
     @cached_property
     def _terms(self) -> _Terms | None:
-        """The terms of a plan's time that a flip of a group changes; None where it takes placing all pairs again."""
+        """The terms of a plan's time that flips of groups change; None if flips require placing all pairs again."""
         flips, _ = self.switches.flips, self._measured_borders
         return _Terms(flips, self) if flips is not None else None
 
     def _parts(self, kept: Iterable[str], launch: float) -> tuple[float, float]:
         """Measured and predicted seconds of a plan.
 
-        Sums are rounded once, so that they do not depend on the order in which their terms were found.
+        Sums are rounded once, so they do not depend on the order of their terms.
         """
         terms = self._terms
         if terms is not None and terms.keep(kept):
@@ -236,21 +236,21 @@ class CostModel:
         return (True, seconds) if seconds is not None else (False, self._layer(node, quantized, small))
 
     def border_term(self, tensor: str, placed: _Placed | _Terms) -> float | None:
-        """Seconds of the kernel that quantizes a tensor; None where no separate kernel does."""
+        """Seconds of the kernel that quantizes a tensor; None if there is no separate kernel."""
         if not placed.uses(tensor) or placed.small(tensor) or tensor in self._measured_borders:
             return None
         return self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
 
     def arithmetic(self, group: str) -> float:
-        """Seconds of arithmetic that quantizing a group saves, traffic and borders left out; positive."""
+        """Seconds of arithmetic that quantizing a group saves, without traffic and conversions; positive."""
         work = 2 * self.macs[group]
         return max(work / self.gpu.rate(self.rest) - work / self.gpu.rate(self.switches.precision), 1e-12)
 
     def price(self, group: str) -> float:
-        """Seconds that keeping a group float costs when all others are quantized, launches left out; positive.
+        """Seconds that keeping a group float costs if all others are quantized, without launches; positive.
 
-        Borders can make it cheap to keep a layer; it is never less than half of the layer's own arithmetic, since
-        its neighbours may be kept too and the borders fall away.
+        Conversions can make it cheap to keep a layer float. The price is at least half of the layer's own arithmetic,
+        since its neighbours may be kept float too, which removes the conversions.
         """
         if group not in self._prices:
             saving = self.time([group], launch=0.0) - self.time(launch=0.0)
@@ -262,7 +262,7 @@ class CostModel:
         return self.work.share(self.others.union(self.switches.placement(kept).layers))
 
     def _layer(self, node: gs.Node, quantized: bool, small: Small) -> float:
-        """A layer's roofline, in seconds; ``small`` tells which tensors are stored in eight bits."""
+        """A layer's roofline in seconds; ``small`` returns whether a tensor is stored in eight bits."""
         stored = self.switches.precision
         precision = stored if quantized and not stored.weights_only else self.rest
         work = 2 * (macs(node, self.facts) or 0)
@@ -276,7 +276,7 @@ class CostModel:
         return max(work / self.gpu.rate(precision), traffic / self.gpu.bandwidth)
 
     def is_small(self, name: str, uses: set[Use], layer: Callable[[str], bool]) -> bool:
-        """Whether the layer before a quantized tensor writes it in eight bits: nothing reads it as floats."""
+        """Whether the layer before a quantized tensor writes it in eight bits, since nothing reads it in float."""
         if not uses or name in self._outputs:
             return False
         tensor = self.switches.tensors[name]
@@ -289,7 +289,7 @@ class CostModel:
         return everyone and self._made_quantized(tensor, layer)
 
     def _made_quantized(self, tensor: gs.Tensor, layer: Callable[[str], bool]) -> bool:
-        """Whether a quantized layer makes the tensor, directly or through what fuses with it."""
+        """Whether a quantized layer produces the tensor, directly or through operators that fuse with it."""
         while tensor.inputs:
             node = tensor.inputs[0]
             if node.op in TARGETS:
@@ -302,7 +302,7 @@ class CostModel:
         return False
 
     def _end(self, tensor: gs.Tensor) -> gs.Tensor:
-        """The tensor that is written to memory after the activation or normalization that fuses."""
+        """The tensor that is written to memory after fusing activations and normalizations."""
         while len(readers := self.forms.readers(tensor)) == 1:
             if self.forms.op(readers[0]) not in ACTIVATIONS | FOLDED and not self._affine(readers[0]):
                 break
@@ -310,11 +310,11 @@ class CostModel:
         return tensor
 
     def _affine(self, node: gs.Node) -> bool:
-        """Whether a node is a bias or a normalization's gain or shift that is written out."""
+        """Whether a node adds a bias, or applies the gain or shift of a normalization exported as several nodes."""
         return self.forms.composite(node) is None and constant_affine(self.model, node)
 
     def _elements(self, tensor: str) -> int:
-        """A tensor's elements; 0 where its shape is not known."""
+        """A tensor's number of elements; 0 if its shape is unknown."""
         shape = shape_of(self.facts, tensor)
         return math.prod(shape) if shape is not None else 0
 

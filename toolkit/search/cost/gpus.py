@@ -12,13 +12,13 @@ from toolkit.base.precision import Precision
 
 @dataclass(frozen=True)
 class GpuSpec:
-    """One GPU.
+    """The peak rates of a GPU.
 
     Attributes:
-        name: as NVIDIA writes it, without the maker.
-        bandwidth: memory bandwidth in bytes a second.
-        rates: multiply-adds by precision in operations a second (one multiply-add counts as two). FP32 is TF32 where
-            the GPU has it, since TensorRT uses it; FP16 and BF16 accumulate in FP32.
+        name: NVIDIA's name without ``NVIDIA``.
+        bandwidth: memory bandwidth in bytes per second.
+        rates: for each precision the operations per second (one multiply-add counts as two). FP32 is TF32 if the GPU
+            supports it, since TensorRT uses it; FP16 and BF16 accumulate in FP32.
     """
 
     name: str
@@ -26,7 +26,7 @@ class GpuSpec:
     rates: Mapping[Precision, float]
 
     def rate(self, precision: Precision) -> float:
-        """Operations a second in a precision; that of the next wider type where the GPU has no such unit."""
+        """Operations per second in a precision; if the GPU does not support it, those of the next wider type."""
         wider = {Precision.INT4: Precision.INT8, Precision.NVFP4: Precision.FP8, Precision.MXFP8: Precision.FP8,
                  Precision.FP8: Precision.FP16, Precision.BF16: Precision.FP32,
                  Precision.INT8: Precision.FP16, Precision.FP16: Precision.FP32}  # fmt: skip
@@ -59,12 +59,12 @@ GPUS: dict[str, GpuSpec] = {
 
 
 def gpu_spec(name: str) -> GpuSpec:
-    """A GPU by name, case-insensitive, ``NVIDIA`` and what follows the name left out.
+    """A GPU by name; case, ``NVIDIA`` and anything after the name are ignored.
 
-    Laptop GPUs and slices of a GPU (MIG) are not the GPU whose name they bear.
+    Laptop GPUs and MIG slices of a GPU are not found, although they bear its name.
 
     Raises:
-        RecipeError: it is not in the table.
+        RecipeError: the GPU is not in the table.
     """
     found = known_as(name)
     if found is None:
@@ -75,7 +75,7 @@ def gpu_spec(name: str) -> GpuSpec:
 
 
 def known_as(name: str) -> GpuSpec | None:
-    """The table's GPU that a driver or a person calls by this name, see ``gpu_spec``; None if it is not there."""
+    """The table's GPU for a name from a driver or a user, see ``gpu_spec``; None if it is not in the table."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower()).strip()
     if re.search(r"\b(laptop|mobile|max-q|mig)\b", plain):
         return None

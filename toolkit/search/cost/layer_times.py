@@ -1,4 +1,4 @@
-"""Measured times of layers from the reports of earlier runs, for the cost model to use in place of a prediction."""
+"""Measured layer times from the reports of earlier runs, which replace predictions in the cost model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _KIND = FileKind(
 
 @dataclass
 class LayerTimes:
-    """Seconds by layer, as engines were measured.
+    """Measured seconds of layers.
 
     Attributes:
         seconds: by (layer, whether it ran quantized).
-        rest: seconds of all nodes that are no quantizable layer, of the first report that has any; 0 where unknown.
-        borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
+        rest: seconds of all other computing nodes, from the first report that has any; 0 if unknown.
+        borders: whether a quantized layer's time includes the conversions next to it in the engine with every layer
             quantized.
-        gpu: where the times were measured, if on this machine.
-        notes: what the reader should know.
+        gpu: the GPU of the measurement, if it was made on this machine.
+        notes: findings for the user.
     """
 
     seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
@@ -50,22 +50,21 @@ def read_times(
     fingerprint: str = "",
     gpu: str = "",
 ) -> LayerTimes:
-    """Read the measured layer times of earlier runs; where two reports know a layer, the first one counts.
+    """Read the measured layer times of earlier runs; if several reports time a layer, the first one is used.
 
     Args:
         paths: report.json files, or run folders that hold one.
         layers: names of the layers that can be quantized.
-        quantized: the quantized precision; times of layers that ran in another one are left out.
-        rest: the precision of float layers, likewise; FP32 counts too where TensorRT chose that.
-        profile: the profile whose times count; the report's first where it is empty.
-        shapes: the opt shapes that the times must belong to, by input; any where None.
-        fingerprint: of the model as it was read; a report of another model is used by the names of its layers, and
-            a note says so.
-        gpu: the GPU that other times are predicted for; a note says where a report was measured on another one.
+        quantized: the quantized precision; times of layers that ran in another precision are left out.
+        rest: the precision of float layers, likewise; FP32 is used too if TensorRT chose it for such a layer.
+        profile: the profile whose times are used; the report's first if empty.
+        shapes: the opt shapes, by input, at which the times must be measured; any if None.
+        fingerprint: of the model as it was read; reports of other models are used by layer name, with a note.
+        gpu: the GPU that missing times are predicted for; a note says if a report was measured on another one.
 
     Raises:
-        RecipeError: a file is no report, was measured at other shapes, or holds no time of any of the layers, be it
-            that all ran inside blocks.
+        RecipeError: a file is not a report, was measured at other shapes, or has no time of any of the layers; this
+            includes layers that all ran inside blocks.
     """
     wanted = set(layers)
     found = LayerTimes()
@@ -76,13 +75,13 @@ def read_times(
 
 @dataclass
 class _ReportTimes:
-    """The layers of one report by what their times are good for.
+    """The layers of one report, sorted by how their times can be used.
 
     Attributes:
         seconds: by (layer, whether it ran quantized).
-        rest: seconds of all computing nodes that are no quantizable layer.
-        hidden: how many quantizable layers ran inside blocks that have times only as a whole.
-        others: how many ran in a precision that no plan has, by precision.
+        rest: seconds of all computing nodes that are not quantizable layers.
+        hidden: how many quantizable layers ran inside blocks that are timed only as a whole.
+        others: by precision, how many layers ran in a precision that no plan uses.
     """
 
     seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
@@ -99,17 +98,17 @@ class _ReportTimes:
         for layer in layers:
             milliseconds = layer["time_ms"].get(profile)
             if layer["node"] in wanted and layer.get("status") == "opaque":
-                # a block's time stands at one of its nodes
+                # a block's time is reported at one of its nodes
                 found.hidden += 1
                 continue
             if milliseconds is None:
                 continue
             if layer["node"] not in wanted:
-                # conversions belong to the borders, which every plan has elsewhere
+                # conversions depend on the plan
                 found.rest += milliseconds / 1e3 if layer["role"] == "compute" else 0.0
                 continue
             ran = layer["actual"]["precision"]
-            # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
+            # TensorRT may run a layer requested in the float type in a wider one if that is faster
             wider = ran == str(Precision.FP32) and (layer.get("asked") or {}).get("precision") == str(rest)
             if ran in (str(quantized), str(rest)) or wider:
                 found.seconds[layer["node"], ran == str(quantized)] = milliseconds / 1e3
@@ -118,7 +117,7 @@ class _ReportTimes:
         return found
 
     def require_any(self, path: Path, quantized: Precision, rest: Precision) -> None:
-        """Refuse a report without the time of any quantizable layer in either precision."""
+        """Raise a RecipeError for a report without the time of any quantizable layer in either precision."""
         if not self.seconds and self.hidden:
             raise RecipeError(
                 f"the engine ran its {count(self.hidden, 'quantizable layer')} inside blocks that are timed only as a "
@@ -141,7 +140,7 @@ def _take(
     shapes: Shapes | None,
     origin: tuple[str, str],
 ) -> None:
-    """Add the times of one report, and a note on them; see ``read_times``."""
+    """Add the times of one report, and a note about them; see ``read_times``."""
     report = _load(path)
     held = next((name for layer in report["layers"] for name in layer["time_ms"]), "")
     if not held:
@@ -188,7 +187,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _same_shapes(report: Mapping[str, Any], profile: str, shapes: Shapes, path: Path) -> None:
-    """Refuse times of another problem size: they would be wrong by a factor and look measured."""
+    """Raise a RecipeError for times of other shapes, which would be wrong by a factor."""
     for one in report.get("profiles", ()):
         if one["name"] != profile:
             continue

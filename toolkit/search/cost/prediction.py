@@ -1,8 +1,8 @@
-"""The time of a whole graph on a GPU, predicted from its datasheet: every node counts, or there is no prediction.
+"""The latency of a whole graph on a GPU, predicted from its datasheet; all nodes count, or there is no prediction.
 
-A kernel takes at least its arithmetic at the peak rate and its traffic at the peak bandwidth, whichever is longer (the
-roofline of S. Williams, A. Waterman, D. Patterson, CACM 2009), and what launching it takes. Peak rates are not reached,
-so that the sum is a lower bound; a layer's bounds say what limits it.
+A kernel takes the longer of its arithmetic at the peak rate and its traffic at the peak bandwidth (the roofline of
+S. Williams, A. Waterman, D. Patterson, CACM 2009), plus its launch. Peak rates are not reached, so the sum is a lower
+bound; each kernel's bound says what limits it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POINTWISE = ACTIVATIONS | FOLDED | ADDS | CONVERSIONS | {
     "Mul", "Sub", "Div", "Pow", "Sqrt", "Exp", "Log", "Neg", "Abs", "Min", "Max", "Where", "Reciprocal", "Floor",
     "Ceil", "Round", "Sign", "Not", "And", "Or", "Equal", "Greater", "Less", "Cast",
 }  # fmt: skip
-"""Operators that run in the kernel of the node before them."""
+"""Operators that are fused into the kernel of the node before them."""
 _EIGHT_BYTES = (TensorProto.INT64, TensorProto.UINT64, TensorProto.DOUBLE)
 _ONE_BYTE = (TensorProto.BOOL, TensorProto.UINT8)
 _STEPWISE = frozenset({"LSTM", "GRU", "RNN"})
@@ -41,15 +41,15 @@ _BODIES = frozenset({"If", "Loop", "Scan"})
 
 @dataclass
 class KernelTime:
-    """What one kernel takes at least, in seconds.
+    """A lower bound on the time of one kernel, in seconds.
 
     Attributes:
-        node: the node that the kernel is for.
-        fused: nodes that run in it too.
-        precision: what it computes in.
-        arithmetic: its arithmetic at the peak rate.
-        memory: its traffic at the peak bandwidth.
-        launch: its launches; a recurrent layer has one per step and direction.
+        node: the node that the kernel computes.
+        fused: nodes that are fused into it.
+        precision: the precision that it computes in.
+        arithmetic: the time of its arithmetic at the peak rate.
+        memory: the time of its traffic at the peak bandwidth.
+        launch: the time of its launches; a recurrent layer has one per step and direction.
     """
 
     node: str
@@ -61,23 +61,23 @@ class KernelTime:
 
     @property
     def seconds(self) -> float:
-        """The kernel's whole time."""
+        """The kernel's whole time, in seconds."""
         return max(self.arithmetic, self.memory) + self.launch
 
     @property
     def bound(self) -> Bound:
-        """What limits the kernel."""
+        """The part of its time that limits the kernel."""
         parts: dict[Bound, float] = {"arithmetic": self.arithmetic, "memory": self.memory, "launches": self.launch}
         return max(parts, key=parts.__getitem__)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The kernels of a graph; none where some node cannot be counted.
+    """The kernels of a graph; none if a node cannot be counted.
 
     Attributes:
         kernels: in the graph's order.
-        uncounted: nodes whose shapes or work are not known.
+        uncounted: nodes with unknown shapes or work.
     """
 
     kernels: list[KernelTime]
@@ -85,22 +85,22 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """Seconds of one inference."""
+        """Seconds per inference."""
         return math.fsum(kernel.seconds for kernel in self.kernels)
 
 
 def predict(
     model: Model, facts: Facts, gpu: GpuSpec, computes: Mapping[str, Precision], rest: Precision, pairs: bool = True
 ) -> Prediction:
-    """Predict the time of a graph.
+    """Predict the latency of a graph.
 
     Args:
-        model: the final graph, with its pairs.
+        model: the final graph, with its Q/DQ pairs.
         facts: its types and shapes at one corner of a profile.
         gpu: the GPU.
-        computes: by node what it computes in.
+        computes: for each node the precision that it computes in.
         rest: the type of nodes that are not in ``computes``, and of stored floats.
-        pairs: whether Q/DQ pairs quantize; else the graph is taken as if it had none, all in ``rest``.
+        pairs: whether Q/DQ pairs quantize; if not, they are ignored and everything is in ``rest``.
     """
     return _Predictor(model, facts, gpu, computes, rest, pairs).all()
 
@@ -140,10 +140,10 @@ class _Predictor:
         return Prediction([] if uncounted else list(kernels.values()), uncounted)
 
     def _left_out(self, node: gs.Node) -> bool:
-        """Whether a graph without pairs lacks a node; it has the Casts of its inputs and outputs too.
+        """Whether the graph without pairs would not have this node; Casts at inputs and outputs stay.
 
-        Where a pair reads an input or gives an output of another float type than the rest, there is a Cast instead of
-        it, one for all that read the input.
+        If a pair reads an input or produces an output of a float type other than ``rest``, it counts as a Cast, once
+        for all pairs that read the input.
         """
         if self.pairs or node.op not in CONVERSIONS:
             return False
@@ -159,7 +159,7 @@ class _Predictor:
         return node is not next((one for one in readers if one.op.startswith("Cast")), readers[0])
 
     def _cast(self, tensor: gs.Tensor) -> bool:
-        """Whether an input or output holds floats of another type than the rest."""
+        """Whether an input or output holds floats of a type other than ``rest``."""
         return self.facts.is_float(tensor.name) and self.facts.types[tensor.name] != self.rest.onnx_type
 
     def _of_integers(self, node: gs.Node) -> bool:
@@ -177,7 +177,7 @@ class _Predictor:
             self._own(node, kernel)
 
     def _constant(self, node: gs.Node) -> bool:
-        """Whether a node reads weights alone; for the nodes downstream, pairs and views of weights are weights too."""
+        """Whether a node reads only weights; outputs of pairs and views of weights count as weights downstream."""
         read = [tensor for tensor in node.inputs if not tensor.is_empty()]
         if not node.inputs or not all(t.name in self.weights or self.model.constant(t) is not None for t in read):
             return False
@@ -186,15 +186,15 @@ class _Predictor:
         return True
 
     def _host(self, node: gs.Node) -> KernelTime | None:
-        """The kernel that a node runs in: that of what it reads, where it computes element by element.
+        """The kernel that a node is fused into: if the node is elementwise, that of its input; None otherwise.
 
-        A Q/DQ node or a Cast goes with the kernel that writes its input, or, if there is none, with the one that
-        reads its output, which reads the narrower type then.
+        Only an input with no other readers counts, except for a DequantizeLinear. A QuantizeLinear or Cast of a model
+        input has a kernel of its own.
         """
         if node.op not in _POINTWISE:
             return None
         made = [self.owner[t.name] for t in node.inputs if t.name in self.owner and len(t.outputs) == 1]
-        # the later of two branches is the one whose kernel adds the other
+        # of two branches, the kernel of the later one adds the other
         if made:
             return made[-1]
         if node.op in DEQUANTIZERS:
@@ -202,7 +202,7 @@ class _Predictor:
         return None
 
     def _count(self, node: gs.Node) -> None:
-        """Add what a node takes to its kernel."""
+        """Add a node's arithmetic, traffic and launches to its kernel."""
         kernel = self.owner.get(node.outputs[0].name) if node.outputs else None
         if kernel is None or node.op in _VIEWS:
             return
@@ -215,7 +215,7 @@ class _Predictor:
         if own:
             kernel.launch += LAUNCH * self._steps(node)
         size = 0.0
-        # scales and zero points are negligible next to what they scale
+        # scales and zero points are negligible next to the tensors that they scale
         for tensor in node.inputs[:1] if node.op in CONVERSIONS else node.inputs:
             if not tensor.is_empty() and self.owner.get(tensor.name) is not kernel:
                 size += self._bytes(tensor)
@@ -237,7 +237,7 @@ class _Predictor:
                     yield reader.outputs[0].name
 
     def _steps(self, node: gs.Node) -> int:
-        """How many kernels follow each other in a node: a recurrent layer waits for each step's result."""
+        """The number of successive kernels of a node: a recurrent layer has one per step and direction."""
         if node.op not in _STEPWISE:
             return 1
         shape, weights = shape_of(self.facts, node.inputs[0].name), shape_of(self.facts, node.inputs[1].name)
@@ -247,7 +247,7 @@ class _Predictor:
         return int(shape[0]) * int(weights[0])
 
     def _bytes(self, tensor: gs.Tensor) -> float:
-        """Bytes of a tensor in memory; a weight read through a pair is stored in the pair's type."""
+        """A tensor's bytes in memory; a weight read through a pair is stored in the pair's type."""
         stored = upstream(tensor, DEQUANTIZERS) if self.pairs else tensor
         shape = shape_of(self.facts, tensor.name) or self._declared(tensor)
         if shape is None:
@@ -259,7 +259,7 @@ class _Predictor:
         found = Precision.from_onnx(kind)
         if found is None:
             return math.prod(shape) * (8 if kind in _EIGHT_BYTES else 1 if kind in _ONE_BYTE else 4)
-        # an engine stores floats in the type of the rest, whatever the graph says
+        # an engine stores floats in ``rest``, whatever their type in the graph
         return math.prod(shape) * (found if found.quantized else self.rest).bits / 8
 
     def _declared(self, tensor: gs.Tensor) -> list[int] | None:

@@ -1,1 +1,1 @@
-"""The cheapest plan within a budget: plans evaluated, their noise learnt, better ranges and next plans proposed."""
+"""Search for the cheapest plan within a budget: evaluate plans, model their noise, choose ranges, propose plans."""

@@ -1,4 +1,4 @@
-"""The part of a search that chooses activation ranges: by whole methods in a race, and tensor by tensor."""
+"""The part of a search that chooses activation ranges: first whole calibration methods, then single tensors."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ _WORST_GROUPS, _WORST_SHARE = 8, 0.02
 _TRIED_PRICE = 0.7
 _FEW = 2
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
-"""How many times the least noise ranges may have, on at most this share of the samples, to be run on more."""
+"""Noise limits of a race: (share of the samples, factor). On up to this share of the samples, ranges are run on more
+samples only if their noise is at most this factor times the smallest.
+"""
 _MISSED_ROUNDS = 2
-"""How far ranges race where the plan misses the budget by far: they are for later plans."""
+"""A race stops after this many rounds if all of its plans miss the budget by far: its ranges only help later plans."""
 _FAR = 1.0
-"""The distance from which on a plan misses the budget by far; see ``Budget.distance``."""
+"""A plan misses the budget by far if its distance exceeds this; see ``Budget.distance``."""
 _SPEAKS = 0.8
-"""The share of the noise from which on a few layers may have favoured ranges that do not suit the others."""
+"""If a few layers make more than this share of the noise, the chosen ranges may not suit the other layers."""
 
 RangesTried = tuple[SearchedPlan, dict[str, float]]
-"""A plan and the ranges that it was run with."""
+"""A plan and the ranges it was run with."""
 
 
 class ChoosingRanges(Proposing):
-    """Chooses among the ranges of calibration's methods.
+    """Chooses activation ranges among those of the calibration methods.
 
     The arguments are those of ``Evaluations``.
 
     Attributes:
-        amax: the ranges now in use, as far as they differ from calibration's.
-        batches: the number of batches on which layers were measured alone; None for all.
-        quietest: the method with the least noise on the fewest samples, all layers quantized; empty for the recipe's
-            own ranges, None where methods were not compared on these.
+        amax: the ranges in use, as far as they differ from the recipe's calibration.
+        batches: the number of batches on which single layers were measured; None for all.
+        quietest: the method with the least noise on the smallest subset of the samples, all layers quantized; empty
+            for the recipe's own ranges, None if methods were not compared on that subset.
     """
 
     batches: int | None = None
     quietest: str | None = None
 
     def _best_method(self) -> SearchedPlan:
-        """Everything quantized with the ranges of each method; the best one's are used from here on."""
+        """Evaluate full quantization with the ranges of each method; the best method's ranges are used from here on."""
         methods = list(whole_model(self.simulation))
         self._methods = [amax for _, amax in methods]
         if self._first_alone:
@@ -56,12 +58,12 @@ class ChoosingRanges(Proposing):
         return self._race((), [{}, *self._methods])
 
     def _clearly_best(self, methods: Sequence[tuple[str, dict[str, float]]]) -> SearchedPlan:
-        """``_best_method`` judged on the fewest samples: ranges other than the recipe's must be better by 1 dB.
+        """``_best_method`` on the smallest subset: ranges other than the recipe's must have 1 dB less noise.
 
-        A first plan is wanted soon, and plans with the recipe's own ranges run in existing sessions.
+        The search should find a first plan soon, and plans with the recipe's own ranges run in existing sessions.
 
         Args:
-            methods: by name the ranges that each changes.
+            methods: the methods' names, and the ranges that each changes.
         """
         plans = []
         for amax in self._unlike((), [{}, *self._methods]):
@@ -74,9 +76,10 @@ class ChoosingRanges(Proposing):
         return self._everything()
 
     def _everything(self) -> SearchedPlan:
-        """All layers quantized, on more and more of the samples as long as these do not miss the budget.
+        """Run the fully quantized plan on more and more of the samples as long as it meets the budget.
 
-        Where they do, other things are learnt first: plans that meet it are wanted, whatever more samples say.
+        If it misses the budget, the search measures layers first: it looks for plans that meet the budget, and more
+        samples of this plan would not help.
         """
         plan = self._evaluate((), until=1, sure=True)
         while not plan.whole and not plan.lacks:
@@ -84,9 +87,9 @@ class ChoosingRanges(Proposing):
         return plan
 
     def _with_best_ranges(self, kept: Sequence[str]) -> bool:
-        """Use the ranges of the method that suits the layers left quantized best; returns whether they have changed.
+        """Use the ranges of the method that suits the layers left quantized best; returns whether the ranges changed.
 
-        A layer that is float now may have been the one that spoke for a method.
+        A method may have been chosen because of a layer that is float by now.
         """
         if not self.try_ranges or len(kept) == len(self.simulation.names):
             return False
@@ -97,8 +100,8 @@ class ChoosingRanges(Proposing):
     def _race(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> SearchedPlan:
         """The plan with the best of these ranges, which are used from here on.
 
-        The best of ``_successive_halving`` is run on all samples, unless all miss the budget by far on fewer. The first
-        ranges are those in use: others must be better by more than chance.
+        The best plan of ``_successive_halving`` is run on all samples unless all miss the budget by far on fewer.
+        The first ranges are those in use: others replace them only if they are better by more than chance.
         """
         tried, missed = self._successive_halving(kept, self._unlike(kept, ranges))
         self._complete_best(kept, tried, missed)
@@ -113,8 +116,8 @@ class ChoosingRanges(Proposing):
     ) -> tuple[list[dict[str, float]], bool]:
         """Run a plan with each of these ranges on a few batches, then the least noisy ones on more and more.
 
-        Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS 2016: on few samples ranges that cut
-        off outliers look better than they are.
+        Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS 2016. On few samples, ranges that clip
+        outliers look better than they are.
 
         Returns:
             The ranges that were run, and whether all plans of the last round miss the budget by far.
@@ -132,35 +135,35 @@ class ChoosingRanges(Proposing):
         return tried, False
 
     def _run_round(self, kept: Sequence[str], live: Sequence[dict[str, float]], number: int) -> list[RangesTried]:
-        """Plans with these ranges, run on the batches of round ``number``: as many of them as there are left to run."""
+        """Run plans with these ranges on the batches of round ``number``, as many plans as the search may still run."""
         run: list[RangesTried] = []
         for amax in live:
-            # the last plan is for layers kept float
+            # the last plan is reserved for layers kept float
             if not run or self._left() > 1:
                 self.amax = amax
                 run.append((self._evaluate(kept, until=number, race=True), amax))
         return run
 
     def _least_noisy(self, run: Sequence[RangesTried], number: int, most: int) -> list[dict[str, float]]:
-        """The ranges, ``most`` at most, whose plans are not clearly noisier than the best on the same batches."""
+        """At most ``most`` ranges whose plans are not clearly noisier than the best on the same batches."""
         count = min(self._rounds[number - 1], *(plan.batches for plan, _ in run))
         noise = sorted((found, place) for place, found in enumerate(self._noises([plan for plan, _ in run], count)))
         close = next(times for share, times in _CLOSE if count <= share * self._rounds[-1])
         return [run[place][1] for found, place in noise[:most] if found <= close * noise[0][0]]
 
     def _complete_best(self, kept: Sequence[str], ranges: Sequence[dict[str, float]], missed: bool) -> None:
-        """Run the best plan on all samples, and the next best if it then fails: a dropped one may be better.
+        """Run the best plan on all samples; if it then fails, the next best, since a dropped plan may be better.
 
         Args:
             kept: the layers that stay float.
-            ranges: those tried.
-            missed: whether plans that miss the budget by far are left as they are.
+            ranges: the ranges that were run.
+            missed: whether plans that miss the budget by far are not run further.
         """
         while True:
             plans = self._plans_with(kept, ranges)
             furthest = max(plan.batches for plan, _ in plans)
             least = min(plan.outcome.noise for plan, _ in plans if plan.batches == furthest)
-            # few samples have few answers to lose: what is far noisier only seems to lose none
+            # few samples hardly show lost answers: a far noisier plan only seems to lose none
             near = [one for one in plans if one[0].outcome.noise <= _CLOSE[0][1] * least]
             before, self.amax = min(near, key=lambda one: self._rank(one[0]))
             if missed and self._misses_by_far(before):
@@ -170,17 +173,18 @@ class ChoosingRanges(Proposing):
                 return
 
     def _plans_with(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[RangesTried]:
-        """What has been found of the plans with each of these ranges."""
+        """The known results of the plans with each of these ranges."""
         return [(self._found(kept, amax), amax) for amax in ranges]
 
     def _unless_by_chance(self, found: SearchedPlan, kept: Sequence[str], own: dict[str, float]) -> SearchedPlan:
-        """The winner of a race where its ranges are clearly better than those that were in use, else the plan with
-        these, which are used again.
+        """The winner of a race if its ranges are clearly better than those in use; else the plan with those in use.
+
+        In the second case the latter are used again.
         """
         other, ranges = self._found(kept, own), self.amax
         if not self._clearly_better(found, other):
             self.amax = own
-            # on as many of the samples
+            # compare both on the same samples
             other = self._evaluate(kept, until=self._rounds.index(found.batches) + 1, race=True)
             if not self._clearly_better(found, other):
                 return other
@@ -188,10 +192,10 @@ class ChoosingRanges(Proposing):
         return found
 
     def _clearly_better(self, plan: SearchedPlan, other: SearchedPlan) -> bool:
-        """Whether a plan with other ranges for the same layers meets the budget as ``other`` does not, or is quieter by
-        more than chance and hardly further from the budget.
+        """Whether a plan with other ranges for the same layers is clearly better than ``other``.
 
-        Ranges that were the best of several by chance are worse in all plans that follow.
+        If only one of them meets the budget, that plan is better. Otherwise the noise must be lower by more than chance
+        and the plan may hardly be further from the budget. Ranges that won by chance would make all later plans worse.
         """
         if plan.passes != other.passes:
             return plan.passes
@@ -200,11 +204,11 @@ class ChoosingRanges(Proposing):
         return far <= before / NEARER and significantly_less_noisy(*noises)
 
     def _misses_by_far(self, plan: SearchedPlan) -> bool:
-        """Whether a plan clearly misses the budget, or by more than limits usually allow."""
+        """Whether a plan clearly misses the budget, or is further from it than ``_FAR``."""
         return plan.clear is False or self.budget.distance(dict(plan.lacks)) > _FAR
 
     def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-        """The ranges that differ in a tensor that some layer left quantized reads; the first among equals."""
+        """Ranges that differ in a tensor read by a layer left quantized; of equal ones the first is kept."""
         found: dict[str, dict[str, float]] = {}
         for amax in ranges:
             scales = self.simulation.config(kept, {**self._own, **amax}).scales
@@ -212,16 +216,16 @@ class ChoosingRanges(Proposing):
         return list(found.values())
 
     def _noises(self, plans: Sequence[SearchedPlan], count: int) -> list[float]:
-        """Each plan's mean noise on the first ``count`` batches; they ran on as many or more.
+        """Each plan's mean noise on the first ``count`` batches; every plan must have run on at least that many.
 
-        A batch in which the float model gives zeros alone has no finite noise in any plan, and is left out.
+        Batches for which the float model returns only zeros have no finite noise in any plan and are left out.
         """
         parts = self._parts(plans, count)
         told = [batch for batch in zip(*parts) if any(map(math.isfinite, batch))]
         return [statistics.fmean(one) for one in zip(*told)] if told else [math.inf] * len(plans)
 
     def _parts(self, plans: Sequence[SearchedPlan], count: int) -> list[list[float]]:
-        """The noise of each of the first ``count`` batches in each plan; they ran on as many or more."""
+        """Each plan's noise on each of the first ``count`` batches; every plan must have run on at least that many."""
         order = self.simulation.runner.order
         same = set(order[:count])
         return [
@@ -234,7 +238,7 @@ class ChoosingRanges(Proposing):
     ) -> bool:
         """Choose ranges again without the few layers that make nearly all of the noise; returns whether they changed.
 
-        These layers will stay float, and spoke for a method that may suit none of the others.
+        These layers will stay float, and the method chosen because of them may not suit the others.
         """
         total = sum(value for value in harm.values() if math.isfinite(value))
         worst = sorted(harm, key=lambda name: -harm[name])
@@ -251,7 +255,7 @@ class ChoosingRanges(Proposing):
     def _better_ranges(
         self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float], measure: Callable[[Outcome], float]
     ) -> SearchedPlan:
-        """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
+        """For each input of the worst groups, use the range with the least noise among those the methods propose."""
         if self._left() <= 1:
             return plan
         own = dict(self.amax)
@@ -291,9 +295,7 @@ class ChoosingRanges(Proposing):
     def _measure_again(
         self, tensors: set[str], harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
     ) -> None:
-        """Update ``harm`` for the groups that read tensors whose ranges have changed: a shared range
-        changes several.
-        """
+        """Update ``harm`` for all groups that read a tensor with a changed range; several groups may share a range."""
         readers = {group.name for group in self.simulation.switches.groups if set(group.tensors) & tensors}
         changed = [before for before in sensitivity.groups if before.name in readers]
         for before, outcome in zip(changed, self._tried([(before.name, self.amax) for before in changed])):
@@ -303,7 +305,7 @@ class ChoosingRanges(Proposing):
             harm[before.name] = now if kept <= alone * 1.5 else max(now, kept - alone)
 
     def _tried(self, asked: Sequence[tuple[str, Mapping[str, float]]]) -> list[Outcome]:
-        """Outcomes of single groups with these ranges, on the samples that sensitivity is measured on."""
+        """Outcomes of quantizing single groups with these ranges, on the samples that sensitivity is measured on."""
         runner = self.simulation.runner
         keys = ["range:" + sha256_json([group, sorted(amax.items())]) for group, amax in asked]
         configs = [self.simulation.switches.alone(group, {**self._own, **amax}) for group, amax in asked]

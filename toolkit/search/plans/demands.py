@@ -1,4 +1,4 @@
-"""What is known of the noise that a plan may make: of the model as a whole, or of each output with its own limit."""
+"""How much noise a plan may have, as far as it is known: in total, or per output if outputs have their own limits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from toolkit.base.types import Array
 from toolkit.search.plans.plan_noise import NoiseLimit, PlanNoise
 
 _WORST_COUNTS = 3
-"""The power of an output's excess in what a layer's noise counts there: the output furthest over its limit decides."""
+"""The power of an output's noise over its limit in that output's weight: the output furthest over its limit decides."""
 _EXCESS = 20.0
-"""In nepers; what is further from its limit counts no more, or no less."""
+"""In nepers: distances from a limit are clipped to this in either direction."""
 
 
 class Demand:
-    """A limit on noise, and what plans are known to make of the noise that it limits.
+    """A limit on noise, and a model of the noise of plans that it limits.
 
     Args:
-        noise: of the layers that add to it.
+        noise: the noise model of the layers that contribute to it.
         limit: what is known of the limit.
-        columns: the places of these layers among all, int [layers of ``noise``]; None where they are all.
+        columns: the indices of these layers among all, int [layers of ``noise``]; None if they are all of the layers.
     """
 
     def __init__(self, noise: PlanNoise, limit: NoiseLimit, columns: Array | None = None) -> None:
@@ -30,14 +30,14 @@ class Demand:
 
     @property
     def layers(self) -> list[int]:
-        """The places of the layers that add to it, where these are not all."""
+        """The indices of the contributing layers; empty if they are all of the layers."""
         return [int(place) for place in self.columns] if self.columns is not None else []
 
     def chance(self, plans: Array) -> Array:
         """The probability that plans, bool [plans, all layers], are within the limit; float64 [plans]."""
         if self.columns is None:
             return self.limit.chance(*self.noise.of(plans))
-        # plans that differ in other layers are one here
+        # plans that differ only in other layers are evaluated once
         own = np.ascontiguousarray(plans[:, self.columns])
         packed = np.packbits(own, axis=1)
         _, first, same = np.unique(packed.view(np.dtype((np.void, packed.shape[1]))), return_index=True,
@@ -45,7 +45,7 @@ class Demand:
         return self.limit.chance(*self.noise.of(own[first]))[same.reshape(-1)]
 
     def added(self, base: Array) -> Array:
-        """What each of all layers adds to the noise near a plan, bool [all layers]; float64 [all layers]."""
+        """The noise that each layer adds near a plan, bool [all layers]; float64 [layers of this demand]."""
         base = base if self.columns is None else base[self.columns]
         count = len(base)
         on, off = np.repeat(base[None], count, 0), np.repeat(base[None], count, 0)
@@ -55,20 +55,20 @@ class Demand:
 
 
 class Demands:
-    """All demands on a plan, which meets the budget where it is within the limit of each.
+    """All demands on a plan; the plan meets the budget if it is within the limit of each.
 
     Args:
         names: the layers.
-        parts: the demands; where there are several, the noise of one output says nothing of another's.
+        parts: the demands; if there are several, they are taken as independent.
     """
 
     def __init__(self, names: Sequence[str], parts: Sequence[Demand]) -> None:
         self.names, self._parts = list(names), list(parts)
 
     def apart(self) -> list[tuple[list[int], Demands]]:
-        """Demands that no layer ties to each other: for each group of them their places, and demands on its layers.
+        """Groups of demands that share no layer: for each group the indices of its demands, and demands on its layers.
 
-        Layers that add to no demand are in none.
+        Layers that contribute to no demand are in no group.
         """
         if any(part.columns is None for part in self._parts):
             return [(list(range(len(self._parts))), self)]
@@ -81,7 +81,7 @@ class Demands:
         return [(places, self._on(places, sorted(layers))) for places, layers in sorted(groups, key=lambda one: one[0])]
 
     def _on(self, places: Sequence[int], layers: Sequence[int]) -> Demands:
-        """Some of the demands, on some of the layers."""
+        """The demands with these indices, restricted to these layers."""
         now = {layer: at for at, layer in enumerate(layers)}
         parts = [self._parts[place] for place in places]
         again = [
@@ -90,7 +90,7 @@ class Demands:
         return Demands([self.names[layer] for layer in layers], again)
 
     def quantized(self, kept: Collection[str]) -> Array:
-        """A plan as the layers that it quantizes, bool [layers]."""
+        """A plan as a mask of the layers that it quantizes, bool [layers]."""
         inside = set(kept)
         return np.asarray([name not in inside for name in self.names], bool)
 
@@ -102,8 +102,10 @@ class Demands:
         return found
 
     def harm(self, base: Array) -> Array:
-        """What quantizing each layer costs near a plan, bool [layers]: the noise that it adds; of several demands the
-        noise over the limit, where it counts most for the output that is furthest over its own. float64 [layers].
+        """The cost in noise of quantizing each layer near a plan, bool [layers]; float64 [layers].
+
+        With one demand it is the noise that the layer adds. With several it is that noise over each limit, summed with
+        weights that are largest for the output furthest over its limit.
         """
         if len(self._parts) == 1:
             return self._parts[0].added(base)
@@ -111,15 +113,18 @@ class Demands:
         return self._weights(level) @ added
 
     def orders(self, base: Array, price: Array, exponents: Sequence[float]) -> list[Array]:
-        """Orders of the layers by what quantizing them costs over their price, to a power each, the costliest first.
+        """Orders of the layers by the noise that quantizing them adds, over a power of their price, largest first.
 
-        With several demands the layers that follow are weighed anew after each: once an output is within its limit,
-        its layers are no longer the ones to keep float.
+        With several demands the remaining layers are weighed again after each layer: once an output is within its
+        limit, its layers are no longer the ones to keep float.
 
         Args:
             base: the plan near which layers are weighed, bool [layers].
-            price: what keeping each layer float costs, float64 [layers].
-            exponents: the powers.
+            price: the cost of keeping each layer float, float64 [layers].
+            exponents: the powers of the price, one per order.
+
+        Returns:
+            For each exponent the layers' indices, int [layers].
         """
         if len(self._parts) == 1:
             harm = self.harm(base)
@@ -127,12 +132,12 @@ class Demands:
         added, _ = self._by_part(base)
         whole = np.ones(len(base), bool)
         all_of_it = np.exp(self._by_part(whole)[1])
-        # noises add up to what all layers together make
+        # scale each demand's noises so that they sum to the noise of all layers together
         added = added * (all_of_it / np.maximum(added.sum(axis=1), 1e-300))[:, None]
         return [self._in_turn(added, price**exponent) for exponent in exponents]
 
     def _in_turn(self, added: Array, price: Array) -> Array:
-        """The layer whose noise counts most for its price, then the next by what noise is left; int [layers]."""
+        """The layer whose noise counts most for its price, then the next given the noise that is left; int [layers]."""
         left, order = added.sum(axis=1), []
         open_ones = np.ones(added.shape[1], bool)
         for _ in range(added.shape[1]):
@@ -143,7 +148,7 @@ class Demands:
         return np.asarray(order)
 
     def _by_part(self, base: Array) -> tuple[Array, Array]:
-        """By demand what each layer adds to the noise, and the logarithm of the noise, both over the demand's limit.
+        """The noise that each layer adds per demand, and the logarithm of the plan's noise, both relative to the limit.
 
         Returns:
             float64 [demands, layers] and [demands].
@@ -151,7 +156,7 @@ class Demands:
         added, level = np.zeros((len(self._parts), len(self.names))), np.empty(len(self._parts))
         for row, (part, middle) in enumerate(zip(self._parts, self._middles)):
             own = base if part.columns is None else base[part.columns]
-            # no noise is within any limit, even one of none
+            # no noise is within any limit, even a limit of 0
             excess = float(part.noise.of(own[None])[0][0]) - middle if own.any() else -np.inf
             level[row] = np.clip(excess, -_EXCESS, _EXCESS)
             places = slice(None) if part.columns is None else part.columns
@@ -164,6 +169,6 @@ class Demands:
 
     @staticmethod
     def _weights(level: Array) -> Array:
-        """What noise counts at each output, by the logarithm of its noise over the limit; at most 1, float64."""
+        """The weight of each output's noise, given the logarithm of its noise over the limit; float64, at most 1."""
         excess = np.clip(level, -_EXCESS, _EXCESS)
         return np.asarray(np.exp(_WORST_COUNTS * (excess - excess.max())))

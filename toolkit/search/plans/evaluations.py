@@ -1,4 +1,4 @@
-"""The plans that a search has run: on as many samples as it takes to know, their cost, and the best of them."""
+"""The plans that a search has run, each on as many samples as the decision needs; their cost, and the best plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from toolkit.simulation.switches import Config
 SCHEMA = "qtool-search-1"
 _RICH = 5.0
 _PREDICTIONS = 2000
-"""How often a time is predicted while looking for faster plans; each places the pairs again."""
+"""The largest number of predictions while looking for faster plans; each places the Q/DQ pairs again."""
 _SETTLED = 3
 _UNSEEN = 1e-3
 
@@ -37,26 +37,25 @@ _UNSEEN = 1e-3
 class Evaluations:
     """Evaluates plans and keeps the best.
 
-    Where inferences are limited, a plan is run on a few batches first and given up where these show that it misses the
-    budget clearly.
+    If inferences are limited, a plan is run on a few batches first and dropped if it clearly misses the budget there.
 
     Args:
         simulation: the model and the samples to decide on.
-        budget: what must hold.
-        cost: predicts times.
+        budget: the limits that a plan must meet.
+        cost: predicts latencies.
         prefer: what makes a plan cheap: ``int8``, few multiply-accumulates left in float, or ``time``, the predicted
-            time with all borders, in which a small layer can be faster in float.
-        evaluations: how many plans may be evaluated; 8 log2(groups) + 16 where None. One damaged layer takes
-            two or three.
-        try_ranges: whether other ranges are tried.
-        log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
-        best: a file that holds the best plan so far, at any moment.
-        progress: called with what is being done, how much is done, and of how much.
-        spending: what may be spent, and what has been; no limit where None.
-        missed: how far plans that meet the budget here are known to miss it elsewhere, by ``plan_key`` and limit.
+            latency with all conversions between types, in which a small layer can be faster in float.
+        evaluations: how many plans may be evaluated; 8 log2(groups) + 16 if None. One damaged layer takes two or three
+            evaluations.
+        try_ranges: whether to try ranges other than the recipe's.
+        log: a JSON-lines file of every evaluation; an interrupted search resumes from it.
+        best: a file that always holds the best plan so far.
+        progress: called with the activity, how much of it is done, and the total.
+        spending: the inferences that may be used, and those used so far; no limit if None.
+        missed: by ``plan_key`` and limit, how far a plan that meets the budget here is known to miss it elsewhere.
         known: a plan that has run on all samples before.
-        likely: what stays float in a plan that met the budget in another form of the model.
-        alone: the effects of single layers in another form.
+        likely: the layers that stay float in a plan that met the budget in another form of the model.
+        alone: the effects of single layers in another form of the model.
     """
 
     def __init__(
@@ -97,12 +96,12 @@ class Evaluations:
         self._whole_price = 0.0
         self.amax: dict[str, float] = {}
         self._methods: list[dict[str, float]] = []
-        # the simulation may be rebased, and a plan's ranges are what differs from calibration's
+        # the simulation may be rebased, while a plan's ranges are those that differ from the recipe's calibration
         self._own = dict(simulation.switches.amax)
         self.notes: list[Finding] = stale_measurements(self.log)
 
     def _begin(self) -> None:
-        """Run the float model; from here on it is known how many batches there are and what they cost."""
+        """Run the float model; the number of batches and their price are known afterwards."""
         ran, runner = self.simulation.ran, self.simulation.runner
         self._rounds = rounds(len(runner.feeds)) if self.spending.limited else [len(runner.feeds)]
         self._whole_price = runner.price(self.simulation.config(()))
@@ -112,7 +111,7 @@ class Evaluations:
             self._recall(self._recalled)
 
     def _recall(self, plan: SearchedPlan) -> None:
-        """Take in a plan that ran on all samples before, judged against this budget."""
+        """Register a plan that has run on all samples before, judged against this budget."""
         key, seconds = plan_key(plan.kept, plan.amax), self.cost.time(plan.kept)
         lacks = self.budget.lacks(plan.outcome, self.simulation.runner.float_outcome, seconds)
         plan = replace(plan, lacks={**lacks, **self._missed.get(key, {})}, seconds=seconds)
@@ -126,13 +125,13 @@ class Evaluations:
     def _evaluate(
         self, kept: Sequence[str], until: int | None = None, sure: bool = False, race: bool = False
     ) -> SearchedPlan:
-        """A plan's outcome on more and more of the batches, until it is clear whether it meets the budget.
+        """Run a plan on more and more of the batches until it is clear whether it meets the budget.
 
         Args:
-            kept: the groups that stay float; ranges are those now in use.
-            until: go on to as many rounds at most; to all where None.
-            sure: whether a plan that clearly meets the budget is still run on all samples.
-            race: whether it is run that far whatever it shows, to be compared with others.
+            kept: the groups that stay float; the ranges are those in use.
+            until: the number of rounds after which to stop; None for all.
+            sure: whether a plan that clearly meets the budget is run on all samples nevertheless.
+            race: whether to run all of these rounds whatever the outcome, so that the plan can be compared with others.
         """
         grown_memory.give_back(young_only=True)
         key = plan_key(kept, self.amax)
@@ -141,7 +140,7 @@ class Evaluations:
         paid = runner.price(config, before.batches, self._anchor) if before is not None else 0.0
         for count in self._rounds[:until]:
             if plan is not None:
-                # the first plan within the budget is for users who stop the search
+                # users who stop the search need a first plan within the budget
                 enough = plan.clear is False or (plan.clear is True and not sure and self.first is not None)
                 if plan.batches >= count or plan.whole or (enough and not race):
                     continue
@@ -157,7 +156,7 @@ class Evaluations:
         return plan
 
     def _take(self, key: str, plan: SearchedPlan, before: SearchedPlan | None, config: Config) -> None:
-        """Record what was found about a plan, in place of what was known before."""
+        """Record a plan's new results in place of the earlier ones."""
         if before is not None:
             self.plans[self.plans.index(before)] = plan
         else:
@@ -166,7 +165,7 @@ class Evaluations:
         if plan.whole or plan.clear is not None:
             probe, runner = self._probes.pop(key, None), self.simulation.runner
             if plan.meets and len(self._rounds) > 1 and not runner.joins:
-                # later plans begin like this one; prices assume so too where the outcome comes from the log
+                # later plans share their first layers with this one; prices assume so even for outcomes from the log
                 self._anchor = config
                 if probe is not None:
                     runner.anchor(probe)
@@ -183,7 +182,7 @@ class Evaluations:
             write_json(self._best_path, {"schema": SCHEMA, "met": best.meets, "best": best.to_json()})
 
     def _on(self, key: str, kept: Sequence[str], config: Config, count: int) -> SearchedPlan:
-        """The plan as it is on the first ``count`` batches."""
+        """The plan's results on the first ``count`` batches, run or read from the log."""
         runner = self.simulation.runner
         whole = count == len(runner.feeds)
         line = self.log.get(key if whole else f"{key}:{count}")
@@ -208,14 +207,14 @@ class Evaluations:
         return plan
 
     def _probe(self, key: str, config: Config) -> StateRun:
-        """A plan's state, as far as it was run."""
+        """The state of a plan's run on the batches so far."""
         if key not in self._probes:
             runner = self.simulation.runner
             self._probes[key] = runner.probe(config, keep=not runner.joins)
         return self._probes[key]
 
     def _request(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
-        """Have the next plans to look at run side by side, where work runs elsewhere."""
+        """Start the next plans side by side if worker processes run the batches."""
         count = self._rounds[0]
         for amax in ranges if self.simulation.runner.workers is not None and len(self._rounds) > 1 else ():
             key = plan_key(kept, amax)
@@ -223,11 +222,11 @@ class Evaluations:
                 self._probe(key, self.simulation.config(kept, {**self._own, **amax})).ask(count)
 
     def _found(self, kept: Sequence[str], amax: Mapping[str, float]) -> SearchedPlan:
-        """What is known of a plan that was looked at."""
+        """The known results of a plan that has run."""
         return self._known[plan_key(kept, amax)]
 
     def _settle(self) -> None:
-        """Run the best plan on all samples, where it was judged on a part of them."""
+        """Run the best plan on all samples if it was judged on a subset."""
         for _ in range(_SETTLED):
             assert self.best is not None
             if self.best.whole:
@@ -241,14 +240,14 @@ class Evaluations:
             )
             self._take(key, self._on(key, plan.kept, config, plan.of), plan, config)
         if self.best is not None and not self.best.whole:
-            # others that look cheaper on a part of the samples may fail just as those that were run on all did
+            # others that look cheaper on a subset may fail on all samples as these did
             self._hold(min((plan for plan in self.plans if plan.whole), key=self._rank))
 
     def _so_far(self, best: SearchedPlan) -> Finding:
         dtype, of = self.simulation.switches.precision, self.cost.work.of
         said: dict[str, Any] = {"limits": list(best.lacks), "by": list(best.lacks.values())}
         if not best.whole:
-            # what holds on a part may not hold on all
+            # a limit met on a subset may be missed on all samples
             said |= {"samples": self._samples_on(best.batches), "all": self._samples_on(best.of)}
         return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **said)
 
@@ -258,9 +257,9 @@ class Evaluations:
         return sum(runner.feeds[index].count for index in runner.order[:count])
 
     def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
-        """Smaller is better: near the budget, then little given up, then little noise."""
+        """Sort key, smaller is better: distance to the budget, then the cost of float layers, then noise."""
         distance = self.budget.distance(dict(plan.lacks))
-        # what is unclear on a part of the samples is not within the budget yet
+        # a plan that is undecided on a subset does not count as within the budget
         return (
             distance if plan.whole or plan.clear else max(distance, _UNSEEN),
             self._given_up(plan.kept),
@@ -275,24 +274,24 @@ class Evaluations:
 
     @property
     def _rich(self) -> bool:
-        """Whether there is enough left for plans with all layers quantized, and for others after them."""
+        """Whether the fully quantized plan can be run several times and other plans after it."""
         return self.spending.left(_RICH * self._whole_price) > 0
 
     def _left_by_count(self) -> int:
-        """How many more plans may be evaluated; the float model is one and costs nothing."""
+        """How many plans are left of the allowed number; the all-float plan counts too, although it costs nothing."""
         return self.limit - len(self.plans)
 
     def _left(self) -> int:
-        """How many more plans may be looked at; one that is taken can be run on all samples besides."""
+        """How many more plans may be evaluated, with enough left to run one of them on all samples."""
         part = self._rounds[0] / self._rounds[-1]
         reserve = self._whole_price * (1 - part)
         return min(self._left_by_count(), self.spending.left(part * self._whole_price, reserve))
 
     def _faster(self, *starts: Sequence[str]) -> None:
-        """Try plans that are predicted faster: from each start layers turn float or quantized while the time falls.
+        """Try plans predicted to be faster: from each start, switch single layers while the predicted time falls.
 
-        Everything quantized and everything float are two starts: a border between types costs time on both sides of
-        a layer, so that an island of one quantized layer can be slower than none, and two neighbours faster.
+        The fully quantized and the float model are two starts: conversions between types cost time on both sides of a
+        layer, so a single quantized layer between float ones can be slower than none, and two neighbours faster.
         """
         predictions = _PREDICTIONS
         for start in starts:

@@ -1,4 +1,4 @@
-"""A limit on noise besides one on a metric's drop that the samples are too few to judge."""
+"""An additional limit on noise for a metric that is measured on too few samples to judge its drop."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.simulation.simulation import Simulation
 
 _QUIETER = 0.5
-"""As a share of the noise: hardly less of it is not worth a layer in float."""
+"""The noise that a plan must reach, relative to the earlier plan's: a smaller reduction is not worth float layers."""
 
 
 def with_quiet(
     budget: Budget, best: SearchedPlan, plans: Iterable[SearchedPlan], reference: Outcome
 ) -> tuple[Budget, Finding] | None:
-    """The budget with an additional limit on noise, and the note that says so.
+    """Add a limit on noise to a budget whose metric has too few samples; returns it with the finding that reports it.
 
-    With few answers, wins and losses may cancel by chance, and on other samples add up to a drop over the limit:
-    seen on a text recogniser whose plan won one line of 96 and lost three of 96 others, with 8 percent of the readings
-    changed. What few answers do not show about one plan, its noise does, and all plans that ran show how many change
-    with how much noise: a share that grows with the size of the error, the square root of the noise (see
-    ``TypeNoise``). So much noise is allowed that no more are likely to change than ``Budget.may_change`` says.
+    With few answers, gained and lost answers may cancel by chance and on other samples add up to a drop over the
+    limit. Seen on a text recognizer: its plan gained one line of 96 and lost three of 96 others, with 8 percent of the
+    readings changed. Noise shows for a plan what few answers do not, and all plans that ran show how many answers
+    change at which noise: the share grows with the size of the error, the square root of the noise (see
+    ``TypeNoise``). The limit is the noise at which no more answers are likely to change than ``Budget.may_change``
+    allows.
 
     Args:
-        budget: what must hold, with its margin.
-        best: the plan that was found to hold it.
-        plans: what ran.
-        reference: the float model.
+        budget: the limits, with their margin.
+        best: the plan that was found to meet them.
+        plans: all plans that ran.
+        reference: the outcome of the float model.
 
     Returns:
-        None where the answers are enough, no metric is limited, or hardly one answer is likely to change.
+        None if the answers are enough, no metric is limited, or hardly one answer is likely to change.
     """
     one = budget.untold_drop(best.outcome, reference)
     if one is None or not 0 < best.outcome.noise < math.inf:
@@ -52,7 +53,7 @@ def with_quiet(
     if likely <= max(most, 1 / one.answers):
         return None
     least = -20 * math.log10(most / rate)
-    # the margin is in the share already
+    # the share of answers includes the margin already
     limit = max(least - budget.spare_db(best.outcome), budget.min_sqnr_db or -math.inf)
     note = DemandCode.ON_CHANCE(
         answers=one.answers, allowed=one.limit, changed=likely, most=most, sqnr_db=best.outcome.sqnr_db,
@@ -64,14 +65,14 @@ def with_quiet(
 def is_less_noisy(
     found: SearchResult, simulation: Simulation, before: SearchedPlan, budget: Budget, worth: float
 ) -> bool:
-    """Whether a search with the limit on noise found a plan to take; one that misses it somewhat may become its best.
+    """Whether a search with the limit on noise found a usable plan; ``found.best`` may be replaced by a near miss.
 
     Args:
-        found: what it found; changed where no plan within the limit quantizes enough.
-        simulation: what its plans ran on.
+        found: the search's result; changed in place if no plan within the limit quantizes enough.
+        simulation: the model that its plans ran on.
         before: the plan that was found without the limit.
-        budget: the budget without it.
-        worth: what a plan must quantize, as a share of what ``before`` does.
+        budget: the budget without the limit.
+        worth: the least that a plan must quantize, as a share of what ``before`` quantizes.
     """
     plans = [plan for plan in found.plans if plan.whole and plan.quantized >= worth * before.quantized]
     if found.best.meets and found.best in plans:

@@ -1,4 +1,4 @@
-"""Why a search keeps a layer float: a finding that fits what it measured."""
+"""Why a search keeps a layer float: the finding that matches its measurements."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from toolkit.search.plans.search import SearchResult
 
 
 def float_reason(name: str, precision: str, found: SearchResult, budget: Budget, share: float | None) -> Finding:
-    """Why the plan keeps a layer float.
+    """The finding that explains why the plan keeps a layer float.
 
     Args:
         name: the layer's node.
-        precision: the type that the others are quantized to.
-        found: the plan, and what the search measured of the layers, unless everything quantized met the budget at once
-            or was not faster.
-        budget: what the search kept.
-        share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
+        precision: the type that the other layers are quantized to.
+        found: the plan and the search's layer measurements; there are none if full quantization met the budget at
+            once or was not faster.
+        budget: the budget of the search.
+        share: the layer's share of all multiply-accumulates, 0 to 1; None if unknown.
     """
     sensitivity = found.sensitivity
     if sensitivity is None and found.no_plan is not None:
         return KeptCode.NO_PLAN(precision=precision)
     if sensitivity is None:
-        # a plan whose predicted time rules it out is not run, so nothing is known of its accuracy
+        # a plan ruled out by its predicted time is not run, so its accuracy is unknown
         met = any(not plan.kept and plan.meets for plan in found.plans)
         code = Code.KEPT_FOR_TIME if found.best.quantized else KeptCode.NONE_FASTER
         return code(precision=precision, met=met)
@@ -45,7 +45,7 @@ def float_reason(name: str, precision: str, found: SearchResult, budget: Budget,
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement
     low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement
-    # these two are reported with the limit
+    # SQNR and agreement are reported together with their limits
     others = {k: v for k, v in (lacks or {}).items() if k not in ("min_sqnr_db", "min_agreement")}
     return Code.KEPT_ALONE_MISSES(
         **known, limits=list(others) if lacks is not None else None, by=list(others.values()),
@@ -55,8 +55,9 @@ def float_reason(name: str, precision: str, found: SearchResult, budget: Budget,
 
 
 def _lacks(budget: Budget, outcome: Outcome, reference: Outcome) -> dict[str, float] | None:
-    """How far an outcome misses each limit; None where that is not known: a limit on a metric that was not measured, or
-    that is no number on the samples of the measurement.
+    """How far an outcome misses each limit.
+
+    None if unknown: a metric is limited that was not measured, or that is undefined on the samples of the measurement.
     """
     of_metric = (budget.max_drop, budget.max_relative_drop, budget.min_value)
     if any(one is not None for one in of_metric) and (

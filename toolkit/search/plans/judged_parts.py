@@ -1,4 +1,4 @@
-"""The outputs of a model that a budget judges apart from each other, and what an outcome says of each."""
+"""Outputs of a model that a budget judges separately, and an outcome's results for each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ON_METRIC: Mapping[str, Any] = dict.fromkeys(("max_drop", "max_relative_drop", 
 
 @dataclass(frozen=True)
 class JudgedPart:
-    """Outputs whose limit stands for itself: the budget holds where it holds for every part.
+    """Outputs with a limit of their own: a plan meets the budget if it meets the limits of every part.
 
     Attributes:
         budget: the limits on this part.
         outputs: the outputs; empty for the model as a whole.
-        tally: the place of its answers among an outcome's ``tallies``; None where noise alone is limited.
+        tally: the index of its answers in an outcome's ``tallies``; None if only noise is limited.
     """
 
     budget: Budget
@@ -29,11 +29,11 @@ class JudgedPart:
     tally: int | None = None
 
     def noise(self, outcome: Outcome) -> float:
-        """The noise of an outcome at the worst of its outputs."""
+        """An outcome's noise at the worst of this part's outputs."""
         return max((outcome.at(name) for name in self.outputs), default=outcome.noise)
 
     def of(self, outcome: Outcome) -> Outcome:
-        """An outcome as it is for this part: with its own noise and answers, and without what is of the whole model."""
+        """An outcome restricted to this part: its own noise and answers, without results of the whole model."""
         if not self.outputs:
             return outcome
         noises = tuple((name, outcome.at(name)) for name in self.outputs)
@@ -43,14 +43,14 @@ class JudgedPart:
 
 
 def judged_parts(budget: Budget, seen: Outcome) -> list[JudgedPart]:
-    """The parts of a model's outputs with limits of their own; the whole model alone where there are not several.
+    """The parts of a model's outputs with separate limits; only the whole model if it has a single part.
 
-    The SQNR of every output is limited, and the share of unchanged answers of everything that the task reads. Limits
-    on the metric and on agreement are on the whole.
+    SQNR is limited per output, and the share of unchanged answers per part that the task reads. Limits on the metric
+    and on agreement apply to the model as a whole.
 
     Args:
-        budget: what must hold.
-        seen: any outcome of a plan: it names the outputs and what the task reads.
+        budget: the limits that a plan must meet.
+        seen: any outcome of a plan: it names the outputs and those that the task reads.
     """
     outputs = [name for name, _ in seen.noises]
     if len(outputs) < 2:

@@ -1,10 +1,10 @@
-"""Plans that are worth running, from what is known of their noise and of the limit on it.
+"""Plans that are worth running, given what is known of their noise and of the limit on it.
 
-A plan's worth is what it gains over the best plan so far, times the probability that it meets the budget: the expected
-improvement under a constraint, where the improvement itself, a price, is known (M. Schonlau, W. J. Welch, D. R. Jones,
+A plan's worth is its gain over the best plan so far, times the probability that it meets the budget: the expected
+improvement under a constraint, with a known improvement, the price (M. Schonlau, W. J. Welch, D. R. Jones,
 "Global versus local search in constrained optimization of computer models", 1998; J. R. Gardner et al., "Bayesian
 optimization with inequality constraints", ICML 2014). Candidates are the nested plans of greedy orders by noise over
-price, as for a knapsack, and plans that differ in up to three layers from the best ones.
+price, as for a knapsack, and plans that differ from the best ones in up to three layers.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from toolkit.base.types import Array
 from toolkit.search.plans.demands import Demands
 
 _EXPONENTS = (1.0, 0.5, 0.25, 0.0)
-"""How much a layer's price counts in an order of layers."""
+"""The exponents of a layer's price in the orders of layers."""
 _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
 _EACH = 6
-"""Of so few layers every plan can be looked at."""
+"""With at most this many layers every plan can be considered."""
 _LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
-"""As shares of the price of all layers."""
+"""The smallest gain and worth of a proposal, as shares of the price of all layers."""
 LEAST_MORE = 0.04
-"""Where this is less: as a share of what is quantized already."""
+"""The smallest worth as a share of the price that is quantized already, if this is less than ``_LEAST_WORTH``."""
 
 
 class Proposals:
-    """Plans worth running: those whose gain, times their chance to meet the budget, is largest.
+    """Plans worth running: those with the largest product of gain and probability to meet the budget.
 
     Args:
         demands: what is known of plans' noise and of the limits on it.
-        price: by layer what keeping it float costs.
-        caution: the power of the chance in comparing plans; above 1, plans likely to meet the budget come first.
-        each: whether every plan is looked at where the layers are very few.
+        price: for each layer the cost of keeping it float.
+        caution: the exponent of the probability in comparisons; above 1, plans likely to meet the budget come first.
+        each: whether to consider every plan if there are at most six layers.
     """
 
     def __init__(self, demands: Demands, price: Mapping[str, float], caution: float = 1.0, each: bool = False) -> None:
@@ -43,28 +43,28 @@ class Proposals:
         self._price = np.asarray([price[name] for name in demands.names], np.float64)
 
     def best(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> list[list[str]]:
-        """Plans that give up less than ``spare``, the most worthwhile first; none where nothing is worth running.
+        """Plans with less than the price ``spare`` in float, the most worthwhile first; empty if none is worth running.
 
         Args:
-            kept: what stays float in the best plan so far.
-            spare: the price of what it keeps.
-            done: plans about which everything is known.
+            kept: the layers that stay float in the best plan so far.
+            spare: the price of the layers that it keeps float.
+            done: plans whose results are known already.
         """
         worthy = heapq.nsmallest(_SHOWN, self._worthy(kept, spare, done))
         return [[name for name, quantized in zip(self._demands.names, row) if not quantized] for *_, row in worthy]
 
     def promise(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> float:
-        """What the most worthwhile plan is expected to gain, times its chance, as a share of all layers' price."""
+        """The largest product of a plan's gain and probability, as a share of all layers' price; 0 if there is none."""
         return max((-worth for worth, *_ in self._worthy(kept, spare, done)), default=0.0) / float(self._price.sum())
 
     def _worthy(
         self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]
     ) -> list[tuple[float, bytes, Array]]:
-        """Plans worth running, each with its worth, less than 0, and a unique key."""
+        """Plans worth running, as (-worth, unique key, mask of quantized layers [layers])."""
         base = self._demands.quantized(kept)
         ended = {self._demands.quantized(one).tobytes() for one in done}
         found: set[bytes] = set()
-        # no two are the same plan, so that rows are never compared
+        # keys are unique, so rows are never compared
         worthy: list[tuple[float, bytes, Array]] = []
 
         def look(plans: Array) -> None:
@@ -96,7 +96,7 @@ class Proposals:
         return float(self._demands.chance(self._demands.quantized(kept)[None])[0])
 
     def _worth(self, plans: Array, spare: float) -> Array:
-        """The worth of plans [plans, layers] that give up less than ``spare``; 0 where one is not worth running."""
+        """The worth of plans, bool [plans, layers], if less than ``spare`` is to stay float; 0 if not worth running."""
         total = self._price.sum()
         gain = spare - (~plans) @ self._price
         chance = self._demands.chance(plans)
@@ -105,7 +105,7 @@ class Proposals:
         return np.asarray(np.where(worth > least, worth * chance ** (self._caution - 1), 0.0))
 
     def _nested(self, base: Array) -> Array:
-        """The first n layers float, for all n and several orders by harm over price."""
+        """Plans with the first n layers of an order float, for all n and several orders by noise over price."""
         plans = []
         for order in self._demands.orders(base, self._price, _EXPONENTS):
             rank = np.empty(len(order), int)
@@ -114,7 +114,7 @@ class Proposals:
         return np.concatenate(plans)
 
     def _near(self, base: Array) -> Array:
-        """Plans that differ by one layer, or by two or three of those that are nearest to changing."""
+        """Plans that differ from ``base`` in one layer, or in two or three of the layers closest to changing."""
         bargain = self._demands.harm(base) / self._price
         inside = [int(i) for i in np.argsort(bargain, kind="stable") if not base[i]][:_FLIPS]
         outside = [int(i) for i in np.argsort(-bargain, kind="stable") if base[i]][:_FLIPS]

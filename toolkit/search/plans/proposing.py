@@ -1,4 +1,4 @@
-"""The second half of a search: plans are proposed from what is known of their noise, and results learnt from."""
+"""The second half of a search: propose plans from a model of their noise, run them, and update the model."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.search.sensitivity.measure import Sensitivity
 
 _UNKNOWN = 0.3
-"""How far the noise of one batch may be from that of all, as a share, where nothing more is known."""
+"""The relative standard deviation of one batch's noise from that of all, if nothing more is known."""
 
 _CAUTION = 3.0
-"""How much more the chance to meet the budget counts than what a plan gains, as a power, where the first is wanted."""
+"""The exponent of the probability to meet the budget in a plan's worth while a first plan is looked for."""
 _DOUBT = 4.0
-"""How much less harms that were measured with other ranges are trusted."""
+"""Factor on the doubt about harms that were measured with other ranges."""
 
 OfNoise = Callable[[Outcome], float]
 
 
 class Proposing(Evaluations):
-    """Runs the plans whose gain, times their chance to meet the budget, is largest, each on more of the batches as long
-    as no other is worth more.
+    """Runs the plans with the largest product of gain and probability to meet the budget.
+
+    Each plan is run on more of the batches as long as no other plan is worth more.
 
     The arguments are those of ``Evaluations``.
     """
@@ -41,7 +42,7 @@ class Proposing(Evaluations):
     _first_alone = False
     _sensed: Sensitivity | None = None
     promise = math.inf
-    """What further plans are expected to gain, as a share of the work; infinite where nothing says so."""
+    """The expected gain of further plans, as a share of the work; infinite if unknown."""
 
     def _propose(
         self,
@@ -50,18 +51,18 @@ class Proposing(Evaluations):
         known: Sequence[tuple[str, Outcome]] = (),
         first: bool = False,
     ) -> None:
-        """Look for better plans than the best one, with the ranges now in use.
+        """Look for plans better than the best one, with the ranges in use.
 
         Args:
-            harm: by layer the noise that it adds.
-            measure: the noise of an outcome.
-            known: the outcomes of plans that keep one layer, on a part of the samples.
-            first: whether the first plan within the budget is enough.
+            harm: for each layer the noise that it adds.
+            measure: returns the noise of an outcome.
+            known: the outcomes of plans that keep one layer float, on a subset of the samples.
+            first: whether to stop at the first plan within the budget.
         """
         price = {name: self._price(name) for name in harm}
         if self._propose_apart(harm, measure, known, first):
             return
-        # what is too expensive to be run further
+        # plans that are too expensive to run further
         left = set[frozenset[str]]()
         while self._left() > 0 and not (first and self.best is not None and self.best.passes):
             proposals = Proposals(self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
@@ -70,7 +71,7 @@ class Proposing(Evaluations):
             kept = self.best.kept if self.best.passes else self.simulation.names
             spare = self._given_up(kept)
             proposed = proposals.best(kept, spare, done | left)
-            # what keeping a layer costs depends on its neighbours where times decide
+            # if plans are compared by time, the cost of a float layer depends on its neighbours
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if proposed:
                 chosen = self._under_way(own, proposed[0], spare, left) or proposed[0]
@@ -92,10 +93,10 @@ class Proposing(Evaluations):
     def _propose_apart(
         self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]], first: bool
     ) -> bool:
-        """``_propose`` where no layer ties some outputs to others; returns whether that is so.
+        """``_propose`` for outputs that depend on disjoint sets of layers; returns whether there are any.
 
-        Each plan that runs tries something at all of them, and shows of each by itself whether it is within its limit,
-        whatever the others miss. What was within it at each makes the plan that is wanted.
+        Each plan that runs tries a change for every group of outputs, and shows for each group whether it is within its
+        limit, whatever the others miss. The changes within the limit at each group are combined into one plan.
         """
         price = {name: self._price(name) for name in harm}
         while True:
@@ -138,14 +139,15 @@ class Proposing(Evaluations):
 
     @staticmethod
     def _most_noise(part: JudgedPart, plans: Sequence[SearchedPlan]) -> float:
-        """The noise that a part's limits allow, with what the most uneven of the plans must spare for other samples: it
-        is known of the worst output of each.
+        """The noise that a part's limits allow, less the largest spare margin that any of the plans needs.
+
+        The margin for other samples is known for the worst output of each plan only.
         """
         allowed = [part.budget.most_noise(one.outcome) for one in plans]
         return min((one for one in allowed if one is not None), default=math.inf)
 
     def _holds(self, part: JudgedPart, plan: SearchedPlan, most: float) -> bool:
-        """Whether a plan is within the limits on a part of the outputs, which allow it no more than ``most`` noise."""
+        """Whether a plan is within the limits on a part of the outputs; ``most`` is the noise that they allow."""
         if part.noise(plan.outcome) > most:
             return False
         return not part.budget.lacks(part.of(plan.outcome), self.simulation.runner.float_on(plan.batches))
@@ -153,15 +155,15 @@ class Proposing(Evaluations):
     def _under_way(
         self, own: Sequence[SearchedPlan], proposed: Sequence[str], spare: float, left: Collection[frozenset[str]]
     ) -> Sequence[str]:
-        """What stays float in the plan run furthest that misses nothing so far, if ``proposed`` hardly differs from it.
+        """The float layers of the plan run furthest that misses no limit so far, if ``proposed`` is hardly different.
 
-        Empty where there is none. Without this, plans quantizing slightly more or less would be begun but not finished.
+        Empty if there is none. Otherwise plans that quantize slightly more or less would be begun and never finished.
 
         Args:
-            own: the plans with the ranges now in use.
-            proposed: what stays float in the proposed plan.
-            spare: the price of what the best plan so far keeps.
-            left: what is too expensive to be run further.
+            own: the plans with the ranges in use.
+            proposed: the float layers of the proposed plan.
+            spare: the price of the float layers of the best plan so far.
+            left: the float layers of plans that are too expensive to run further.
         """
         begun = [
             plan for plan in own
@@ -172,22 +174,22 @@ class Proposing(Evaluations):
             return ()
         whole = self._given_up(self.simulation.names)
         more = self._given_up(furthest.kept) - self._given_up(proposed)
-        # what quantizes far less is proposed where this one is not likely to meet the budget
+        # a proposal that quantizes far less means that this plan is unlikely to meet the budget
         return furthest.kept if abs(more) < LEAST_MORE * (whole - self._given_up(furthest.kept)) else ()
 
     def _ended(self) -> tuple[list[SearchedPlan], set[frozenset[str]]]:
-        """The plans with the ranges now in use, and what stays float in those about which everything is known."""
+        """The plans with the ranges in use, and the float layers of those whose results are final."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
         return own, {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
 
     def _until(self, before: SearchedPlan | None) -> int | None:
-        """The next of the rounds; all where limits on answers decide, about which part of the samples tells little."""
+        """The next round; None, for all rounds, if answers are limited: a subset of the samples says little of them."""
         if self.budget.min_sqnr_db is None:
             return None
         return 1 + sum(count <= before.batches for count in self._rounds) if before is not None else 1
 
     def _confirm(self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]) -> None:
-        """If nothing surely meets the budget, run the likeliest plan on all samples, then the one keeping all float."""
+        """If no plan surely meets the budget, run the likeliest on all samples, then the one with all layers float."""
         open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
         if open_ones and self.spending.left(self._whole_price):
             proposals = Proposals(self._learnt(harm, measure, known), {name: self._price(name) for name in harm})
@@ -196,17 +198,17 @@ class Proposing(Evaluations):
             self._evaluate(likely.kept, sure=True)
         assert self.best is not None
         if not self.best.passes and self._left_by_count() > 0:
-            # it meets any budget that the float model meets
+            # the float plan meets any budget that the float model meets
             self._evaluate(self.simulation.names)
 
     def _learnt(self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]) -> Demands:
-        """What is learnt from all plans with the ranges now in use, of each output that is judged by itself."""
+        """The demands as learnt from all plans with the ranges in use, one per part of the outputs."""
         return Demands(list(harm), [demand for _, demand in self._by_part(harm, measure, known)])
 
     def _by_part(
         self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
     ) -> list[tuple[JudgedPart, Demand]]:
-        """The parts of the outputs that are judged apart, each with what is learnt of it."""
+        """The parts of the outputs that are judged separately, each with the demand learnt for it."""
         parts = judged_parts(self.budget, self._sensed.full if self._sensed is not None else Outcome(0.0))
         found = [(part, self._demand(part, harm, measure, known)) for part in parts]
         return [(part, demand) for part, demand in found if demand is not None]
@@ -219,7 +221,7 @@ class Proposing(Evaluations):
     def _demand(
         self, part: JudgedPart, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
     ) -> Demand | None:
-        """What is learnt of one part's noise and limit; None where no layer adds to its noise."""
+        """The noise model and limit of one part of the outputs; None if no layer adds to its noise."""
         columns = None
         if part.outputs:
             harm, columns = self._harm_at(part, harm, measure)
@@ -246,7 +248,7 @@ class Proposing(Evaluations):
         return Demand(noise, limit, columns)
 
     def _learn_limit(self, limit: NoiseLimit, part: JudgedPart, plan: SearchedPlan, noise: float) -> None:
-        """Take in what a plan of such noise shows of the limit on a part."""
+        """Update the limit on a part from a plan with this noise."""
         budget, outcome, reference = part.budget, part.of(plan.outcome), self.simulation.runner.float_on(plan.batches)
         worst = budget.worst_share(outcome, reference)
         if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
@@ -258,9 +260,9 @@ class Proposing(Evaluations):
             limit.observe(noise, not set(lacks) - set(ON_NOISE))
 
     def _harm_at(self, part: JudgedPart, harm: Mapping[str, float], measure: OfNoise) -> tuple[dict[str, float], Array]:
-        """The noise that layers add at a part's outputs, and their places among all; those that add none are left out.
+        """The noise that layers add at a part's outputs, and the layers' indices; layers that add none are left out.
 
-        ``harm`` may have been measured again with other ranges: what a layer adds here has changed alike.
+        ``harm`` may have been measured again with other ranges; the noise here is scaled by the same factor.
         """
         assert self._sensed is not None
         alone = {group.name: group.alone for group in self._sensed.groups if group.alone is not None}
@@ -275,9 +277,9 @@ class Proposing(Evaluations):
         return found, np.asarray(columns, np.intp)
 
     def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OfNoise) -> tuple[float, float]:
-        """A plan's noise on all samples, and how far it may be off as a share.
+        """A plan's noise on all samples, estimated if it ran on a subset; and its relative standard deviation.
 
-        For a plan that ran on a part of them, by the ratio of the two for the plan nearest in noise that ran on all.
+        The estimate uses the ratio of all samples to the subset for the plan nearest in noise that ran on all.
         """
         found = measure(plan.outcome)
         if plan.whole or not 0 < found < math.inf:
@@ -294,11 +296,11 @@ class Proposing(Evaluations):
         return found * middle, self._spread(ratios)
 
     def _error(self, outcome: Outcome) -> float:
-        """How far the noise of a part of the batches may be from that of all, as a share."""
+        """The relative standard deviation of the noise of some of the batches from that of all."""
         return self._spread(outcome.parts)
 
     def _spread(self, parts: Sequence[float]) -> float:
-        """The standard error of the mean of some of the batches, as a share; larger where few tell their spread."""
+        """The relative standard error of the mean over some of the batches; larger if there are few of them."""
         count, of = len(parts), len(self.simulation.runner.feeds)
         if count < 2 or not 0 < statistics.fmean(parts) < math.inf:
             return _UNKNOWN
@@ -307,5 +309,5 @@ class Proposing(Evaluations):
 
 
 def on_answers(budget: Budget) -> bool:
-    """Whether a budget limits answers, or what a metric makes of them."""
+    """Whether a budget limits answers, or a metric computed from them."""
     return budget.by_task or any(limit is not None for limit in budget.on_answers)

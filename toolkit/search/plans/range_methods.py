@@ -1,4 +1,4 @@
-"""Every activation's range by another calibration method, for the whole model: one run shows which method suits it."""
+"""Other calibration methods' activation ranges for the whole model: one run shows which method suits it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from toolkit.simulation.output_ranges import range_for_outputs
 from toolkit.simulation.simulation import Simulation
 
 OUTPUT = "output"
-"""The method whose range costs least in the outputs of the layers that read the tensor."""
+"""The method that chooses the range with the smallest error at the outputs of the layers that read the tensor."""
 _DIFFER, NEARER, _MUCH_NEARER = 0.03, 0.8, 0.5
 _BY_CHANCE = 2
-"""So many answers more or less are chance: of a helper whose layers gained 6 dB one of eight spoke against it."""
+"""A difference of this many answers counts as chance: a helper whose layers gained 6 dB lost one answer of eight."""
 
 
 def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
-    """The values of amax that methods choose for a tensor and that differ from ``now`` and from each other."""
+    """The amax values that methods choose for a tensor and that differ from ``now`` and from each other."""
     found: list[float] = []
     for amax in _proposed(simulation, tensor).values():
         if amax and all(_differs(amax, other) for other in (now, *found)):
@@ -33,7 +33,7 @@ def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]
 
 
 def whole_model(simulation: Simulation) -> Iterator[tuple[str, dict[str, float]]]:
-    """For every method the amax of each tensor that it would change; methods that change nothing are left out."""
+    """For each method the amax of each tensor that it would change; methods that change nothing are left out."""
     own = simulation.switches.amax
     known = {name: _proposed(simulation, name) for name in own}
     for method in dict.fromkeys(method for values in known.values() for method in values):
@@ -44,7 +44,7 @@ def whole_model(simulation: Simulation) -> Iterator[tuple[str, dict[str, float]]
 
 
 def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, str]:
-    """For every tensor the method that proposes this amax; among several the one that proposes most others too."""
+    """For each tensor the method that proposes this amax; of several, the one that proposes most of the others too."""
     known = {name: [method for method, given in _proposed(simulation, name).items() if given == value]
              for name, value in amax.items()}  # fmt: skip
     often = Counter(method for methods in known.values() for method in methods)
@@ -52,9 +52,9 @@ def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, s
 
 
 def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
-    """By method the amax that calibration noted for a tensor, and the one that costs its readers' outputs least.
+    """For each method the amax that calibration noted for a tensor, and the one with the smallest output error.
 
-    A range that was given is not put to question.
+    Empty for a range given by the user, which is never replaced.
     """
     entry = simulation.ranges.tensors.get(tensor)
     if entry is None or entry.method in GIVEN:
@@ -63,30 +63,30 @@ def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
     readers = {node.name for node in simulation.switches.tensors[tensor].outputs if node.inputs[0].name == tensor}
     asking = {group.name for group in simulation.switches.groups if tensor in group.tensors}
     errors = simulation.rounder.errors
-    # what another reader loses is not known
+    # the output error of other readers is unknown
     best = range_for_outputs((errors[name] for name in asking), entry.amax) if asking <= readers & set(errors) else None
     return given | ({OUTPUT: best} if best is not None else {})
 
 
 def _differs(amax: float, other: float) -> bool:
-    """Whether two ranges are far enough apart to be worth a run; any range differs from that of zeros."""
+    """Whether two ranges are far enough apart to be worth a run; any range differs from a range of 0."""
     return not other or abs(amax / other - 1) > _DIFFER
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How all layers quantized do with the ranges that suit the model best.
+    """How well full quantization does with the ranges that suit the model best.
 
     Attributes:
-        distance: from the budget; 0 where it is met.
+        distance: the distance from the budget; 0 if it is met.
         outcome: the effect on the outputs.
-        amax: the ranges that differ from calibration's.
-        method: the method that gives them; empty for the recipe's own.
-        samples: how many samples were run.
         simulation: the model on these samples.
-        kept: where outcomes are looked for and kept; None for nowhere.
-        step: how far one answer moves the distance.
-        by_answers: what of the distance answers make; the rest is measured, and no chance.
+        amax: the ranges that differ from the recipe's calibration.
+        method: the method of these ranges; empty for the recipe's own.
+        samples: how many samples were run.
+        kept: the log in which outcomes are looked up and recorded; None for no log.
+        step: by how much one answer changes the distance.
+        by_answers: the part of the distance due to answers; the rest is measured and not subject to chance.
     """
 
     distance: float
@@ -101,15 +101,15 @@ class Standing:
 
     @property
     def share(self) -> float | None:
-        """The metric, else the share of answers that stay in the worst part; None where neither is known."""
+        """The metric; else the share of unchanged answers in the worst part; None if neither is known."""
         if self.outcome.metric is not None:
             return self.outcome.metric if math.isfinite(self.outcome.metric) else None
         return min((tally.share for tally in self.outcome.tallies), default=None)
 
     def clearly_better(self, other: Standing) -> bool:
-        """Whether it is worth a changed graph: much nearer to the budget, or hardly further with less noise, by 1 dB.
+        """Whether this is worth a changed graph: much nearer to the budget, or hardly further with 1 dB less noise.
 
-        Where a budget is on answers, of which few samples have few, the distance from it moves in steps, by chance.
+        If the budget limits answers, few samples hold few of them, and the distance changes in steps, by chance.
         """
         if self.distance + other._chance(self) < _MUCH_NEARER * other.distance:
             return True
@@ -117,11 +117,11 @@ class Standing:
         return near and self.outcome.noise < NEARER * other.outcome.noise
 
     def is_further(self, other: Standing) -> bool:
-        """Whether it is further from the budget, by more than chance."""
+        """Whether this is further from the budget by more than chance."""
         return self.distance > other.distance + self._chance(other)
 
     def _chance(self, other: Standing) -> float:
-        """How much further than the other it may be by chance: no more than its answers speak against it."""
+        """How much further from the budget than ``other`` this may be by chance: at most the part due to answers."""
         return min(_BY_CHANCE * max(self.step, other.step), max(self.by_answers - other.by_answers, 0.0))
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
@@ -138,15 +138,16 @@ def standing(
     pay: Callable[[float], None] = lambda price: None,
     kept: Log | None = None,
 ) -> Standing:
-    """The standing with the best of all methods.
+    """The standing with the best calibration method.
 
     Args:
         simulation: the model and its samples.
-        budget: what must hold.
-        try_ranges: whether other methods than the recipe's own are tried.
-        method: the only one that is tried besides the recipe's own; all are where None.
-        pay: called with what each run costs, in runs of the float model over these samples.
-        kept: where outcomes are looked for and kept, so that an interrupted search goes on; None for nowhere.
+        budget: the limits that a plan must meet.
+        try_ranges: whether to try methods other than the recipe's own.
+        method: the only method to try besides the recipe's own; all methods if None.
+        pay: called with the price of each run, in runs of the float model over these samples.
+        kept: the log in which outcomes are looked up and recorded, so that an interrupted search resumes; None for no
+            log.
     """
     reference = simulation.runner.float_outcome
     ranges: list[tuple[str, dict[str, float]]] = [("", {})]
@@ -155,7 +156,7 @@ def standing(
     found, samples = [], sum(feed.count for feed in simulation.feeds)
     for name, amax in ranges:
         outcome = _outcome(simulation, (), amax, pay, kept)
-        # these may be a part of the samples that the search decides on
+        # these may be a subset of the samples that the search decides on
         told = budget.on_subset(outcome, reference)
         lacks = told.lacks(outcome, reference) if told is not None else {}
         by_answers = budget.distance_by_answers(outcome, reference, lacks)
@@ -170,7 +171,7 @@ def _outcome(
     simulation: Simulation, floats: Collection[str], amax: Mapping[str, float], pay: Callable[[float], None],
     kept: Log | None,
 ) -> Outcome:  # fmt: skip
-    """A plan's outcome, which is paid for whether it was kept or not: no decision depends on an interruption."""
+    """A plan's outcome; paid for even if it is in the log, so that no decision depends on an interruption."""
     config = simulation.config(floats, amax)
     pay(simulation.runner.price(config))
     if kept is None:

@@ -1,4 +1,4 @@
-"""The cheapest plan within a budget: better ranges first, then the fewest and cheapest layers kept float."""
+"""Search for the cheapest plan within a budget: better ranges first, then the fewest and cheapest float layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.search.sensitivity.measure import Sensitivity, exact, reliability
 from toolkit.simulation.simulation import Simulation
 
 _EXPONENTS = (0.25, 1.0)
-"""How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
+"""The exponents of a layer's price in the order of layers: a small one, for few float layers, then the full price."""
 _FEW = 2
 _WORST_GROUPS = 8
 _SENSE_PRICE, _FIRST_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.0, 1.0, 0.25, 0.6
@@ -33,26 +33,26 @@ class SearchResult:
     """The result of a search.
 
     Attributes:
-        best: the cheapest plan that meets the budget, or the nearest one.
+        best: the cheapest plan that meets the budget, or else the nearest one.
         plans: all plans evaluated, in order.
         evaluations: how many there were.
-        sensitivity: results for all groups; None where the first plan met the budget.
+        sensitivity: the measurements of all groups; None if the first plan met the budget.
         reference: the float model's outcome.
-        methods: for every tensor whose range the best plan replaces, the method that gives this one.
-        notes: what the reader should know.
-        inferences: the price of everything that ran a model, in float inferences of the samples, by arithmetic alone.
-        computed: what it really took, by the clock; not recorded, since it is never the same twice.
-        first: what it had cost when the first plan within the budget was found; None where none was.
-        idle: groups of the best plan that would gain no time, where the fastest plan was wanted.
-        lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
-            float32 meets it; empty where it meets it in these too, or cannot be run in them.
-        limits_in_types: whether it meets the budget's limits in these, and misses only some of its margin.
-        rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
-        real: the best plan's outcome in the types that it runs in; None where that was not looked at.
-        types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
-        no_plan: the finding that no plan with a layer quantized meets the budget, so that nothing is; else None.
-        squashed_by: the operator that squashes the output of the best plan's noise into a fixed range.
-        promise: what further plans are expected to gain, as a share of the work; infinite where not known.
+        methods: for each tensor whose range the best plan replaces, the calibration method of the new range.
+        notes: findings for the user.
+        inferences: the price of all runs of a model, in float inferences of the samples, counted in arithmetic.
+        computed: the measured duration in the same unit; not recorded, since it differs between runs.
+        first: the price at which the first plan within the budget was found; None if none was found.
+        idle: groups that would gain no time by quantization; set if the fastest plan is searched for.
+        lacks_in_types: how far the best plan misses the budget in the types that it runs in although its simulation
+            in float32 meets it; empty if it meets the budget in these types too, or cannot be run in them.
+        limits_in_types: whether it meets the budget's limits in these types and misses only part of the margin.
+        rest_lacks: how far the unquantized model misses the budget in the float type; empty if the plan meets it.
+        real: the best plan's outcome in the types that it runs in; None if not measured.
+        types: the noise that these types add to the best plan, if it misses the budget in them; else None.
+        no_plan: the finding that nothing is quantized as no plan with a quantized layer meets the budget; or None.
+        squashed_by: the operator that maps the best plan's noisiest output into a fixed range; empty if none does.
+        promise: the expected gain of further plans, as a share of the work; infinite if unknown.
     """
 
     best: SearchedPlan
@@ -76,7 +76,7 @@ class SearchResult:
     promise: float = math.inf
 
     def front(self) -> list[SearchedPlan]:
-        """The Pareto front of noise against predicted time, the fastest first."""
+        """The Pareto front of noise against predicted latency, the fastest plan first."""
         front: list[SearchedPlan] = []
         for plan in sorted((plan for plan in self.plans if plan.whole), key=lambda p: (p.seconds, p.outcome.noise)):
             if not front or plan.outcome.noise < front[-1].outcome.noise:
@@ -85,21 +85,21 @@ class SearchResult:
 
 
 class Search(ChoosingRanges):
-    """Looks for the cheapest plan within a budget.
+    """Searches for the cheapest plan within a budget.
 
-    1. Everything quantized; done where that meets the budget safely. Then with the ranges of each other method: which
-       one suits a model differs by twenty dB, and a better one costs nothing.
-    2. Sensitivity of every group, alone and left out, with the best method's ranges. The tensors of the worst groups
-       try the other methods one by one.
-    3. Groups in the order of noise removed for what it costs; the first n of them are kept float, with n found by
-       doubling and bisection.
-    4. Pruning: kept groups that turn out not to be needed go back. Steps 3 and 4 are done with two orders, one in
+    1. Quantize everything; done if that meets the budget safely. Then use the ranges of each other method: between
+       methods a model's noise differs by up to 20 dB, and a better one costs no latency.
+    2. Measure the sensitivity of every group, alone and left out, with the best method's ranges. The other methods are
+       tried for each input of the worst groups.
+    3. Sort the groups by noise removed over price and keep the first n of them float, with n found by doubling and
+       bisection.
+    4. Prune: quantize kept groups again that need not be float. Steps 3 and 4 are done for two orders, one in
        which the price counts little and one in which it counts in full, unless the first finds very few groups.
-    5. Plans that would be better if they met the budget, by what was learnt of the noise of those that ran.
+    5. Run plans that would be better if they met the budget, as predicted from the noise of those that ran.
 
-    Where inferences are limited, steps 3 and 4 are left out: step 5 begins with what the groups showed on as many
-    batches as some of the inferences pay for, and runs each plan on few batches first. Methods race: the quieter ones
-    go on to more batches. Where few groups make nearly all of the noise, ranges are first chosen again without these.
+    If inferences are limited, steps 3 and 4 are left out: step 5 begins with the groups' noise on as many batches as a
+    share of the inferences pays for, and runs each plan on few batches first. Methods race: the less noisy ones are run
+    on more batches. If few groups make nearly all of the noise, ranges are first chosen again without these.
 
     The arguments are those of ``Evaluations``.
     """
@@ -107,12 +107,12 @@ class Search(ChoosingRanges):
     _taken: Collection[str] = ()
 
     def run(self, first: bool = False) -> SearchResult:
-        """Search; the nearest plan is the result where none meets the budget.
+        """Search; the result is the plan nearest to the budget if none meets it.
 
-        Where work runs elsewhere, every plan's batches are shared out; no decision depends on which is done first.
+        With worker processes every plan's batches are distributed; no decision depends on which finishes first.
 
         Args:
-            first: whether the first plan within the budget is enough.
+            first: whether to stop at the first plan within the budget.
         """
         self._first_alone = first
         with ExitStack() as self._shared:
@@ -131,7 +131,7 @@ class Search(ChoosingRanges):
         if not plan.meets:
             self._probes.clear()
             if self.amax:
-                # states are reused where they begin like the base state, which had better be the one now in use
+                # states are reused if they begin like the base state, so the base state should have the ranges in use
                 self._shared.close()
                 before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
                 # the float model's states remain valid for the new one
@@ -174,12 +174,13 @@ class Search(ChoosingRanges):
             promise=self.promise,
         )
 
-    # ---------------------------------------------------------------- what each group costs
+    # ---------------------------------------------------------------- the noise of each group
 
     def _sense(self) -> Sensitivity:
-        """Every group alone, on as many batches as ``_SENSE_PRICE`` pays for; without a limit left out too, on all.
+        """Measure every group alone, on as many batches as ``_SENSE_PRICE`` pays for.
 
-        What is known of groups in another form of the model is not measured again.
+        Without a limit on inferences, groups are also measured left out, on all batches. Groups known from another form
+        of the model are not measured again.
         """
         simulation, log, progress = self.simulation, self._sensitivity_log, self.progress
         if not self.spending.limited:
@@ -187,7 +188,7 @@ class Search(ChoosingRanges):
         runner, switches = simulation.runner, simulation.switches
         taken = self._alone.of_same(simulation) if self._alone is not None else {}
         names = [name for name in simulation.names if name not in taken]
-        # where outputs are judged apart, so are the layers that reach no output in common
+        # if outputs are judged separately, layers that reach no common output are measured together
         together = self._judges_apart
         some = independent(names, outputs_reached(simulation)) if together else [[name] for name in names]
         alone = [switches.only(one) for one in some]
@@ -198,7 +199,7 @@ class Search(ChoosingRanges):
         count, simulated = len(runner.feeds), simulation.fingerprint()
         allowed = min(_FIRST_SENSE_PRICE if self._first_alone else _SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
         bought = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
-        # what led to a first plan is enough for later plans, which also have that plan to learn from
+        # the batches that led to a first plan are enough for later plans, which also learn from that plan
         known = self._alone.batches if self._alone is not None and taken else bought
         self.batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
         if not bought:
@@ -215,10 +216,10 @@ class Search(ChoosingRanges):
         return found
 
     def _leave_out(self, found: Sensitivity) -> list[tuple[str, Outcome]]:
-        """What the model does without the worst groups, one by one, with the ranges that ``found`` was measured with.
+        """Outcomes without each of the worst groups, with the ranges that ``found`` was measured with.
 
-        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float. Of the
-        layers known from another form, these are measured alone too, since they are reported.
+        They show harm that two layers do together, which a first plan need not know, and why a layer stays float.
+        Groups whose effect is known from another form of the model are also measured alone, since they are reported.
         """
         simulation, runner = self.simulation, self.simulation.runner
         some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self.batches or 1) / len(runner.feeds), 1e-9)), _FEW)
@@ -241,10 +242,10 @@ class Search(ChoosingRanges):
         return [(name, outcome) for name, outcome in without.items() if outcome is not None]
 
     def _measure(self, full: Outcome) -> Callable[[Outcome], float]:
-        """A measure of what the budget limits that grows with every error and not in steps.
+        """A smooth measure of the error that the budget limits: it grows with every error and not in steps.
 
-        For limits on answers it is the divergence of the classes' scores, where there are any, which weighs an error by
-        what it can change; noise weighs all errors alike.
+        For limits on answers it is the KL divergence of the class scores, if there are any, which weighs an error by
+        its effect on the answer; noise weighs all errors alike.
         """
         if (
             self._judges_apart
@@ -255,12 +256,12 @@ class Search(ChoosingRanges):
             return lambda outcome: outcome.noise
         return lambda outcome: outcome.kl if outcome.kl is not None and math.isfinite(outcome.noise) else math.inf
 
-    # ---------------------------------------------------------------- which layers
+    # ---------------------------------------------------------------- the layers to keep float
 
     def _layers(
         self, harm: dict[str, float], measure: Callable[[Outcome], float], sensitivity: Sensitivity, other: bool
     ) -> None:
-        """Look for the layers to keep float; ``other``: with ranges other than those of ``sensitivity``."""
+        """Look for the layers to keep float; ``other``: whether other ranges are in use than for ``sensitivity``."""
         if not self.spending.limited:
             self._choose(harm)
             if self.best is not None and self.best.passes and len(self.best.kept) > _FEW:
@@ -270,12 +271,12 @@ class Search(ChoosingRanges):
         self._propose(harm, measure, first=True)
         assert self.best is not None
         if self._likely is not None and len(self.best.kept) == len(self.simulation.names):
-            # a form of the model that suits INT8 better has at least this plan, whatever is left to spend
+            # a form of the model that suits INT8 better has at least this plan, however little is left to spend
             self._evaluate(self._likely, sure=True)
         if not self.best.passes:
             return
         if self.first is None and self.best.amax == self.amax:
-            # from here on a stopped search has a plan
+            # a search that is stopped after this has a plan
             self._evaluate(self.best.kept)
         if self._first_alone:
             return
@@ -299,13 +300,14 @@ class Search(ChoosingRanges):
                 return
 
     def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
-        """Groups by noise removed for what keeping them float costs, the best bargain first."""
+        """Groups by noise removed over a power of their price, the largest first."""
         return sorted(harm, key=lambda name: (-harm[name] / self._price(name) ** exponent, name))
 
     def _nested(self, order: Sequence[str], first: bool) -> list[str] | None:
-        """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget.
+        """The first n groups of an order, with the smallest n whose plan meets the budget; None if there is none.
 
-        The first time, the method that suits the remaining layers is chosen again once the few worst are out.
+        n is found by doubling and bisection. The first time, the best method for the remaining layers is chosen again
+        after the few worst are float.
         """
         fails, n = 0, 1 if self._left() > 1 else len(order)
         if self._left() <= 0 and (self._left_by_count() <= 0 or (self.best is not None and self.best.meets)):
@@ -319,7 +321,7 @@ class Search(ChoosingRanges):
             fails = n
             if n == len(order) or self._left_by_count() <= 0:
                 return None
-            # the last evaluation is for what keeps the most: it meets any budget that the float model meets
+            # the last evaluation is for the plan with all groups float: it meets any budget that the float model meets
             n = len(order) if self._left() <= 1 else 2 * n
         while n - fails > 1 and self._left() > 0:
             middle = (fails + n) // 2
@@ -330,7 +332,7 @@ class Search(ChoosingRanges):
         return list(order[:n])
 
     def _prune(self, kept: list[str], harm: Mapping[str, float]) -> list[str]:
-        """Quantize again what need not be float: halves of the worst bargains while that goes well, then one by one."""
+        """Quantize groups that need not be float: blocks of the least useful while they pass, then single groups."""
         order = sorted(kept, key=lambda name: (harm[name] / self._price(name), name))
         size = len(order) // 2
         while len(order) > 1 and size >= 1:
@@ -341,7 +343,7 @@ class Search(ChoosingRanges):
                 if rest and self._evaluate(rest).passes:
                     order = rest
                 elif size > 1:
-                    # the following groups are needed more
+                    # the following groups remove more noise for their price
                     break
                 else:
                     position += size
@@ -350,9 +352,7 @@ class Search(ChoosingRanges):
 
 
 def all_float(simulation: Simulation, cost: CostModel, budget: Budget, spending: Spending) -> SearchResult:
-    """The result of a search where no plan is predicted to be faster than float: nothing is quantized, and no layer's
-    accuracy is looked at.
-    """
+    """The result of a search if no plan is predicted to be faster than float: nothing is quantized or measured."""
     spending.pay(0.0 if simulation.ran else FLOAT_PRICE)
     names, reference = tuple(sorted(simulation.names)), simulation.runner.float_outcome
     seconds = cost.time(names)

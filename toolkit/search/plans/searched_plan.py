@@ -11,29 +11,30 @@ from toolkit.evaluation.comparison.outcome import Outcome
 
 
 def lacks_json(lacks: Mapping[str, float]) -> dict[str, float | str]:
-    """How far limits are missed, as JSON holds it: non-finite numbers as text."""
+    """How far limits are missed, as JSON: non-finite numbers as text."""
     return {name: lack if math.isfinite(lack) else str(lack) for name, lack in lacks.items()}
 
 
 def lacks_of(content: Mapping[str, Any]) -> dict[str, float]:
-    """Read what ``lacks_json`` returned."""
+    """Parse the result of ``lacks_json``."""
     return {str(name): float(lack) for name, lack in content.items()}
 
 
 @dataclass(frozen=True)
 class SearchedPlan:
-    """One plan that was evaluated.
+    """A plan that a search evaluated.
 
     Attributes:
-        kept: groups that stay float, sorted.
-        amax: ranges that differ from calibration's, by tensor.
-        outcome: its effect on the outputs.
-        lacks: how far it misses the budget, by limit; empty where it meets it.
-        seconds: predicted time, unchanged nodes left out.
+        kept: the groups that stay float, sorted.
+        amax: for each tensor the range, if it differs from the recipe's calibration.
+        outcome: the effect on the outputs.
+        lacks: for each limit how far it is missed; empty if the budget is met.
+        seconds: predicted latency, without nodes that no plan changes.
         quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
-        batches: how many batches of samples it was run on.
-        of: out of how many.
-        clear: whether it meets the budget as far as a part of them tells; None where that is unclear, or all were run.
+        batches: on how many batches of samples the plan was run.
+        of: the number of all batches.
+        clear: whether the budget is clearly met (True) or missed (False) on a subset of the batches; None if neither is
+            clear, or if all batches were run.
     """
 
     kept: tuple[str, ...]
@@ -48,17 +49,17 @@ class SearchedPlan:
 
     @property
     def whole(self) -> bool:
-        """Whether it was run on all samples."""
+        """Whether the plan was run on all samples."""
         return self.batches == self.of
 
     @property
     def meets(self) -> bool:
-        """Whether it meets the budget, on all samples."""
+        """Whether the plan meets the budget on all samples."""
         return self.whole and not self.lacks
 
     @property
     def passes(self) -> bool:
-        """Whether it meets the budget as far as is known."""
+        """Whether the plan meets the budget as far as is known."""
         return self.meets or self.clear is True
 
     def to_json(self) -> dict[str, Any]:
@@ -72,10 +73,10 @@ class SearchedPlan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchedPlan:
-        """Read what ``to_json`` returned.
+        """Parse the result of ``to_json``.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no plan.
+            KeyError, TypeError, ValueError: it is not a plan.
         """
         return cls(
             tuple(str(name) for name in content["kept"]),

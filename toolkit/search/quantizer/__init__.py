@@ -1,1 +1,1 @@
-"""What a pass that quantizes is: where pairs go, how they are inserted, and the engines it may begin or compare."""
+"""The base class of quantizing passes: pair placement and insertion, and the engines built early or compared."""

@@ -1,4 +1,4 @@
-"""Whether an engine is faster with pairs on the products of attention than without: both are built and measured."""
+"""Whether Q/DQ pairs on the matrix products of attention make an engine faster: both are built and measured."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from toolkit.search.trial_engines.ratios import ProfileWeights, ratios, ratios_i
 
 
 def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: Context) -> bool:
-    """Whether all that ``both`` quantizes runs faster than all that ``without`` does, by more than their noise, and
-    slower in no profile.
+    """Whether the engine with everything that ``both`` quantizes is faster than the one of ``without``.
 
-    TensorRT takes a transformer as one block, in which a quantized layer next to float attention can cost more than it
-    saves: on an H100 with 8.6.0 and batch 1, BERT-6 took 0.191 ms in float16, 0.216 with its projections quantized, and
-    0.177 with the products of attention too.
+    It must be faster by more than the noise, and slower in no profile. TensorRT takes a transformer as one block, in
+    which a quantized layer next to float attention can cost more than it saves: on an H100 with 8.6.0 and batch 1,
+    BERT-6 took 0.191 ms in float16, 0.216 with its projections quantized, and 0.177 with the products of attention too.
 
     Args:
-        without: quantizes layers with constant weights alone.
-        both: quantizes these, and products of two activations.
+        without: quantizes only layers with constant weights.
+        both: quantizes these and products of two activations.
         model: the float graph; it is not changed.
-        context: gets a note of the latencies, or of why they are not known.
+        context: its journal gets the latencies, or why they are unknown.
 
     Returns:
-        False where nothing is measured, and where the two are the same.
+        False if nothing is measured, or if both quantize the same layers.
     """
     bench = context.bench
     if bench is None or bench.cannot_measure() or bench.implicit:
@@ -58,7 +57,7 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
 
 
 def _measured(quantizer: Quantizer, model: Model, context: Context, bench: Bench, rebuild: bool = False) -> Measurement:
-    """The engine with everything quantized that the pass quantizes."""
+    """Build and measure the engine with everything quantized that the pass quantizes."""
     trial, apart = model.copy(), context.fork()
     placement = quantizer.prepare(trial, apart)
     ranges = quantizer.ranges(trial, placement, apart)

@@ -1,4 +1,4 @@
-"""Where pairs can go if ranges are given and none can be calibrated."""
+"""Where Q/DQ pairs can go if ranges are given and none can be calibrated."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from toolkit.placement.ranged import place_ranged
 def without_ranges(
     place: PlacementRule, precision: Precision, model: Model, context: Context, judge: Judge
 ) -> dict[str, Finding]:
-    """Nodes that stay float because a tensor has no range for the type that is inserted, each with the reason.
+    """Nodes that stay float because a tensor has no range for the quantized type, each with the reason.
 
     Args:
         place: decides where pairs go.
-        precision: their type.
+        precision: the type of the pairs.
         model: the graph.
         context: has the given ranges.
-        judge: what else keeps nodes float.
+        judge: returns other reasons to keep a node float.
 
     Raises:
-        RangesError: no tensor that any layer needs has one.
+        RangesError: no tensor that a layer needs has a range.
     """
     facts = model.facts(context.profiles)
     everything = place(model, facts, lambda node: None)
     wanted = everything.activations
     if not wanted or not place(model, facts, judge).activations:
-        # what is kept float by the recipe needs no range
+        # nodes that the recipe keeps float need no ranges
         return {}
     try:
         ranges = context.ranges(model, wanted, precision)
     except RangesError:
         if not everything.complete:
             raise
-        # layers that came with their pairs are quantized as they are; more pairs would need ranges
+        # layers that already have pairs are quantized as they are; only new pairs would need ranges
         ranges = Ranges()
 
     def refusal(tensor: str) -> Finding | None:
@@ -53,7 +53,7 @@ def without_ranges(
 
 
 def in_form(place: PlacementRule, model: Model, context: Context, judge: Judge) -> Model:
-    """A copy of the model in the form that attention takes: given ranges are those of its tensors."""
+    """A copy of the model with the queries of attention scaled: given ranges refer to the tensors of this form."""
     trial = model.copy()
     scale_queries(trial, place(trial, trial.facts(context.profiles), judge).layers)
     return trial

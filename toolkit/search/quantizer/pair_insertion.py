@@ -1,4 +1,4 @@
-"""The pairs of a placement put into a model: each weight rounded, each activation with the scale of its range."""
+"""Insert the Q/DQ pairs of a placement: weights are rounded, activations get the scale of their range."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolkit.simulation.rounder import RoundedWeight, Rounder
 
 
 def require_finite(amax: Mapping[str, float]) -> None:
-    """Check that pairs can be made of ranges.
+    """Check that the ranges that pairs are made from are finite.
 
     Args:
         amax: {activation: the largest absolute value of its range}.
@@ -37,11 +37,11 @@ def require_finite(amax: Mapping[str, float]) -> None:
 
 
 class PairInsertion:
-    """Inserts pairs and records in the journal which node reads which.
+    """Inserts Q/DQ pairs and records in the journal which node reads which pair.
 
     Args:
         model: the graph, which is changed.
-        context: its journal, and the stand-ins for weights or biases that were changed.
+        context: its journal gets the changes, and it records the float values of changed weights and biases.
         precision: the quantized type.
         amax: {activation: the largest absolute value of its range}, all finite.
     """
@@ -53,7 +53,7 @@ class PairInsertion:
         self._inserter = Inserter(model, precision)
 
     def insert(self, placement: Placement, rounder: Rounder) -> None:
-        """Insert all pairs of a placement, the weights rounded as ``rounder`` says."""
+        """Insert all pairs of a placement, with weights rounded by ``rounder``."""
         for pair in placement.pairs.values():
             if pair.weight:
                 self._weight(pair, rounder)
@@ -74,7 +74,7 @@ class PairInsertion:
                 self._context.journal.noted(Code.ROUNDED_TO_NEAREST(nodes=list(dict.fromkeys(plain))))
 
     def _weight(self, pair: Pair, rounder: Rounder) -> None:
-        """Insert a weight's pair; where a mean is noted, biases take off what rounding does to it."""
+        """Insert a weight's pair; if input means are noted, biases are corrected for the rounding."""
         values = self._model.constant(self._inserter.tensors[pair.tensor])
         assert values is not None
         scale = rounder.scale(pair.tensor, values, pair.axis)
@@ -94,7 +94,7 @@ class PairInsertion:
         return storable_scale(value, self._precision)
 
     def _take(self, quantize: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node]) -> None:
-        """Let a weight's pair read the chosen values, which it rounds to themselves."""
+        """Make a weight's pair read the chosen values, which lie on the quantization grid."""
         exact, name = quantize.inputs[0], self._names.take(f"{quantize.inputs[0].name}_rounded")
         quantize.inputs[0] = make_constant(name, chosen.values)
         self._context.note_float_values(name, exact.name, values_of(exact))
@@ -103,7 +103,7 @@ class PairInsertion:
             self._context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
 
     def _correct_bias(self, node: gs.Node, rounded: Array) -> None:
-        """Correct a layer's bias for what rounding its weights does to the output's mean, where a mean is noted."""
+        """Correct a layer's bias for the mean shift that rounding its weights causes, if its input mean is noted."""
         if (found := correction(self._model, node, rounded)) is None:
             return
         place, values = found

@@ -1,4 +1,4 @@
-"""The engine without pairs, begun before anything is calibrated: it needs no ranges, and may become the run's own."""
+"""Build the engine without pairs while calibration runs: it needs no ranges, and may become the run's own engine."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def prebuild_float(quantizer: Quantizer, model: Model, context: Context) -> Iterator[None]:
-    """In the block the engine of the model without pairs is built alongside all else, where engines are measured.
+    """In the block the engine of the model without pairs is built in the background, if engines are measured.
 
     Args:
         quantizer: decides where pairs would go.
-        model: the float graph; not changed.
-        context: its bench is where engines are built.
+        model: the float graph; it is not changed.
+        context: its bench builds engines.
     """
     bench = context.bench
     if bench is None or context.dry_run or bench.cannot_measure():
         yield
         return
     with ExitStack() as begun:
-        # whatever needs the engine will report why it cannot be lowered or built
+        # if the engine cannot be lowered or built, the code that needs it reports why
         with suppress(QtoolError):
             trial, apart = model.copy(), context.fork()
             layers = quantizer.prepare(trial, apart).layers

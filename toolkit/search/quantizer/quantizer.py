@@ -1,4 +1,4 @@
-"""What a pass that quantizes is: it decides where pairs go; insertion, search, analyses and timing come with it."""
+"""The base class of quantizing passes: they decide where pairs go; insertion, search and timing are inherited."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from toolkit.simulation.switches import wanted_tensors
 
 
 class Quantizer(Pass):
-    """A pass that quantizes by Q/DQ pairs. Subclasses decide where pairs go in ``place``; the rest is here.
+    """A pass that quantizes with Q/DQ pairs. Subclasses decide where pairs go in ``place``; the rest is inherited.
 
     The search, ``qtool sensitivity``, ``qtool bisect``, ``only_if_faster`` and the report work with every subclass.
-    Where the context's bench measures engines and prefers speed, pairs that would make the engine slower than the float
-    one are removed in any case.
+    If the context's bench measures engines and prefers speed, pairs that would make the engine slower than the float
+    engine are removed in any case.
 
     Example:
         >>> class LinearOnly(Quantizer):
@@ -68,31 +68,31 @@ class Quantizer(Pass):
         {}, description="weight of a profile's latency where engines are compared; 1 where not named"
     )
 
-    # ---------------------------------------------------------------- what a subclass says
+    # ---------------------------------------------------------------- for subclasses
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
-        """Where the pairs go, with every node for which ``judge`` returns a reason left float; changes nothing.
+        """Decide where the pairs go; nodes for which ``judge`` returns a reason stay float. Changes nothing.
 
         Args:
-            model: the graph, at an opset that holds the pairs or below.
+            model: the graph, at the opset of the pairs or below.
             facts: its types and shapes at every corner of every profile.
-            judge: returns for a node why it stays float, or None.
+            judge: returns why a node stays float, or None.
         """
         raise NotImplementedError
 
     def settings_judge(self, model: Model) -> Judge:
-        """Returns for a node why the settings keep it float, or None. Here they keep none."""
+        """Returns a function of a node: why the settings keep it float, or None. By default it is always None."""
         return lambda node: None
 
     def insists_on(self, op: str) -> bool:
-        """Whether the settings name an operator: it is quantized then even if the backend has no kernel for it."""
+        """Whether the settings name an operator: then it is quantized even if the backend has no kernel for it."""
         return op in getattr(self, "include_ops", ())
 
     def plain(self) -> Quantizer:
-        """The pass that inserts the same pairs without measuring or searching."""
+        """A copy of the pass that inserts the same pairs without measuring or searching."""
         return self.model_copy(update={"only_if_faster": False})
 
-    # ---------------------------------------------------------------- what a run asks
+    # ---------------------------------------------------------------- for the run
 
     @property
     def precision(self) -> Precision:
@@ -100,11 +100,11 @@ class Quantizer(Pass):
         return Precision(self.dtype)
 
     def types(self) -> set[Precision]:
-        """The quantized types that it may leave in the model, which the GPU must have."""
+        """The quantized types that the pass may use in the model and the GPU must support."""
         return {self.precision}
 
     def unused_settings(self) -> dict[str, str]:
-        """Block sizes for a type without blocks, and a count of engines that are not built."""
+        """As in Pass; and ``block`` for a type without blocks, and ``builds`` if no engines are built."""
         found = super().unused_settings()
         if not self.precision.weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
@@ -113,15 +113,15 @@ class Quantizer(Pass):
         return found
 
     def reads_evaluation(self) -> bool:
-        """Inserting pairs looks at no samples but the calibration's."""
+        """Reads no evaluation samples: inserting pairs only uses calibration samples."""
         return False
 
     def measures_engines(self) -> bool:
-        """Whether pairs that do not pay are to be removed."""
+        """Whether engines are measured to remove pairs that do not pay off."""
         return self.only_if_faster
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
-        """The activations that get pairs; the model is prepared for them."""
+        """The activations that get pairs; the model is prepared for the pairs."""
         placement = self.prepare(model, context)
         release_placer(placement)
         return placement.activations or None
@@ -129,18 +129,18 @@ class Quantizer(Pass):
     # ---------------------------------------------------------------- the pass
 
     def apply(self, model: Model, context: Context) -> None:
-        """Place and insert the pairs; what is left alone is declined with its rule.
+        """Place and insert the pairs; the journal says for every other node why it is declined.
 
         Raises:
-            RecipeError: a pattern matches nothing, or ``only_if_faster`` where nothing can be measured.
-            RangesError: a range is needed and there is no calibration data, or one is not finite.
-            BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
+            RecipeError: a pattern matches nothing, or ``only_if_faster`` is set and engines cannot be measured.
+            RangesError: a range is needed and there is no calibration data, or a range is not finite.
+            BackendError: ``only_if_faster`` is set, and the engine without pairs cannot be built.
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
         slow: dict[str, Finding] = {}
         if self.only_if_faster:
-            # refused before anything is calibrated
+            # raises before anything is calibrated
             bench = require_bench(context)
             if context.dry_run:
                 context.journal.noted(Code.DRY_RUN(step="engines"))
@@ -161,7 +161,7 @@ class Quantizer(Pass):
             require_profiles(self.profile_weights, [profile.name for profile in context.profiles] or ["default"])
 
     def without_dead_nodes(self, model: Model, context: Context) -> None:
-        """Drop the nodes that no output needs: nothing is to be decided or measured for them."""
+        """Remove nodes that no output depends on, so that nothing is decided or measured for them."""
         before = set(model.node_names())
         model.tidy()
         gone = sorted(before - set(model.node_names()))
@@ -169,14 +169,14 @@ class Quantizer(Pass):
             context.journal.noted(Code.DEAD_NODES(nodes=gone))
 
     def guards_speed(self, context: Context) -> bool:
-        """Whether pairs that make the engine slower than the float one are removed without being asked for."""
+        """Whether pairs that make the engine slower than the float engine are removed even if not requested."""
         bench = context.bench
         return bench is not None and bench.prefers_speed and not bench.implicit and not bench.cannot_measure()
 
     def _no_slower(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
-        """The nodes whose pairs would make the engine slower than the float one, each with the reason.
+        """The nodes whose pairs would make the engine slower than the float engine, each with the reason.
 
-        Empty where that cannot be measured: the journal says why, and building the engine will fail.
+        Empty if engines cannot be measured: the journal says why, and building the engine will fail.
         """
         try:
             return self._not_faster(model, context, bench, None)
@@ -185,13 +185,13 @@ class Quantizer(Pass):
             return {}
 
     def _not_faster(self, model: Model, context: Context, bench: Bench, builds: int | None) -> dict[str, Finding]:
-        """The nodes whose pairs do not pay, each with the reason; see ``not_faster``."""
+        """The nodes whose pairs do not pay off, each with the reason; see ``not_faster``."""
         placement = self.placement(model, context)
         release_placer(placement)
         if not units_of(model, placement):
             return {}
         release_placer(placement := self.prepare(model, context))
-        # here, so that all trials and the run itself share them
+        # calibrated here, so that all trials and the run itself share the ranges
         ranges = self.ranges(model, placement, context)
         return not_faster(
             self.candidate(model, context), units_of(model, placement), bench, ranges, context,
@@ -199,12 +199,15 @@ class Quantizer(Pass):
         )  # fmt: skip
 
     def ranges(self, model: Model, placement: Placement, context: Context) -> Ranges | None:
-        """The ranges of the activations that get pairs; None where none does."""
+        """The ranges of the activations that get pairs; None if there are none."""
         activations = placement.activations
         return context.ranges(model, activations, self.precision) if activations else None
 
     def candidate(self, model: Model, context: Context) -> Candidate:
-        """Creates the model and plan with all pairs but those of the named nodes; neither argument is changed."""
+        """Returns a function that takes nodes with reasons and creates the model and plan without their pairs.
+
+        ``model`` and ``context`` are not changed.
+        """
 
         def make(slow: Mapping[str, Finding]) -> tuple[Model, PrecisionPlan]:
             trial, apart = model.copy(), context.fork()
@@ -215,7 +218,7 @@ class Quantizer(Pass):
         return make
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
-        """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
+        """Place and insert the pairs of all nodes except ``slow``, which stay float for the given reasons."""
         slow = slow or {}
         with model.settled():
             placement, amax = self._ranged(model, context, slow)
@@ -235,7 +238,7 @@ class Quantizer(Pass):
     def _ranged(
         self, model: Model, context: Context, slow: Mapping[str, Finding]
     ) -> tuple[Placement, dict[str, float]]:
-        """Where the pairs go given the ranges that exist, and {activation: amax}; refusals are reported."""
+        """The placement given the ranges that exist, and {activation: amax}; the journal gets what is declined."""
         placement = self.prepare(model, context, slow)
         release_placer(placement)
         ranges = self.ranges(model, placement, context)
@@ -256,13 +259,13 @@ class Quantizer(Pass):
         return placement, amax
 
     def plain_rounder(self) -> Rounder:
-        """How weights are rounded without samples."""
+        """The rounder of weights without samples."""
         return Rounder(self.weights, self.precision, block=self.block if self.precision.weights_only else 0)
 
     def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
-        """How the weights that get pairs are rounded; chosen on the calibration samples where requested.
+        """The rounder of the weights that get pairs; it is fitted to the calibration samples if the settings say so.
 
-        ``placement`` tells which weights these are; all that these settings want where None.
+        ``placement`` holds these weights; if None, all that these settings would quantize.
         """
         plain = self.plain_rounder()
         if self.weights != "output" or context.dry_run:
@@ -275,22 +278,22 @@ class Quantizer(Pass):
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
-        # what it computes with takes a third of a second to import
+        # this module's imports take a third of a second
         from toolkit.simulation.output_rounding import rounder_on_samples
 
         return rounder_on_samples(model, nodes, data, plain, context)
 
     def placement(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
-        """Where the pairs would go under these settings and the plan so far; changes nothing.
+        """The placement under these settings and the plan so far; changes nothing.
 
-        ``slow`` names nodes that stay float because quantizing them does not pay, each with the reason.
+        ``slow`` names nodes that stay float because quantizing them does not pay off, each with the reason.
         """
         return self.place(model, model.facts(context.profiles), self.judge(model, context, slow))
 
     def judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Judge:
-        """Returns for a node why these settings, the plan so far or a missing range keep it float, or None.
+        """Returns a function of a node: why the settings, the plan so far or a missing range keep it float, or None.
 
-        Ranges that were asked for and not found count from then on.
+        Ranges that were requested and not found are taken into account from then on.
         """
         allowed = self._judge(model, context, slow)
         if context.can_calibrate:
@@ -299,7 +302,7 @@ class Quantizer(Pass):
         return lambda node: allowed(node) or lacking.get(node.name)
 
     def _judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None) -> Judge:
-        """The judge that asks for no ranges."""
+        """``judge`` without missing ranges; it requests no ranges."""
         own = self.settings_judge(model)
 
         def judge(node: gs.Node) -> Finding | str | None:
@@ -322,18 +325,18 @@ class Quantizer(Pass):
         return judge
 
     def decides(self, model: Model, context: Context, paired: bool = False) -> bool:
-        """Whether pairs are to be placed under these settings; layers that have theirs are not decided on.
+        """Whether these settings would place any pairs; layers that already have pairs are not decided on.
 
         Args:
             model: the graph; it is not changed.
-            context: the journal is told which layers have pairs.
-            paired: whether pairs are expected to be there, so that they are not reported.
+            context: its journal gets the layers that have pairs.
+            paired: whether pairs are expected, so that they are not reported.
 
         Raises:
-            RecipeError: every layer that could be decided on has its pairs, and from no search.
+            RecipeError: every layer that could be decided on has pairs already, and not from a search.
         """
         placement = self.placement(model, context)
-        # a search for another type may follow a search, which leaves it some layers
+        # a search may be followed by a search for another type in the layers that are left
         asked = {name: ask.by for name in placement.complete if (ask := context.plan.get(name)) is not None}
         before = [] if paired else [name for name in placement.complete if asked.get(name) != self.title()]
         if before:
@@ -348,11 +351,11 @@ class Quantizer(Pass):
         return bool(placement.pairs)
 
     def wanted(self, model: Model, context: Context) -> list[str]:
-        """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""
+        """The activations that some subset of the layers quantizes: a search needs the ranges of all of them."""
         return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
 
     def prepare(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
-        """Raise the opset to the pairs', scale queries where the type takes attention; returns the placement."""
+        """Raise the opset as the pairs require and scale the queries of attention; returns the placement."""
         with model.settled():
             placement, types = self.placement(model, context, slow), model.facts().types
         half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())

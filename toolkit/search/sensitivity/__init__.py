@@ -1,1 +1,1 @@
-"""What each layer costs at the model's output, one by one, and the smallest set to keep in float (bisection)."""
+"""Each layer's effect on the model's output, and the smallest set of layers to keep in float (bisection)."""

@@ -1,7 +1,7 @@
-"""The smallest set of layers to keep float so that a check passes: delta debugging over any subset.
+"""The smallest set of layers to keep float so that a check passes: delta debugging over all subsets.
 
 A. Zeller, R. Hildebrandt, "Simplifying and isolating failure-inducing input", IEEE TSE 28(2), 2002: the ddmin
-algorithm. The result is 1-minimal: quantizing any one of them makes the check fail.
+algorithm. The result is 1-minimal: if any single one of its layers is quantized, the check fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toolkit.search.sensitivity.stale_measurements import stale_measurements
 
 @dataclass(frozen=True)
 class Answer:
-    """A check's answer, with the reason where it can give one."""
+    """A check's answer, with the reason if the check gives one."""
 
     passed: bool
     reason: str = ""
@@ -34,7 +34,7 @@ Check = Callable[[frozenset[str]], "bool | Answer"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One answer of the check: which layers were kept float, whether it passed, and why not where that is known."""
+    """One answer of the check: the layers kept float, whether it passed, and the reason if it did not and gave one."""
 
     kept: tuple[str, ...]
     passed: bool
@@ -43,13 +43,13 @@ class CheckResult:
 
 @dataclass
 class Bisection:
-    """The result.
+    """The result of a bisection.
 
     Attributes:
-        kept: the layers to keep float, in the graph's order; empty where the check passes with all quantized.
+        kept: the layers to keep float, in the graph's order; empty if the check passes with all layers quantized.
         verdicts: all answers, in order.
-        checks: how often the check was run now; the rest came from the log.
-        notes: what the reader should know of the checks.
+        checks: how often the check was run now; the other answers are from the log.
+        notes: findings about the checks for the user.
     """
 
     kept: list[str]
@@ -79,25 +79,25 @@ def bisect(
     likely: Sequence[str] = (),
     needs: Callable[[], Needs | None] = needs_now,
 ) -> Bisection:
-    """Find a smallest set of layers whose being kept float makes the check pass.
+    """Find a smallest set of layers that must stay float for the check to pass.
 
     Args:
         names: all layers that can be quantized, in the graph's order.
-        check: tells whether the model passes with these layers kept float and all others quantized.
-        log: a JSON-lines file of verdicts; a verdict for the same ``fingerprint`` is not asked for again.
-        fingerprint: what the verdicts depend on.
-        repeats: how often the check is run with everything quantized, with everything float, and on the answer; an
-            answer that changes shows that the check is flaky.
-        progress: called with what is being done, how much is done, and of how much.
-        content: a digest of what is checked with these layers kept float; sets of the same digest share verdicts.
-            None: the layers' names are enough.
-        likely: the layers, those most likely to matter first, as sensitivity ranks them: the first n of them that pass
-            are found by doubling and bisection, and the answer is looked for among these. It is smaller then, since
-            otherwise many small harms would replace one large one.
+        check: returns whether the model passes with these layers kept float and all others quantized.
+        log: a JSON-lines file of verdicts; the check is not run again for verdicts with the same ``fingerprint``.
+        fingerprint: identifies everything that the verdicts depend on.
+        repeats: how often the check is run with every layer quantized, with every layer float, and on the answer; if
+            its answers differ, it is flaky.
+        progress: called with the activity, how much of it is done, and the total.
+        content: returns a digest of what is checked with these layers kept float; sets with the same digest share
+            verdicts. None: the layers' names are enough.
+        likely: the layers ranked by sensitivity, the most harmful first. The first n of them that pass are found by
+            doubling and bisection, and the answer is searched for among these. This gives smaller answers: otherwise
+            many layers with a small effect may replace one with a large effect.
         needs: returns what the check has read so far; verdicts of a check that reads something else are not reused.
 
     Raises:
-        QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
+        QtoolError: the check fails with all layers float, or gives different answers for the same model.
     """
     asker = _Asker(list(names), check, Log(log, fingerprint, needs), max(1, repeats), progress, content)
     everything = frozenset(names)
@@ -119,7 +119,7 @@ def bisect(
 
 
 class _Asker:
-    """Asks the check, and keeps its verdicts in a log."""
+    """Runs the check and records its verdicts in a log."""
 
     def __init__(
         self, names: list[str], check: Check, log: Log, repeats: int, progress: Progress | None,
@@ -131,7 +131,7 @@ class _Asker:
         self.checks = 0
 
     def ask(self, kept: frozenset[str], turn: int = 0) -> bool:
-        """One verdict, from the log where it is there."""
+        """One verdict, from the log if it is there."""
         key = sha256_json([sorted(kept) if self.content is None else self.content(kept), turn])
         line = self.log.get(key)
         if line is None:
@@ -146,7 +146,7 @@ class _Asker:
         return answer.passed
 
     def surely(self, kept: frozenset[str], words: str) -> bool:
-        """A verdict asked several times.
+        """A verdict confirmed by ``repeats`` runs of the check.
 
         Raises:
             QtoolError: the answers differ.
@@ -162,7 +162,7 @@ class _Asker:
 
 
 def _first_that_pass(ranked: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:
-    """The first n of ``ranked`` for a small n at which they pass; empty where no n below all of them was found."""
+    """The first n of ``ranked`` for a small n at which they pass; empty if no n below all of them was found."""
     below, above = 0, 1
     while above < len(ranked) and not passes(frozenset(ranked[:above])):
         below, above = above, 2 * above
@@ -180,7 +180,7 @@ def _first_that_pass(ranked: list[str], passes: Callable[[frozenset[str]], bool]
 
 
 def _minimal(items: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:
-    """Ddmin: a subset of ``items``, all of which together pass, from which no single one can be left out."""
+    """Ddmin: a subset of ``items`` that passes and from which no single item can be left out; all items must pass."""
     parts = 2
     while len(items) >= 2:
         size = -(-len(items) // parts)

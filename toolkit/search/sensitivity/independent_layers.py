@@ -1,4 +1,4 @@
-"""Layers that reach no output in common: several of them quantized at once show what each does alone."""
+"""Layers that reach no common output: several of them can be quantized in one run that shows each one's effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.simulation.simulation import Simulation
 
 
 def outputs_reached(simulation: Simulation) -> dict[str, frozenset[str]]:
-    """For each layer the outputs that depend on its result."""
+    """For each layer the outputs that depend on it."""
     reached = {name: {name} for name in simulation.outputs}
     found: dict[str, frozenset[str]] = {}
     for segment in reversed(simulation.cutter.segments):
@@ -24,7 +24,7 @@ def outputs_reached(simulation: Simulation) -> dict[str, frozenset[str]]:
 
 
 def independent(names: Iterable[str], reached: Mapping[str, Collection[str]]) -> list[list[str]]:
-    """The layers in as few lists as come of putting each into the first in which no other reaches an output of its."""
+    """Groups of layers that reach no common output: each layer joins the first group that it fits into."""
     lists = list[tuple[list[str], set[str]]]()
     for name in names:
         own = reached.get(name, ())
@@ -38,9 +38,9 @@ def independent(names: Iterable[str], reached: Mapping[str, Collection[str]]) ->
 
 
 def at_outputs(outcome: Outcome, outputs: Collection[str]) -> Outcome:
-    """What an outcome says of the layer whose effect is at some outputs alone: the others are the float model's.
+    """The part of an outcome due to a layer that reaches only some outputs; the other outputs are the float model's.
 
-    What is of all outputs together, as divergence, agreement and the metric, is not known of it.
+    Results over all outputs, such as divergence, agreement and the metric, are left out.
     """
     noises = tuple((name, noise if name in outputs else 0.0) for name, noise in outcome.noises)
     output, noise = max(noises, key=lambda one: one[1])

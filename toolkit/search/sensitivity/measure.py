@@ -1,4 +1,4 @@
-"""What quantizing each layer alone costs at the model's output, and what keeping it alone saves."""
+"""The effect at the model's output of quantizing each layer alone, and of keeping each layer alone in float."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _FAST_BATCHES = 4
 
 @dataclass(frozen=True)
 class GroupResult:
-    """One quantizable layer.
+    """The measurements of one quantizable layer.
 
     Attributes:
-        name: its node.
+        name: the name of its node.
         op: its operator.
         alone: the model with only this layer quantized (leave one in).
-        without: the model with all but this layer quantized (leave one out).
+        without: the model with all layers but this one quantized (leave one out).
         share: its share of the model's arithmetic, 0 to 1; see ``Work``.
     """
 
@@ -57,9 +57,9 @@ class GroupResult:
 
     @property
     def output(self) -> str:
-        """The output that the layer is judged at: among those that it feeds the one where it makes most noise.
+        """The output that the layer is judged at: of the outputs that it reaches, the one with most of its noise.
 
-        Empty where the layer was not measured alone: then it is the worst output.
+        Empty if the layer was not measured alone: then it is judged at the worst output.
         """
         return self.alone.output if self.alone is not None else ""
 
@@ -68,43 +68,43 @@ class GroupResult:
         return outcome.at(self.output)
 
     def level_in(self, outcome: Outcome) -> float:
-        """The SQNR of an outcome at that output, in dB; infinite where nothing differs."""
+        """The SQNR of an outcome at this output, in dB; infinite if nothing differs."""
         return replace(outcome, noise=self.noise_in(outcome)).sqnr_db
 
     def harm(self, full: Outcome, of: Callable[[Outcome], float] | None = None) -> float:
-        """Noise over signal that this layer is to blame for: alone, or saved by leaving it out, whichever is larger.
+        """The layer's noise-to-signal ratio: of the layer alone, or removed by leaving it out, whichever is larger.
 
-        It is that of the output that the layer is judged at: at another, which it does not feed, it can save nothing.
-        ``of`` is another measure of what differs, the larger the worse.
+        It is measured at the output that the layer is judged at; leaving the layer out removes no noise at outputs that
+        it does not reach. ``of`` is another measure of the error, larger for larger errors.
 
-        Alone shows a harm that another layer hides; leaving out shows a harm that takes two.
+        The layer alone shows harm that another layer hides; leaving it out shows harm that two layers do together.
         """
         of = of if of is not None else self.noise_in
         found = [of(self.alone)] if self.alone is not None else []
         if self.without is not None:
             saved = of(full) - of(self.without)
-            # infinite noise that stays infinite without the layer says nothing about it
+            # noise that is infinite with and without the layer says nothing about the layer
             found.append(0.0 if math.isnan(saved) else saved)
         return max([0.0, *found])
 
 
 @dataclass
 class Sensitivity:
-    """The result for all layers.
+    """The sensitivity of all layers.
 
     Attributes:
         method: exact or fast.
-        groups: one result a layer, in the graph's order.
-        full: all layers quantized.
+        groups: the measurements of each layer, in the graph's order.
+        full: the outcome with all layers quantized.
         metric: the metric's name, or None.
-        float_metric: its value for the float model.
+        float_metric: the metric of the float model.
         samples: how many samples were run.
-        inferences: what it cost, in the time of a run of the float model over the samples of the data.
-        reliability: fast only: the correlation with the exact order to expect from two halves of the samples, 0 to 1.
-        fingerprint: what the numbers depend on.
-        notes: what the reader should know.
-        outdated: whether a later measurement to replace it has begun and not finished.
-        quantized_share: how much of the arithmetic is quantized with all layers, 0 to 1.
+        inferences: the cost, in runs of the float model over all samples of the data.
+        reliability: fast only: the expected correlation with the exact order, from two halves of the samples, 0 to 1.
+        fingerprint: identifies everything that the numbers depend on.
+        notes: findings for the user.
+        outdated: whether a later measurement to replace this one has begun and not finished.
+        quantized_share: the share of the arithmetic that is quantized with all layers, 0 to 1.
         share_of: whether shares are of multiply-accumulates (``macs``) or of computing nodes (``nodes``).
     """
 
@@ -132,7 +132,7 @@ class Sensitivity:
         return sorted(self.groups, key=lambda group: -group.harm(self.full))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the result's file."""
+        """The content of sensitivity.json."""
         return {
             "schema": SCHEMA,
             "outdated": self.outdated,
@@ -162,10 +162,10 @@ class Sensitivity:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Sensitivity:
-        """Read what ``to_json`` returned.
+        """Parse the result of ``to_json``.
 
         Raises:
-            QtoolError: another schema.
+            QtoolError: it has another schema.
         """
         if content.get("schema") != SCHEMA:
             raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy="measure again")
@@ -181,15 +181,15 @@ class Sensitivity:
         return cls(groups=groups, full=full, notes=notes, outdated=outdated, **{key: content[key] for key in keep})
 
     def save(self, path: Path) -> None:
-        """Write the result atomically."""
+        """Write sensitivity.json atomically."""
         write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> Sensitivity:
-        """Read a result.
+        """Read sensitivity.json.
 
         Raises:
-            QtoolError: it is not such a file.
+            QtoolError: the file is not a sensitivity.json.
         """
         with reading(path, _KIND):
             return cls.from_json(read_json(path, _KIND))
@@ -209,22 +209,22 @@ def exact(
     names: Sequence[str] | None = None,
     together: bool = False,
 ) -> Sensitivity:
-    """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
+    """Measure every layer. Each mode costs about half a float inference per layer: only later layers are run again.
 
-    Where work runs elsewhere (see ``toolkit.base.places``), the layers are shared out; the numbers stay the same.
+    With worker processes (see ``toolkit.base.places``) the layers are distributed; the numbers stay the same.
 
     Args:
         simulation: the model and its samples.
         modes: ``alone`` (leave one in), ``without`` (leave one out), or both.
-        log: a JSON-lines file; what it holds of the same simulation is not measured again.
-        progress: called with what is being done, how much is done, and of how much.
-        batches: how many of the batches to use, evenly spread; all where None.
+        log: a JSON-lines file; its measurements of the same simulation are reused.
+        progress: called with the activity, how much of it is done, and the total.
+        batches: how many of the batches to use, evenly spread; all if None.
         names: measure only these layers.
-        together: measure layers that reach no output in common in one run, see ``independent_layers``: of each its
-            noise and answers at its own outputs are known then, and nothing of all outputs together.
+        together: measure layers that reach no common output in one run, see ``independent_layers``. Then only a
+            layer's noise and answers at its own outputs are known, and nothing over all outputs.
 
     Raises:
-        QtoolError: an unknown mode.
+        QtoolError: a mode is unknown.
     """
     for mode in modes:
         if mode not in ("alone", "without"):
@@ -238,7 +238,7 @@ def exact(
     before = runner.inferences
     full = runner.full_outcome if batches is None else runner.base.run(batches)
     reached = outputs_reached(simulation) if together else {}
-    # a run that was interrupted goes on with the same lists: what is measured does not depend on where it ended
+    # an interrupted measurement resumes with the same lists, so results do not depend on where it stopped
     missing = [some for some in _in_one_run(wanted, reached) if not found.keys() >= set(some)]
     with closing(_outcomes(simulation, missing, batches)) as outcomes:
         for keys, outcome in outcomes:
@@ -271,8 +271,9 @@ def exact(
 
 
 def _in_one_run(keys: Sequence[_Key], reached: Mapping[str, Collection[str]]) -> list[list[_Key]]:
-    """The layers to measure, in lists of those that are quantized in one run: each by itself where ``reached``, by
-    layer the outputs that depend on it, is empty.
+    """The layers to measure, in lists of those that are quantized in one run.
+
+    ``reached`` maps each layer to the outputs that depend on it; if it is empty, each layer has a run of its own.
     """
     alone = [name for mode, name in keys if mode == "alone"]
     several = [[("alone", name) for name in some] for some in independent(alone, reached)]
@@ -282,7 +283,7 @@ def _in_one_run(keys: Sequence[_Key], reached: Mapping[str, Collection[str]]) ->
 def _outcomes(
     simulation: Simulation, keys: Sequence[Sequence[_Key]], batches: int | None
 ) -> Generator[tuple[Sequence[_Key], Outcome], None, None]:
-    """The outcomes of lists of single layers, by mode and name, in any order, here or by workers; see ``exact``."""
+    """The outcomes of lists of single layers, by mode and name, in any order; run here or by workers, see ``exact``."""
     runner, switches = simulation.runner, simulation.switches
     configs = [
         switches.only([name for _, name in some]) if some[0][0] == "alone" else switches.config([some[0][1]])
@@ -298,13 +299,12 @@ def _outcomes(
 
 
 def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress | None = None) -> Sensitivity:
-    """Estimate every layer alone on as many samples as ten float inferences of all samples pay for.
+    """Estimate every layer alone, on as many samples as ten float inferences of all samples pay for.
 
-    Every layer's local error is carried to the output by running what comes after it, on a part of the samples: the
-    order of the layers needs far fewer samples than the values do. How far the order can be relied on is measured by
-    comparing the ranks of two halves of the samples (split-half reliability, corrected for length by the formula of
-    Spearman and Brown; its square root is the correlation to expect); below 0.9 the result is marked as not to be
-    trusted.
+    The layers after each quantized layer are run on a subset of the samples: the order of the layers needs far fewer
+    samples than the values do. The reliability of the order is estimated by comparing the ranks from two halves of the
+    samples (split-half reliability, corrected for length by the Spearman-Brown formula; its square root is the expected
+    correlation). If it is below 0.9, the result is marked as not trusted.
     """
     total = sum(feed.count for feed in simulation.feeds)
     groups = len(simulation.names)
@@ -324,7 +324,7 @@ def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress 
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; 1.0 where either has no order."""
+    """Spearman's rank correlation, with ties at their mean rank; 1.0 if either sequence is constant."""
     a, b = (ranks(np.asarray(values, np.float64)) for values in (first, second))
     if a.std() == 0 or b.std() == 0:
         return 1.0
@@ -332,13 +332,13 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def reliability(parts: Sequence[Sequence[float]]) -> float:
-    """The correlation with the exact order to expect from two halves of the batches, 0 to 1.
+    """The expected correlation with the exact order, estimated from two halves of the batches, 0 to 1.
 
     sqrt(2 r / (1 + r)), r being the rank correlation of the halves: the formula of Spearman and Brown (British Journal
     of Psychology 3, 1910) for a test of twice the length, whose square root is the correlation with the true values.
 
     Args:
-        parts: noise over signal of each layer, batch by batch.
+        parts: for each layer its noise-to-signal ratio on each batch.
     """
     if not parts or len(parts[0]) < 2:
         return 0.0

@@ -1,4 +1,4 @@
-"""The effects of single layers, known before weights were rounded on samples or helpers changed other layers."""
+"""The effects of single layers, measured before weights were rounded on samples or helpers changed other layers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from toolkit.simulation.simulation import Simulation
 
 @dataclass(frozen=True)
 class SingleLayerOutcomes:
-    """Layers that were measured alone in an earlier form of the model, all others float.
+    """Outcomes of layers quantized alone in an earlier form of the model.
 
     Attributes:
-        batches: the number of batches it was measured on.
-        outcomes: by layer its effect on the outputs.
-        ranges: by layer the amax of each activation that it quantizes.
+        batches: the number of batches that they were measured on.
+        outcomes: for each layer its effect on the outputs.
+        ranges: for each layer the amax of each activation that it quantizes.
     """
 
     batches: int
@@ -26,20 +26,20 @@ class SingleLayerOutcomes:
 
     @classmethod
     def of(cls, simulation: Simulation, found: Sensitivity, batches: int) -> SingleLayerOutcomes:
-        """The results of a sensitivity analysis on so many of a simulation's batches."""
+        """Collect the results of a sensitivity analysis on this many of a simulation's batches."""
         outcomes = {group.name: group.alone for group in found.groups if group.alone is not None}
         return cls(batches, outcomes, _ranges(simulation))
 
     def without(self, changed: Collection[str]) -> SingleLayerOutcomes:
-        """The same without the layers that were changed."""
+        """A copy without the layers that were changed."""
         kept = {name: outcome for name, outcome in self.outcomes.items() if name not in changed}
         return SingleLayerOutcomes(self.batches, kept, self.ranges)
 
     def of_same(self, simulation: Simulation) -> dict[str, Outcome]:
-        """The layers whose activations have the ranges that they were measured with.
+        """The outcomes of layers whose activations still have the ranges that they were measured with.
 
-        Their weights may be rounded differently, nearer to the float layer, by less than what the outcomes of plans
-        that ran correct in the expectation of a layer.
+        Their weights may be rounded differently, closer to the float layer. The difference is smaller than the
+        correction that plans' outcomes make to the layers' expected noise.
         """
         now = _ranges(simulation)
         return {name: one for name, one in self.outcomes.items() if name in now and now[name] == self.ranges[name]}

@@ -1,4 +1,4 @@
-"""What to say where earlier measurements cannot be used any more."""
+"""A note for earlier measurements that cannot be reused."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from toolkit.contract.findings import Code, Finding
 
 
 def stale_measurements(log: Log) -> list[Finding]:
-    """Findings that the results of a log were not used, and why; empty where they were, or where there were none."""
+    """The finding that a log's results were not reused, and why; empty if they were, or if there were none."""
     return [Code.MEASURED_AGAIN(why=log.refused)] if log.refused else []

@@ -1,1 +1,1 @@
-"""The stages of a plan search: helper passes tried, layer times, real types, one search after the other, the record."""
+"""The stages of a plan search: helper passes, layer times, runs in the real types, successive searches, the record."""

@@ -1,4 +1,4 @@
-"""A model whose helpers changed only what a plan quantizes: what helps INT8 costs float16 layers accuracy."""
+"""The form of a model in which helpers changed only quantized layers: changes for INT8 cost float16 layers accuracy."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from toolkit.graph.model import Model
 from toolkit.search.budget.spending import FORM_PRICE
 
 _MADE = 2
-"""How many forms are kept."""
+"""How many forms are cached."""
 
 
 @dataclass
 class HelperModels:
-    """The forms of a model that its helpers produce, by what stays float.
+    """The forms of a model that its helpers produce, by the layers that stay float.
 
-    A search looks at the model with all that its helpers do: in float32 that is the same function, whatever layers a
-    plan leaves float. A plan's own form is the original model, with the helpers applied again under a plan that says
-    which layers stay float (see ``Helper.kept_float``); each does for a layer what it did before.
+    A search uses the model with all changes of its helpers: in float32 it is the same function whichever layers a plan
+    keeps float. A plan's own form is the original model with the helpers applied again under a plan that says which
+    layers stay float (see ``Helper.kept_float``); each helper makes the same changes to a layer as before.
 
     Attributes:
         before: the model without helpers.
-        context: its context.
-        provider: what the helpers learnt from; it has kept that.
-        helpers: those that stay, in their order.
+        context: the context of ``before``.
+        provider: provides the samples that the helpers learn from; it has cached them.
+        helpers: the helpers that the search applies, in order.
         changed: the nodes that they changed.
         dtype: the type that layers are quantized to.
-        events: what they changed according to the journal, with all layers quantized.
-        pay: told what a form costs that was not made before.
+        events: the journal's entries of their changes, with all layers quantized.
+        pay: called with the price of each form that is not cached.
     """
 
     before: Model
@@ -52,11 +52,11 @@ class HelperModels:
         Args:
             quantized: the layers that the plan quantizes.
             model: changed in place.
-            context: its journal gets what the helpers changed, in place of the earlier entries; what it knew of ranges
-                is forgotten.
+            context: its journal gets the helpers' changes in place of the earlier entries; the ranges that it knew are
+                discarded.
 
         Raises:
-            DataError: a sample does not fit.
+            DataError: a sample does not fit the model.
         """
         idle = self.changed - set(quantized)
         if not idle:
@@ -64,7 +64,7 @@ class HelperModels:
         if idle not in self._made:
             self.pay(FORM_PRICE)
             self._made[idle] = self._form(idle)
-        # the last plan's form is wanted again after the form without pairs: first it is checked, then it is taken
+        # a plan's form is needed again after the form without pairs: for the check and then for the result
         made = form, events = self._made.pop(idle)
         self._made = {**dict(list(self._made.items())[1 - _MADE :]), idle: made}
         model.become(form.copy())
@@ -76,7 +76,7 @@ class HelperModels:
     def _form(self, idle: frozenset[str]) -> tuple[Model, list[Event]]:
         model, context, events = self.before.copy(), self.context, list[Event]()
         by = self.events[0].by if self.events else ""
-        # what a helper left unchanged with all layers quantized it need not look at again
+        # nodes that a helper left unchanged with all layers quantized need not be considered again
         others = {node.name for node in model.nodes} - (self.changed - idle)
         for helper in self.helpers:
             context = with_helper(helper, model, context, self.provider, others, self.dtype)
@@ -92,11 +92,11 @@ def with_helper(
 
     Args:
         helper: the pass.
-        model: what it is applied to.
-        context: that of the model before.
-        provider: what the helper learns from.
-        idle: nodes that are going to stay float.
-        dtype: the type that the others are quantized to.
+        model: the model that it is applied to; changed in place.
+        context: the context of the model before.
+        provider: provides the samples that the helper learns from.
+        idle: the nodes that will stay float.
+        dtype: the type that the other nodes are quantized to.
     """
     apart = replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
     for name in idle:

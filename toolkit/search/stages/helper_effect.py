@@ -1,4 +1,4 @@
-"""What a helper pass does to a search's model: with all layers quantized, and to the layers that it changed alone."""
+"""The effect of a helper pass on a search's model: with all layers quantized, and with only its changed layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from toolkit.search.plans.range_methods import NEARER, Standing
 
 @dataclass(frozen=True)
 class HelperEffect:
-    """The model without a helper and with it, on the same samples.
+    """Quantization without a helper and with it, on the same samples.
 
     Attributes:
-        before: all layers quantized without it.
-        after: all layers quantized with it.
-        alone: how many layers it changed, and the effect of these alone without and with it, all others float: the
-            layers that a plan keeps float first hide what the others gain. None where that was not looked at.
-        in_types: the effect of the float layers' type alone without and with it, where that speaks against the helper.
+        before: the standing of full quantization without the helper.
+        after: the standing of full quantization with the helper.
+        alone: how many layers the helper changed, and the outcomes with only these quantized, without and with it: the
+            layers that a plan would keep float first hide the gain of the others. None if not measured.
+        in_types: the outcomes of the float layers' type alone, without and with the helper, if they speak against it.
     """
 
     before: Standing
@@ -33,13 +33,15 @@ class HelperEffect:
     def of(
         cls, before: Standing, after: Standing, changed: Collection[str], pay: Callable[[float], None]
     ) -> HelperEffect:
-        """The effect; changed layers are looked at alone where all together gain little, and get neither further from
-        the budget nor 1 dB noisier.
+        """Measure the effect of a helper.
+
+        The changed layers are measured alone if all layers together gain little, and get neither further from the
+        budget nor 1 dB noisier.
 
         Args:
-            before: without the helper.
-            after: with it.
-            changed: the nodes that it changed; a node that is quantized on one side only is not compared.
+            before: the standing without the helper.
+            after: the standing with it.
+            changed: the nodes that it changed; nodes quantized on one side only are not compared.
             pay: as in ``standing``.
         """
         effect = cls(before, after)
@@ -52,19 +54,21 @@ class HelperEffect:
 
     @property
     def helps(self) -> bool:
-        """Whether it is worth a changed graph: all layers do clearly better, or the changed ones lose 1 dB of noise;
-        and the layers that stay float pay no more for it than they can.
+        """Whether the helper is worth a changed graph.
+
+        Full quantization must be clearly better, or the changed layers alone have 1 dB less noise, and the layers that
+        stay float must not lose accuracy beyond what is allowed in their type.
         """
         if self.in_types is not None:
             return False
         if self.alone is not None:
             return self.alone[2].noise < NEARER * self.alone[1].noise
-        # by the number that is shown, too
+        # the reported SQNR must be better as well
         better = self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
         return better and self.after.clearly_better(self.before)
 
     def finding(self, helper: str, dtype: str, metric: str | None, squashed_by: str, rest: Precision) -> Finding:
-        """The effect in dB, and in the task's measure where there is one."""
+        """The finding with the effect in dB, and in the task's metric or share of answers if known."""
         before, after = self.before, self.after
         values: dict[str, Any] = {
             "before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db, "samples": after.samples,

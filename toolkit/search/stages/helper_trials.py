@@ -1,4 +1,4 @@
-"""What a search finds out before it searches: a first plan, and which helper passes make INT8 better."""
+"""The stage before the search proper: a first plan, and which helper passes improve quantization."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from toolkit.simulation.simulation import Simulation
 
 _FEW, _LEAST_FEW, _FEWEST = 8, 8, 4
 _BATCHES = 4
-"""Batches of few samples, where they are alike: three of them keep two threads busy for as long as four."""
+"""How many batches few samples are divided into, of about equal size: three keep two threads busy as long as four."""
 
 
 class HelperTrials(RealTypes):
-    """The part of a search that comes before its plans are weighed.
+    """The part of a search that comes before plans are compared.
 
     Attributes:
-        plain: the simulation before samples have said how weights are rounded.
-        decided_on: how many samples an inference of the account covers; a trial on a part of them covers fewer.
-        first: what ``first_plan`` found.
-        likely: what stays float in a plan that met the budget in another form of the model.
+        plain: the simulation with weights rounded to nearest, before rounding is chosen on samples.
+        decided_on: how many samples an inference of the account covers; a trial on a subset pays the same share.
+        first: the result of ``first_plan``.
+        likely: the layers that stay float in a plan that met the budget in another form of the model.
         alone: the effects of single layers in that form.
-        quietest: the method with the least noise while ``first_plan`` looked for one, see ``ChoosingRanges``.
+        quietest: the method with the least noise in ``first_plan``; see ``ChoosingRanges``.
         needs_no_help: whether the first plan quantizes every layer and meets the budget with twice its margin, in the
             types that it runs in as well, on enough answers to show that.
     """
@@ -57,19 +57,19 @@ class HelperTrials(RealTypes):
     _log: tuple[Simulation, Log] | None = None
 
     def log(self) -> Log:
-        """What was measured of plans, so that nothing is measured twice."""
+        """The log of plan measurements, so that nothing is measured twice."""
         if self._log is None or self._log[0] is not self.simulation:
             self._log = self.simulation, self._opened(self.name, self.simulation)
         return self._log[1]
 
     def first_plan(self) -> SearchedPlan | None:
-        """The first plan within the budget, before anything else is tried; None where none was found.
+        """Find the first plan within the budget, before anything else is tried; None if none was found.
 
-        It remains where the minutes run out, or the search is stopped among helper trials. Weights are rounded to the
-        nearest in it: choosing on samples how they are rounded takes as long as several inferences, and is done once,
-        for the form of the model that is searched. Where that changes nothing, what was measured is known to the search
-        that follows. A layer's weights are rounded differently only where its output is nearer to the float one on
-        held-out samples, and every plan is measured again.
+        It is the result if time runs out or the search is stopped during helper trials. Its weights are rounded to
+        nearest: choosing the rounding on samples takes as long as several inferences, and is done once, for the form of
+        the model that is searched. If that changes no weights, the search reuses the measurements made here. A layer's
+        weights are rounded differently only if its output is then closer to the float output on held-out samples, and
+        then every plan is measured again.
         """
         folder, budget = self.context.log_folder, replace(self.budget, max_ms=None)
         simulation, own, gpu = self.plain, self.settings, gpu_for(self.settings.gpu, self.context)
@@ -95,7 +95,7 @@ class HelperTrials(RealTypes):
         return self.first
 
     def without_helpers(self) -> None:
-        """Note that helpers that were found to help are not applied."""
+        """Correct the journal: helpers that were found to help are not applied after all."""
         events = self.context.journal.events
         for place, event in enumerate(events):
             if event.why is not None and event.why.code is Code.SEARCH_HELPER and event.why.values["applied"]:
@@ -104,7 +104,7 @@ class HelperTrials(RealTypes):
 
     @cached_property
     def _trials(self) -> Log:
-        """What trials showed: each line names the form of the model that it is about."""
+        """The log of trial outcomes; each entry names the form of the model that it belongs to."""
         folder = self.context.log_folder
         path = folder / f"{self.name}_helpers.jsonl" if folder is not None else None
         return Log(path, code_fingerprint(), needs_now)
@@ -115,7 +115,7 @@ class HelperTrials(RealTypes):
         return Log(path, simulation.fingerprint(), needs_now)
 
     def on_few(self) -> Simulation:
-        """The simulation on an eighth of the samples, or on half of few; weights are rounded to the nearest."""
+        """The simulation on an eighth of the samples, or on half of few samples; weights are rounded to nearest."""
         total = sum(feed.count for feed in self.plain.feeds)
         few = max(min(_LEAST_FEW, total // 2), -(-total // _FEW))
         if few < _FEWEST:
@@ -124,13 +124,13 @@ class HelperTrials(RealTypes):
         return self.plain.on(replace(settings, samples=few, batch=min(settings.batch, -(-few // _BATCHES))))
 
     def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
-        """How all layers quantized do on ``few`` of the samples, with the calibration method that suits them best.
+        """The standing of full quantization on ``few`` of the samples, with the calibration method that suits it best.
 
-        Where a first plan was looked for, that is known but for the recipe's own ranges and those with the least noise.
+        If a first plan was searched for, only the recipe's own ranges and the least noisy method found there are tried.
 
         Args:
             few: this search's simulation on some of its samples.
-            like: only its method is tried, besides the recipe's.
+            like: only the method of this standing is tried, besides the recipe's.
         """
         part = sum(feed.count for feed in few.feeds) / self.decided_on
         self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
@@ -145,20 +145,20 @@ class HelperTrials(RealTypes):
         self, name: str, before: Standing, after: Standing, changed: Collection[str],
         forms: tuple[Simulation, Model, Callable[[], Model | None]],
     ) -> bool:  # fmt: skip
-        """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
+        """Whether a helper makes quantization clearly better; the journal gets its effect, in dB and in the metric.
 
         Args:
-            name: the helper's.
-            before: how all layers quantized do without it.
-            after: and how they do with it.
+            name: the helper's name.
+            before: the standing of full quantization without it.
+            after: the standing with it.
             changed: names of the nodes that it changed.
-            forms: this search's simulation on few samples, the float model without the helper, and a function
-                returning it with what the helper changes even where every layer stays float; None where that is none.
+            forms: this search's simulation on few samples, the float model without the helper, and a function that
+                returns the model with the helper's changes that stay even if every layer is float, or None if none do.
         """
         part = after.samples / self.decided_on
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
         if effect.helps and after.distance:
-            # what it costs the layers that stay float counts where some will
+            # the cost to float layers only matters if a plan will have any
             effect = replace(effect, in_types=self.louder_in_types(*forms))
         squashed_by = self.plain.squashed_by(after.outcome.output)
         metric, rest = self.plain.settings.metric, self.context.rest
@@ -166,7 +166,7 @@ class HelperTrials(RealTypes):
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
-        """Whether everything quantized with these ranges meets the budget on all samples, in ``plain``."""
+        """Whether full quantization with these ranges meets the budget on all samples, in ``plain``."""
         plan = self._ran.get(plan_key((), amax))
         if plan is not None and (plan.whole or plan.clear is False):
             return plan.meets

@@ -1,4 +1,4 @@
-"""A search's plans in the types that they run in: the simulation computes in float32."""
+"""Run a search's plans in the types of the engine, since the simulation computes in float32."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ from toolkit.search.stages.wide_layers import shortest_wide_run
 from toolkit.simulation.simulation import Simulation
 
 _ASKED = 0.9
-"""How much of its margin a plan must still have in its types: plans are chosen at its edge, and what the types add is
-known from other plans to within some percent."""
+"""The share of its margin that a plan must keep in its types.
+
+Plans are chosen at the edge of the margin, and the noise that types add is known from other plans to within a few
+percent.
+"""
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
-"""Returns a model in the types that it will run in."""
+"""Returns a model lowered to the types that it will run in."""
 
 
 class RealTypes:
-    """The part of a search that runs a plan, or the unquantized model, in the types that they will run in."""
+    """The part of a search that runs a plan, or the unquantized model, in the types of the engine."""
 
     model: Model
     quantizer: Quantizer
@@ -70,12 +73,12 @@ class RealTypes:
             """See ``PlanSearch``."""
 
     def check_in_types(self, found: SearchResult) -> None:
-        """Note how far a plan that meets the budget in float32 misses it in its real types, and what these add to it;
-        layers kept float run in ``rest`` then.
+        """Check a plan that meets the budget in float32 in its real types, with float layers in ``rest``.
 
-        Its margin is required too, nearly in full: what float16 changes or nearly changes, it does to other samples as
-        well. Where the unquantized model in ``rest`` leaves none of it, only the limits are required; where it misses
-        these, the journal says so, and no layer is blamed.
+        ``found`` gets how far the plan misses the budget there and what these types add to its noise. Nearly all of the
+        margin is required too: what float16 changes or nearly changes on these samples, it changes on others as well.
+        If the unquantized model in ``rest`` leaves no margin, only the limits are required; if it misses them, the
+        journal says so, and no layer is blamed.
         """
         context = self.context
         if not found.best.meets or self.in_float32:
@@ -96,9 +99,9 @@ class RealTypes:
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=guarded, mends=mends))
 
     def _keep_wide(self, found: SearchResult, missed: Finding) -> bool:
-        """Keep the layers in float32 without which the narrower type misses the limits; returns whether any mend it.
+        """Keep the layers in float32 without which the narrower type misses the limits; returns whether this is enough.
 
-        Those for which a pass before the search asked for a type keep it.
+        Layers for which a pass before the search requested a type keep it.
         """
         plain, reference = replace(self.budget, margin=0.0, max_ms=None), self.simulation.runner.float_outcome
         asked = self._asked_before()
@@ -129,8 +132,8 @@ class RealTypes:
         return True
 
     def _asked_before(self) -> dict[str, str]:
-        """The layers for which a pass before the search named a float type other than float32, with that pass."""
-        # what the search asks for in a context of its own is asked by nobody
+        """The layers for which a pass before the search requested a float type other than float32, and that pass."""
+        # requests that the search makes in forked contexts do not count
         own = (self.by, PrecisionPlan().by)
         names = set(self.model.node_names())
         return {
@@ -141,9 +144,9 @@ class RealTypes:
         }  # fmt: skip
 
     def widen_kept(self, context: Context) -> frozenset[str]:
-        """Request float32 for the layers that stay float and that the narrower type breaks, for the plan's reason.
+        """Request float32 for float layers that fail in the narrower type, with the plan's reason for keeping them.
 
-        A quantizer that runs now declines them in the type that they get. Returns their names, for ``keep_wide``.
+        A quantizer that runs after this reports the type that they get. Returns their names, for ``keep_wide``.
         """
         asks = {name: context.plan.get(name) for name in self._wide}
         kept = {name: ask for name, ask in asks.items() if ask is not None and not ask.precision.quantized}
@@ -153,12 +156,12 @@ class RealTypes:
         return frozenset(narrow)
 
     def keep_wide(self, model: Model, context: Context, widened: Collection[str] = ()) -> None:
-        """Request float32 for the layers that the narrower type breaks and that are not quantized, for that reason.
+        """Request float32 for layers that fail in the narrower type and are not quantized, with that as the reason.
 
         Args:
             model: the graph; it is not changed.
-            context: its plan and its journal are told.
-            widened: what ``widen_kept`` returned.
+            context: its plan gets the requests and its journal the changes.
+            widened: the result of ``widen_kept``.
         """
         if self.wide is None:
             return
@@ -171,10 +174,10 @@ class RealTypes:
                 context.journal.changed(node.name, Code.REQUESTED(precision=Precision.FP32, unquantized=()), self.wide)
 
     def _guard_mends(self) -> bool | None:
-        """Whether the float layers' type meets the limits once a guard has asked for others, where nothing does yet.
+        """Whether a guard pass, which requests wider types, would make the float layers' type meet the limits.
 
-        None where it was not tried: a guard is there, none is installed or the type is not float16, or the observed
-        values that it looks at are not to be had.
+        None if not tried: a guard is in use, none is installed, the type is not float16, or the observed values that a
+        guard needs are not available.
         """
         kinds = passes_with_role(Role.GUARD)
         if self.context.guards or not kinds or self.context.rest is not Precision.FP16:
@@ -190,8 +193,9 @@ class RealTypes:
     def left_float(
         self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
     ) -> SearchResult:
-        """What was found, with nothing quantized as the plan, judged by the budget in its types too; its outcome is
-        the float model's, where no ``outcome`` is given.
+        """The search's result with nothing quantized as the plan, judged by the budget in its types too.
+
+        Its outcome is ``outcome``, or that of the float model if that is None.
         """
         demand = replace(demand, types=None)
         plain = all_float(self.simulation, cost, demand, self.spending).best
@@ -206,7 +210,7 @@ class RealTypes:
         return found
 
     def holds_in_types(self, found: SearchResult) -> bool:
-        """Whether a plan that meets the budget does so in its real types too, or cannot be run in them."""
+        """Whether a plan that meets the budget also does so in its real types, or cannot be run in them."""
         if self.in_float32:
             return True
         looked = replace(found)
@@ -217,10 +221,10 @@ class RealTypes:
         return not looked.lacks_in_types
 
     def _look_in_types(self, found: SearchResult) -> None:
-        """``check_in_types``, reusing the outcome of what has run in its types before.
+        """``check_in_types`` without the journal; the outcome of a model that has run in its types before is reused.
 
         Raises:
-            ModelError: onnxruntime cannot run it.
+            ModelError: onnxruntime cannot run the model.
         """
         simulation, key = self.simulation, plan_key(found.best.kept, found.best.amax)
         reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
@@ -239,11 +243,11 @@ class RealTypes:
 
     @property
     def in_float32(self) -> bool:
-        """Whether the simulation computes in the types that plans run in, or outputs are compared with another's."""
+        """Whether there is nothing to check: plans run in float32, or outputs are compared with another model's."""
         return self.context.rest is Precision.FP32 or self.reference is not None
 
     def _in_types(self, found: SearchResult | None, guards: Sequence[Callable[[Model, Context], object]] = ()) -> Model:
-        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``; guarded by more."""
+        """The model as it will run: with the plan's pairs or without any, lowered to ``rest``; ``guards`` are added."""
         apart, trial = self.context.fork(), self.model.copy()
         apart.guards = (*apart.guards, *guards)
         if found is not None:
@@ -252,20 +256,25 @@ class RealTypes:
         elif self.forms is not None:
             self.forms.take((), trial, apart)
         self.keep_wide(trial, apart)
-        # what later passes keep in FP32 because float16 cannot hold it is in FP32 in the engine too
+        # values that float16 cannot hold, and that later passes keep in FP32, are in FP32 in the engine too
         apart.guard(trial)
         return self.lower(trial, apart.plan, apart.known_ranges)
 
     def louder_in_types(
         self, few: Simulation, before: Model, helped: Callable[[], Model | None]
     ) -> tuple[Outcome, Outcome] | None:
-        """The outcomes of ``rest`` alone on two forms of the float model, where the second is 1 dB noisier in it and
-        leaves quantizing less than half of the allowed noise, which the first does not; None where that is not so.
+        """The outcomes of two forms of the float model in ``rest``, if the second form loses too much in this type.
+
+        It does if it is 1 dB noisier than the first and leaves quantization less than half of the allowed noise, while
+        the first leaves more.
 
         Args:
-            few: the simulation on the samples to look at.
+            few: the simulation on the samples to use.
             before: the first form.
-            helped: creates the second; None where it equals the first.
+            helped: creates the second form; None if it equals the first.
+
+        Returns:
+            The outcomes of the first and second form; None if the second does not lose too much or cannot be run.
         """
         after = helped() if not self.in_float32 else None
         if after is None:
@@ -277,26 +286,27 @@ class RealTypes:
                 self.spending.pay(FLOAT_PRICE * part)
                 found.append(few.outcome_of(self.lower(form.copy(), self.context.fork().plan, None)))
                 with_as_much = replace(self.budget, max_ms=None, types=TypeNoise.of(found[-1]))
-                # a budget that this type leaves no room for anyway says nothing about the second form
+                # a budget that this type leaves no room for in either form says nothing about the second
                 if bool(with_as_much.lacks(found[-1], reference)) is not spoilt:
                     return None
         except ModelError:
-            # a plan's outcome in its types is not known then either, and that is reported
+            # then a plan's outcome in its types is unknown too, which is reported
             return None
         return (found[1], found[0]) if found[1].noise < NEARER * found[0].noise else None
 
 
 def _of_others(budget: Budget, of_plan: TypeNoise, alone: Outcome, reference: Outcome) -> TypeNoise:
-    """What the types are assumed to add to plans other than the one that was looked at.
+    """The noise that types are assumed to add to plans other than the one that was run in them.
 
-    One borderline sample lost to them can cost a plan all that the budget allows. Where as much, added to hardly
-    any noise at all, would miss a budget that the unquantized model in these types meets, it is peculiar to that plan.
+    One borderline sample that flips in these types can cost a plan all that the budget allows. If the same addition, to
+    hardly any noise, would miss a budget that the unquantized model in these types meets, it is peculiar to that plan,
+    and the unquantized model's is used instead.
 
     Args:
-        budget: what must hold.
-        of_plan: what the types add to the plan looked at.
-        alone: the unquantized model in these types.
-        reference: the float model.
+        budget: the limits that a plan must meet.
+        of_plan: the noise that the types add to the plan that was run.
+        alone: the outcome of the unquantized model in these types.
+        reference: the outcome of the float model.
     """
     without = replace(budget, max_ms=None, types=None)
     own = bool(replace(without, types=of_plan).lacks(alone, reference)) and not without.lacks(alone, reference)
@@ -306,16 +316,17 @@ def _of_others(budget: Budget, of_plan: TypeNoise, alone: Outcome, reference: Ou
 def lacks_in_types(
     budget: Budget, real: Outcome, reference: Outcome, alone: Callable[[], Outcome]
 ) -> tuple[dict[str, float], Outcome | None]:
-    """How far a plan misses a budget in the types that it runs in; its latency is not looked at.
+    """How far a plan misses a budget in the types that it runs in; its latency is not considered.
 
     Args:
-        budget: what must hold, with the margin that the plan kept in float32: nearly all of it is required here too.
-        real: the plan in its types.
-        reference: the float model.
-        alone: returns the unquantized model in these types; where that leaves no margin, only the limits count.
+        budget: the limits, with the margin that the plan kept in float32: nearly all of it is required here too.
+        real: the plan's outcome in its types.
+        reference: the outcome of the float model.
+        alone: returns the outcome of the unquantized model in these types; if it leaves no margin, only the limits
+            count.
 
     Returns:
-        The limits by how far each is missed, and the unquantized model's outcome where it was looked at.
+        For each limit how far it is missed, and the unquantized model's outcome if it was needed.
     """
     plain = replace(budget, margin=0.0, max_ms=None)
     asked = replace(plain, margin=_ASKED * budget.margin)
@@ -328,14 +339,14 @@ def lacks_in_types(
 
 def best_known(plans: Collection[SearchedPlan], missed: Collection[str], budget: Budget, reference: Outcome,
                by_time: bool) -> SearchedPlan | None:  # fmt: skip
-    """Among the plans that ran on all samples the best that meets a budget; None where none does.
+    """The best of the plans that ran on all samples and meet a budget; None if there is none.
 
     Args:
-        plans: what is known.
-        missed: by ``plan_key``, the plans that are known to miss it elsewhere.
-        budget: what must hold now.
+        plans: the plans with known outcomes.
+        missed: the ``plan_key`` of plans that are known to miss the budget elsewhere.
+        budget: the limits that a plan must meet now.
         reference: the float model's outcome.
-        by_time: whether the fastest is the best, rather than the one with most of the work quantized.
+        by_time: whether the fastest plan is the best, rather than the one with most of the work quantized.
     """
     met = [
         plan for plan in plans

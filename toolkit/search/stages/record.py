@@ -1,4 +1,4 @@
-"""What a search records for people and for the report: search.json, and whether its plan pays in predicted time."""
+"""The record of a search for users and the report: search.json, and whether its plan is faster in predicted time."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ _KIND = FileKind("it cannot be read as a search.json", QtoolError, "run the reci
 
 @dataclass
 class SearchRecord:
-    """A search that is over; the content of search.json.
+    """A completed search; the content of search.json.
 
     Attributes:
-        best: the plan that was taken.
+        best: the plan that was chosen.
         plans: all plans that were evaluated, in order.
-        front: those of them that no other beats in noise and time.
+        front: the plans that are on the Pareto front of noise and time.
         reference: the float model's outcome.
-        float_ms: its predicted time in milliseconds.
-        sensitivity: results for all layers; None where the first plan met the budget.
-        methods: for every tensor whose range the best plan replaces, the method that gives this one.
+        float_ms: the float model's predicted latency in milliseconds.
+        sensitivity: the measurements of all layers; None if the first plan met the budget.
+        methods: for each tensor whose range the best plan replaces, the calibration method of the new range.
         precision: the quantized type.
         rest: the type of the layers kept float.
-        gpu: what times are predicted for; empty where they only order plans.
+        gpu: the GPU that times are predicted for; empty if they only order plans.
         prefer: what made a plan cheap: int8 or time.
-        budget: the limits that had to hold.
-        higher_is_better: for the metric.
-        samples: how many samples it decided on.
-        metric: the metric's name; None where there was none.
+        budget: the limits of the search.
+        higher_is_better: whether a higher value of the metric is better.
+        samples: how many samples the search decided on.
+        metric: the metric's name; None without a metric.
         measured_share: share of the best plan's time that was measured, 0 to 1.
-        share_of: what the plans' quantized shares are shares of.
-        warnings: what every reader has to know about the plan.
-        notes: what the reader should know.
+        share_of: the unit of the plans' quantized shares.
+        warnings: findings about the plan that every user must see.
+        notes: other findings for the user.
         weak_spots: the worst layers, explained.
-        inferences: what the search cost, in float inferences of its samples: everything that ran a model.
-        first: what it had cost when the first plan within the budget was found; None where none was.
+        inferences: the price of all runs of a model, in float inferences of the search's samples.
+        first: the price at which the first plan within the budget was found; None if none was found.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
-        rest_lacks: how far the unquantized model with its layers in ``rest`` misses it.
-        squashed_by: the operator that squashes the output of the best plan's noise into a fixed range.
-        allowed: the share of answers that may be expected to change, with the margin; None where only a count is known.
-        real: the best plan's outcome in the types that it runs in; None where that was not looked at.
-        unlabelled: the recipe's metric, where the samples have no labels for it; else None.
+        rest_lacks: how far the unquantized model with its layers in ``rest`` misses the budget.
+        squashed_by: the operator that maps the best plan's noisiest output into a fixed range; empty if none does.
+        allowed: the share of answers that may be expected to change, with the margin; None if only a count is known.
+        real: the best plan's outcome in the types that it runs in; None if not measured.
+        unlabelled: the recipe's metric, if the samples have no labels for it; else None.
     """
 
     best: SearchedPlan
@@ -89,7 +89,7 @@ class SearchRecord:
     unlabelled: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """The content of search.json."""
         return {
             "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": len(self.plans),
             "inferences": self.inferences, "first_within_budget": self.first,
@@ -109,11 +109,11 @@ class SearchRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchRecord:
-        """Read what ``to_json`` returned.
+        """Parse the result of ``to_json``.
 
         Raises:
-            QtoolError: another schema.
-            KeyError, TypeError, ValueError: it is no such record.
+            QtoolError: it has another schema.
+            KeyError, TypeError, ValueError: it is not a record.
         """
         if content.get("schema") != SCHEMA:
             raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy=_KIND.remedy)
@@ -143,7 +143,7 @@ class SearchRecord:
             first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
             lacks_in_types=lacks_of(content["lacks_in_types"]),
             rest_lacks=lacks_of(content["rest_lacks"]),
-            # earlier releases called it so
+            # the key's name in earlier releases
             squashed_by=str(content["behind"] if "behind" in content else content["squashed_by"]),
             allowed=float(content["allowed"]) if content["allowed"] is not None else None,
             real=Outcome.from_json(content["in_types"]) if content["in_types"] is not None else None,
@@ -159,7 +159,7 @@ class SearchRecord:
         """Read search.json.
 
         Raises:
-            QtoolError: the file is no such record.
+            QtoolError: the file is not a record.
         """
         try:
             with reading(path, _KIND):
@@ -180,18 +180,18 @@ def record(
     metric: str | None = None,
     unlabelled: str | None = None,
 ) -> SearchRecord:
-    """The record of a search.
+    """Create the record of a search.
 
     Args:
         found: the search's result.
-        cost: what predicted its times.
-        budget: what had to hold.
+        cost: the cost model that predicted its times.
+        budget: the limits of the search.
         prefer: what made a plan cheap: int8 or time.
         samples: how many samples it decided on.
         spots: the worst layers, explained.
-        doubts: what the plan's standing depends on.
-        metric: what was measured on the samples; None without one.
-        unlabelled: the recipe's metric, where the samples have no labels for it; else None.
+        doubts: findings that limit how far the result can be trusted.
+        metric: the metric measured on the samples; None without one.
+        unlabelled: the recipe's metric, if the samples have no labels for it; else None.
     """
     slower = slower_than_float(found, cost, prefer)
     limits = {k: v for k, v in asdict(budget).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
@@ -243,9 +243,9 @@ def _counted(word: Any) -> Literal["macs", "nodes"]:
 
 
 def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> Finding | None:
-    """A finding that the chosen plan is predicted slower than the float model, with what to do; None where it is not.
+    """The finding that the chosen plan is predicted to be slower than the float model, with a remedy; else None.
 
-    None too where the times are for no GPU that was named or measured.
+    Also None if no GPU is named or measured, so that times only order plans.
     """
     plain = cost.time(cost.switches.names)
     best = found.best

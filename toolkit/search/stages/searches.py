@@ -1,4 +1,4 @@
-"""One search after the other of the same layers, each using what the earlier ones found."""
+"""Successive searches of the same layers, each using the results of the earlier ones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from toolkit.search.stages.real_types import best_known
 from toolkit.simulation.simulation import Simulation
 
 _WORTH = 0.5
-"""A plan with less than this share of what all layers quantized would have is hardly worth having."""
+"""A plan with less than this share of what full quantization would quantize is hardly worth having."""
 _PROMISING = 0.1
-"""As such a share, what further plans must be expected to gain for a search that found little to go on."""
+"""The gain that further plans must promise for a search with little result to go on, in the same unit."""
 _STEP = 10
-"""Inferences to set are named in such steps."""
+"""The number of inferences in a remedy is a multiple of this."""
 _PLAN_PRICE = 1.0
-"""About what a plan costs on all samples, in float inferences."""
+"""The approximate price of a plan on all samples, in float inferences."""
 
 
 @dataclass
@@ -34,16 +34,16 @@ class Searches:
 
     Attributes:
         simulation: the model with its layers under switches.
-        cost: predicts times.
+        cost: predicts latencies.
         prefer: ``int8`` or ``time``.
-        demand: what must hold in the next search.
-        make: creates a search of the simulation, for what must hold, given what is known.
-        confirm: measures the plans that were found, where times decide.
-        spending: the searches' account.
+        demand: the limits for the next search.
+        make: creates a search of the simulation from this object's state.
+        confirm: measures the engines of the plans that were found, if plans are compared by time.
+        spending: the searches' account of inferences.
         nothing_pays: whether no plan is worth a search.
         known: a plan that ran on all samples.
-        missed: how far plans are known to miss the budget in their types, by ``plan_key``.
-        judged: the simulation with the ranges that the last search measured its layers with.
+        missed: by ``plan_key``, how far plans are known to miss the budget in their types.
+        judged: the simulation with the ranges with which the last search measured its layers.
     """
 
     simulation: Simulation
@@ -62,7 +62,7 @@ class Searches:
         self.judged = self.simulation
 
     def run(self) -> SearchResult:
-        """One search for ``demand``."""
+        """Run one search for ``demand``."""
         for twin in self._twins:
             twin.forget()
         self.judged = self.simulation
@@ -77,12 +77,13 @@ class Searches:
             return self.confirm(found, self.demand)
 
     def should_continue(self, found: SearchResult) -> bool:
-        """Whether little was found and much more is expected, so that another search follows; allows for it then."""
+        """Whether another search follows, since little was found and much more is expected; adds inferences for it."""
         return self._promises(found) and self.spending.more()
 
     def left_out(self, found: SearchResult) -> Finding | None:
-        """That the search ran out of inferences when little was found and much more was expected, with what to set;
-        None where it did not, or nothing is known of further plans.
+        """The finding that the search ran out of inferences with little found and much more expected; else None.
+
+        It says how many inferences to set. None too if nothing is known of further plans.
         """
         if self.spending.over or self.spending.left(_PLAN_PRICE):
             return None
@@ -91,20 +92,21 @@ class Searches:
         return SearchEndCode.LEFT_OUT(inferences=_STEP * math.ceil(2 * self.spending.priced / _STEP))
 
     def _promises(self, found: SearchResult) -> bool:
-        """Whether little was found and much more is expected of further plans."""
+        """Whether little was found and much more is expected from further plans."""
         all_of_it = self.simulation.quantized_share()
         little = self.prefer == "int8" and found.best.quantized < _WORTH * all_of_it
         return little and found.promise > _PROMISING * all_of_it
 
     def quiet(self, found: SearchResult) -> tuple[Budget, Finding] | None:
-        """The budget of ``with_quiet``; None too where the best plan misses the budget, or the minutes are over."""
+        """The result of ``with_quiet``; None too if the best plan misses the budget or time has run out."""
         if not found.best.meets or self.spending.over:
             return None
         return with_quiet(self.demand, found.best, found.plans, found.reference)
 
     def quieter(self, quiet: Budget, before: SearchResult) -> SearchResult:
-        """The result of another search for a budget with a limit on noise, where its plan is worth having, which
-        ``demand`` is from then on; else what was found before.
+        """Search again for a budget with a limit on noise.
+
+        Returns the result if its plan quantizes enough, with the budget as the new ``demand``; else the earlier result.
         """
         self.spending.again("chance")
         loud, judged = self.demand, self.judged
@@ -116,9 +118,9 @@ class Searches:
         return before
 
     def learn_types(self, found: SearchResult) -> bool:
-        """Learn what the best plan's types add, which other plans' will too; returns whether another search may follow.
+        """Record the noise that types add to the best plan, for all plans; returns whether another search may follow.
 
-        A plan that only lacks some of its margin is worth more than nothing quantized.
+        A plan that only misses part of its margin is better than nothing quantized.
         """
         self.missed[plan_key(found.best.kept, found.best.amax)] = dict(found.lacks_in_types)
         if found.types is not None:
@@ -133,7 +135,7 @@ class Searches:
         return not ended and not self.spending.over
 
     def rest(self) -> None:
-        """Free the memory of the sessions of plans: other forms of the model are run before any others are."""
+        """Free the memory of the plans' sessions while other forms of the model are run."""
         for one in (self.simulation, *self._twins):
             one.rest()
 

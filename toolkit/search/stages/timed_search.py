@@ -1,4 +1,4 @@
-"""What a search knows of times: measured on engines built for it, from earlier runs, or predicted."""
+"""What a search knows of latencies: measured on engines built for it, read from earlier runs, or predicted."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from toolkit.simulation.simulation import Simulation
 
 
 class TimedSearch:
-    """The part of a search that weighs plans by time.
+    """The part of a search that compares plans by time.
 
     Attributes:
-        quantizer: decides where pairs go.
-        settings: what to do.
+        quantizer: decides where Q/DQ pairs go.
+        settings: the search's settings.
         model: the float graph.
-        context: for ranges, the bench and the journal.
+        context: provides ranges, the bench and the journal.
         simulation: the model with its layers under switches.
-        spending: the search's account.
-        reference: the float model that outputs are compared with, where ``model`` is quantized in part.
-        by: the pass that searches.
+        spending: the search's account of inferences.
+        reference: the float model that outputs are compared with, if ``model`` is quantized in part.
+        by: the name of the pass that searches.
     """
 
     quantizer: Quantizer
@@ -51,7 +51,7 @@ class TimedSearch:
 
     @cached_property
     def timing(self) -> KnownTimes:
-        """Layer times, measured on engines that are built for it where times decide, or from earlier runs."""
+        """Layer times: measured on engines built for the search if plans are compared by time, or from earlier runs."""
         gpu = gpu_for(self.settings.gpu, self.context)
         engines = self._engines(gpu)
         with self.spending.waiting():
@@ -64,9 +64,9 @@ class TimedSearch:
         return found
 
     def _nothing_pays(self, cost: CostModel, engines: EngineTimes) -> bool:
-        """Whether neither the engine with everything quantized nor any plan in between is fast enough for a search.
+        """Whether neither full quantization nor any plan in between is fast enough for a search to be worthwhile.
 
-        The former was measured; a plan in between is only predicted, and must gain enough to be worth an engine.
+        The fully quantized engine was measured; a plan in between is only predicted: its gain must justify an engine.
         """
         plain, least = cost.time(self.simulation.names), cost.least_time()
         too_slow = self.settings.max_ms is not None and plain * 1e3 > self.settings.max_ms
@@ -74,14 +74,14 @@ class TimedSearch:
         return least is not None and least * margin >= plain and cost.time(()) * CLEARLY >= plain
 
     def _earlier(self, gpu: GpuSpec) -> LayerTimes:
-        """The layer times of the runs that ``times`` names; none where it names none."""
+        """The layer times of the runs that the setting ``times`` lists; empty if it lists none."""
         if not self.settings.times:
             return LayerTimes()
         names = self.simulation.names
         return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
 
     def _cost(self, timing: KnownTimes, gpu: GpuSpec) -> CostModel:
-        """The cost model of plans, from measured times as far as there are any."""
+        """The cost model of plans, with measured times where there are any."""
         simulation, own = self.simulation, self.settings
         others = {name for name, ask in self.context.plan.items() if ask.precision is self.quantizer.precision}
         cost = CostModel(
@@ -93,18 +93,18 @@ class TimedSearch:
         return cost
 
     def _prefers(self, timing: KnownTimes) -> str:
-        """What is looked for: ``int8`` or ``time``."""
+        """What the search optimizes: ``int8`` or ``time``."""
         if self.settings.prefer != "auto":
             return self.settings.prefer
         return "time" if timing.layers.seconds and self._may_prefer_time() else "int8"
 
     def _may_prefer_time(self) -> bool:
-        """Whether a plan's time may count more than its share of the work, where that is left open."""
+        """Whether time may be optimized rather than the quantized share, if the settings leave this open."""
         bench = self.context.bench
         return not self.settings.int8_only and (bench is None or bench.prefers_speed)
 
     def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
-        """Where engines are measured for the search; None where they are not, with a note where that was expected."""
+        """The builder of engines for the search; None if none are measured, with a note if the user expects them."""
         own, context = self.settings, self.context
         decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and self._may_prefer_time())
         if own.times or not own.measure or not decides or self.reference is not None:

@@ -1,4 +1,4 @@
-"""Layer times for a precision search: from the reports of earlier runs, or from engines that are built for it."""
+"""Layer times for a search: from the reports of earlier runs, or from engines that are built for it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def earlier_times(
         layers: names of the layers that can be quantized.
         quantized: the quantized precision.
         context: holds the profiles, the float type and the source model, and gets a note for each report.
-        gpu: the GPU that other times are predicted for.
+        gpu: the GPU that missing times are predicted for.
 
     Raises:
         RecipeError: see ``read_times``.
@@ -53,10 +53,10 @@ def earlier_times(
 
 
 def gpu_for(asked: str, context: Context) -> GpuSpec:
-    """The GPU that times are predicted for: the one asked for, else the one here, else an A10.
+    """The GPU that times are predicted for: the requested one, else the local one, else an A10.
 
     Raises:
-        RecipeError: no datasheet figures are known for the one asked for.
+        RecipeError: there are no datasheet figures for the requested GPU.
     """
     here = None if asked else find_gpu()
     found = known_as(here.name) if here is not None else None
@@ -67,18 +67,18 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
 
 _GPU = "A10"
 CLEARLY = 1.01
-"""A plan in between must be this much faster than both ends: engines of the same kernels differ by 1 to 2 percent."""
+"""A plan in between must be this many times faster than both ends: engines of the same kernels differ by 1 to 2 %."""
 
 
 @dataclass
 class _EngineTime:
-    """What was measured of one engine, in milliseconds, at the first profile's opt shapes.
+    """One engine's measurements in milliseconds, at the first profile's opt shapes.
 
     Attributes:
         latency: of one inference.
-        ms: by layer, with its conversions and whatever else belongs to it.
-        rest: of the engine's layers that belong to no such layer.
-        ties: sets of layers that share some kernel or block.
+        ms: for each layer its time, with conversions and everything else that belongs to it.
+        rest: the time of engine layers that belong to no layer of the model.
+        ties: sets of layers that share a kernel or block.
     """
 
     latency: float
@@ -88,19 +88,19 @@ class _EngineTime:
 
     @classmethod
     def of(cls, found: Measurement, profile: str) -> _EngineTime:
-        """The measurement at one profile."""
+        """Extract the measurement at one profile."""
         ms = {name: times[profile] for name, times in found.ms.items() if profile in times}
         return cls(found.latency[profile].ms, ms, found.rest.get(profile, 0.0), found.ties.get(profile, []))
 
 
 @dataclass
 class KnownTimes:
-    """What a search knows of times before it looks at accuracy.
+    """What a search knows of latencies before it measures accuracy.
 
     Attributes:
-        layers: measured layer times; none where none was measured.
-        ends: seconds of the engines with these groups kept float: none, and all.
-        nothing_pays: whether time is what the search looks for, and no plan is predicted to be faster than float.
+        layers: measured layer times; empty if nothing was measured.
+        ends: by the groups kept float, none or all, the measured latency in seconds.
+        nothing_pays: whether the search optimizes time and no plan is predicted to be faster than float.
     """
 
     layers: LayerTimes
@@ -109,14 +109,14 @@ class KnownTimes:
 
 
 class EngineTimes:
-    """Has engines of a search's plans built and tells what they and their layers take.
+    """Has engines of a search's plans built, and returns their latencies and layer times.
 
     Args:
-        candidate: makes the model and plan in which the named layers stay float.
+        candidate: creates the model and plan in which the named layers stay float.
         searched: the layers that the search decides on.
-        work: multiply-accumulates by layer, for these and all other convolutions and products; layers whose count is
-            not known are left out.
-        bench: where engines are built.
+        work: multiply-accumulates of these layers and all other convolutions and matrix products; layers with an
+            unknown count are left out.
+        bench: builds and measures engines.
         ranges: the ranges that the pairs are made from.
         context: for notes and progress.
         quantized: the quantized precision.
@@ -141,10 +141,10 @@ class EngineTimes:
 
     @property
     def margin(self) -> float:
-        """How many times a plan's predicted time an engine must take for the plan's engine to be built.
+        """The ratio of an engine's time to a plan's predicted time from which on the plan's engine is built.
 
-        Where building takes long, engines are trials and are compared with ones of other levels: a gain that these
-        would not show is not worth minutes.
+        If building takes long, engines are trial builds at other optimization levels; a gain that their comparison
+        would not show is not worth minutes of building.
         """
         return 1 / CLEARLY_FASTER if self.take_long else CLEARLY
 
@@ -154,21 +154,21 @@ class EngineTimes:
         return trial_takes_long(self.bench)
 
     def layers(self) -> LayerTimes:
-        """Layer times of two engines: one with every layer quantized, one with none.
+        """Layer times from two engines: one with every layer quantized, and one with none.
 
-        Each engine's layer times are brought to its latency, since the profiler's own cost counts for every layer; what
-        belongs to no layer is the rest. Layers that either engine runs in one block share its time by their
-        multiply-accumulates in both.
+        Each engine's layer times are scaled so that their sum is its latency, since the profiler adds time to every
+        layer; the time of engine layers that belong to no layer is the rest. Layers that either engine runs in a block
+        get shares of its time in proportion to their multiply-accumulates, in both engines.
 
         Returns:
-            No times where an engine cannot be built or measured; the journal says why.
+            Empty if an engine cannot be built or measured; the journal says why.
         """
         try:
             with self.bench.remote_builds():
                 self._prebuild(self.searched)
                 self._engine(())
                 plain = self._engine(self.searched)
-                # a trial that does not show which of them is faster is built as a run would build it
+                # trial builds that do not show which engine is faster are built again with the run's settings
                 small = self._engine(())
         except QtoolError as error:
             self.note(Code.TIMES_PREDICTED(why=str(error)))
@@ -180,7 +180,7 @@ class EngineTimes:
         gpu = find_gpu()
         found.gpu = gpu.name if gpu else ""
         found.seconds = {(name, False): ms / 1e3 for name, ms in half.items()}
-        # what both engines run in float is counted as in the plain one: the difference belongs to the quantized layers
+        # float layers of both engines take their time in the plain engine: the difference is the quantized layers'
         fixed = sum(ms for name, ms in half.items() if name not in self.searched) + rest
         own = sum(ms for name, ms in eight.items() if name in self.searched)
         factor = max((small.latency - fixed) / own, 0.0) if own else 0.0
@@ -197,7 +197,7 @@ class EngineTimes:
         return found
 
     def whole(self, kept: Iterable[str]) -> float | None:
-        """Seconds of one inference of the plan that keeps these layers float; None, with a note, where it fails."""
+        """Latency in seconds of the plan that keeps these layers float; None, with a note, if it cannot be measured."""
         try:
             return self._engine(kept).latency / 1e3
         except QtoolError as error:
@@ -205,16 +205,16 @@ class EngineTimes:
             return None
 
     def ends(self) -> dict[tuple[str, ...], float]:
-        """Seconds of the engines with every layer quantized and with none, by what is kept float."""
+        """Latency in seconds of the engines with every layer quantized and with none, by the layers kept float."""
         found = {end: self.whole(end) for end in ((), tuple(self.searched))}
         return {end: seconds for end, seconds in found.items() if seconds is not None}
 
     def note(self, what: Finding) -> None:
-        """Tell the journal."""
+        """Add a finding to the journal."""
         self.context.journal.noted(what)
 
     def _prebuild(self, kept: Iterable[str]) -> None:
-        """Have an engine that is measured next built by another GPU, if one is free."""
+        """Have the engine that is measured next built on another GPU, if one is free."""
         if self.bench.free_gpus:
             left = frozenset(kept)
             model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
@@ -222,7 +222,7 @@ class EngineTimes:
             self.bench.prebuild(model, plan, self.ranges, float_only=bare, trial=trial)
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
-        """One plan's engine, measured."""
+        """Build and measure one plan's engine."""
         left = frozenset(kept)
         self.context.progress(f"{self.by}: engines", len(self._built), 3)
         model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
@@ -239,10 +239,10 @@ class EngineTimes:
 
 
 def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget: Budget) -> SearchResult:
-    """The search's result with its chosen plan's engine measured, and another plan taken where that is faster.
+    """Measure the chosen plan's engine, and choose another plan if it is faster.
 
-    A plan between all quantized and none is chosen by sums of layer times; it is taken only if its engine is faster
-    than both by more than the noise. Where building takes long and no such gain is predicted, it is not built.
+    A plan between all layers quantized and none is chosen by sums of layer times; it is kept only if its engine is
+    faster than both ends by more than the noise. If building takes long and no such gain is predicted, it is not built.
     """
     chosen, names = found.best, tuple(engines.searched)
     if not chosen.meets or chosen.kept in ((), names):
@@ -277,7 +277,7 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
 
 
 def _take(best: SearchedPlan, found: SearchResult) -> None:
-    """Make ``best`` the plan that was found, and the last of all."""
+    """Make ``best`` the plan that was found, last in the list of plans."""
     found.best = best
     found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
 
@@ -289,7 +289,7 @@ def _factor(engine: _EngineTime) -> float:
 
 
 def _shared(first: _EngineTime, second: _EngineTime, work: Mapping[str, int]) -> list[set[str]]:
-    """Sets of layers that either engine runs together, merged where they overlap; all layers where one has no times."""
+    """Sets of layers that either engine runs together, merged if they overlap; one set of all if one has no times."""
     if not (first.ms and second.ms):
         return [set(work)]
     found: list[set[str]] = []
@@ -300,7 +300,7 @@ def _shared(first: _EngineTime, second: _EngineTime, work: Mapping[str, int]) ->
 
 
 def _spread(engine: _EngineTime, shared: Sequence[set[str]], work: Mapping[str, int]) -> dict[str, float]:
-    """Milliseconds of each layer, whose sum with the rest is the engine's latency."""
+    """Milliseconds of each layer; their sum and the rest make up the engine's latency."""
     factor = _factor(engine)
     ms = {name: engine.ms.get(name, 0.0) * factor for name in work}
     for group in shared:

@@ -1,4 +1,4 @@
-"""The fewest neighbouring layers that must stay in float32 so that a model keeps its budget in a narrower type."""
+"""The shortest run of layers that must stay in float32 so that a model meets its budget in a narrower type."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 
 
 def shortest_wide_run(order: Sequence[str], meets: Callable[[Sequence[str]], bool]) -> Sequence[str]:
-    """A run of layers, none of which may be left out at either end; about 2 log2 n trials for n layers.
+    """A run of layers that cannot be shortened at either end; takes about 2 log2 n trials for n layers.
 
-    Some layers make values that a narrow type cannot hold, others need them: large ones whose difference matters, tiny
-    ones of a logarithm. From the first to the last of these all stay wide, so that nothing is rounded on the way.
+    Some layers produce values that a narrow type cannot hold and others read them: large values whose difference
+    matters, or tiny arguments of a logarithm. All layers between the first and the last of these stay in float32, so
+    that nothing is rounded between them.
 
     Args:
-        order: the layers, each after those whose results it reads.
-        meets: whether the budget holds with these in float32; it does with all.
+        order: the layers in topological order.
+        meets: whether the budget is met with these layers in float32; it must be met with all of them.
     """
     low, high = 0, len(order)
     while low < high:

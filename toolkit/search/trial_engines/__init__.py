@@ -1,1 +1,1 @@
-"""Engines built and measured to decide which Q/DQ pairs pay: latency ratios, and the search over such engines."""
+"""Engines built and measured to decide which Q/DQ pairs pay off: latency ratios, and the search over engines."""

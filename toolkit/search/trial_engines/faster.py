@@ -1,5 +1,6 @@
-"""Engines with more and fewer pairs are built and measured, and pairs that do not pay go: so that no engine is slower
-than float, or, with ``only_if_faster``, so that the fastest is found.
+"""Build and measure engines with more and fewer Q/DQ pairs, and remove the pairs that do not pay off.
+
+The result is an engine no slower than float or, with ``only_if_faster``, the fastest that was found.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from toolkit.search.trial_engines.timed import PayoffResult, Trial, Unit, latenc
 
 SETTING = "only_if_faster"
 _TRIALS_FROM = 5
-"""Engines from which on trials are built in less time."""
+"""With more engines than this, trials are built at a faster optimization level."""
 _GUARD_BUILDS = 6
-"""Engines to build at most so that the run's engine is no slower than the float one."""
+"""The largest number of engines to build so that the run's engine is no slower than the float engine."""
 
 
 def require_bench(context: Context) -> Bench:
-    """The context's bench, where latencies can be measured on it.
+    """The context's bench, if it can measure latencies.
 
     Raises:
         RecipeError: there is no bench, no GPU, no backend that measures, or measuring is switched off.
@@ -47,9 +48,9 @@ def require_bench(context: Context) -> Bench:
 
 
 def units_of(model: Model, placement: Placement) -> list[Unit]:
-    """What placement quantizes and what may lose its pairs: layers, Concats and pools, in the graph's order.
+    """The quantized nodes that may lose their pairs: layers, Concats and pools, in the graph's order.
 
-    Additions are not units: they run in the kernel of the convolution before them.
+    Additions are not units: they are fused into the convolution before them.
     """
     found = []
     forms = Forms(model)
@@ -66,16 +67,17 @@ def units_of(model: Model, placement: Placement) -> list[Unit]:
 
 
 class Trials:
-    """Measures candidates for a ``PayoffSearch``.
+    """Builds and measures candidates for a ``PayoffSearch``.
 
     Args:
-        candidate: makes the model with fewer pairs.
-        units: what may stay float.
-        bench: where engines are built.
-        ranges: the ranges that the pairs were made from.
+        candidate: creates the model and plan with fewer pairs.
+        units: the nodes that may stay float.
+        bench: builds and measures engines.
+        ranges: the ranges that the pairs are made from.
         context: for the journal and the progress bar.
-        builds: how many engines there may be, for the progress bar.
-        trial: whether trials are built in less time, and only what is measured once more as the run's own engine.
+        builds: the largest number of engines, for the progress bar.
+        trial: whether engines are first built as trials, in less time; only a repeated measurement then builds the
+            run's own engine.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Trials:
         self._without: Measurement | None = None
 
     def measure(self, kept: frozenset[str], repeat: int) -> Trial | None:
-        """Build and measure the engine whose ``kept`` units are float; None where it cannot be built.
+        """Build and measure the engine with the units ``kept`` in float; None if it cannot be built.
 
         Raises:
             BackendError: the engine without any pairs cannot be built or measured.
@@ -123,7 +125,7 @@ class Trials:
         note_prebuild(found, self.context.journal)
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
         if bare and (repeat == 0 or self.trial):
-            # trials are compared with trials, final engines with final engines
+            # compare trials with trials, and final engines with final engines
             self._without = found
         latency = dict(found.latency)
         for profile, (ratio, noise) in turns.items():
@@ -135,7 +137,7 @@ class Trials:
         return trial
 
     def prebuild(self, soon: Sequence[frozenset[str]]) -> None:
-        """Have engines that may be measured next built by other GPUs, one each; the first is built here."""
+        """Have engines that may be measured next built on other GPUs, one each; the first of ``soon`` is built here."""
         for kept in self._ordered.keys() - set(soon):
             self.bench.forget(self._ordered.pop(kept))
         for kept in soon[1:]:
@@ -155,9 +157,9 @@ class Trials:
         )
 
     def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> Ratios:
-        """By profile the latency over that of the engine without pairs, measured in turn, and what it may be off by.
+        """For each profile the ratio of its latency to that of the engine without pairs, and its noise.
 
-        Empty where that was not measured: each build's own numbers count then.
+        Both engines are measured in turn. Empty if they cannot be: then the separate measurements are used.
         """
         base = self._without
         if base is None or len(kept) == len(self.units):
@@ -174,11 +176,11 @@ def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None
     """Check the weights of profiles.
 
     Args:
-        weights: by the profile's name; 1 where it is not named.
+        weights: by profile name; 1 for profiles that are not named.
         names: the existing profiles.
 
     Raises:
-        RecipeError: ``weights`` names no profile, or makes all count for nothing.
+        RecipeError: ``weights`` names a profile that does not exist, or all profiles have weight 0.
     """
     for name in weights:
         if name not in names:
@@ -202,26 +204,27 @@ def not_faster(
     builds: int | None,
     weights: Mapping[str, float],
 ) -> dict[str, Finding]:
-    """The units that are to stay float because quantizing them does not pay, each with the reason.
+    """The units that should stay float because quantizing them does not pay off, each with the reason.
 
     Args:
-        candidate: makes the model and plan in which the named units stay float.
-        units: what may stay float.
-        bench: where engines are built.
-        ranges: the ranges that the pairs are made from; None where no activation is quantized.
-        context: gets notes on what was found, and progress.
+        candidate: creates the model and plan in which the named units stay float.
+        units: the nodes that may stay float.
+        bench: builds and measures engines.
+        ranges: the ranges that the pairs are made from; None if no activation is quantized.
+        context: gets notes of the result, and progress.
         words: the quantized and the float type.
-        builds: engines to build at most in search of the fastest; None: not slower than float is enough.
-        weights: what each profile counts for; 1 where not named.
+        builds: the largest number of engines to build in search of the fastest; None: stop at one that is no slower
+            than float.
+        weights: the weight of each profile; 1 for profiles that are not named.
 
     Raises:
-        RecipeError: ``weights`` names no profile, or makes all count for nothing.
+        RecipeError: ``weights`` names a profile that does not exist, or all profiles have weight 0.
         BackendError: the engine without pairs cannot be built or measured.
     """
     require_profiles(weights, bench.profiles)
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
-    # the last two builds are for the chosen engine and the float engine in their final form
+    # the last two builds are reserved for the chosen and the float engine in their final form
     trial = trial_takes_long(bench) if lenient else bench.has_trial_level and builds > _TRIALS_FROM
     trials = Trials(candidate, units, bench, ranges, context, builds, trial)
 
@@ -245,7 +248,7 @@ def not_faster(
 
 
 def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
-    """Note what the search found, and on how many engines."""
+    """Note the result of the search, and how many engines were built for it."""
     quantized, plain = words
     kept = len(verdict.kept)
     built = {"engines": verdict.builds, "reused": reused, "quantized": quantized, "plain": plain, "units": len(units)}
@@ -261,7 +264,7 @@ def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tup
 
 
 def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, Any]:
-    """The search for faster.json: while it goes on, and with its verdict."""
+    """The content of faster.json, during the search and with its verdict."""
 
     def trial(one: Trial) -> dict[str, Any]:
         return {

@@ -1,20 +1,20 @@
-"""Which quantized layers pay in time: a search over engines that are built and measured.
+"""Which quantized layers pay off in latency: a search over engines that are built and measured.
 
-The reasoning. The engine without pairs is the bar, and the engine with all pairs is the first try. Where the engine
-tells times by layer, a unit (a node that placement quantizes) whose kernels with their Q/DQ pairs and reformats take
-longer than its float kernels stays float; all such units at once, since builds are expensive, and where that makes
-the engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
-runs several units and shows no times of its own (Myelin runs a whole transformer so), its units are tried by role:
-all of one operator and weight shape at once, the smallest weights first, then the halves of the roles that did not
-help. Trials go on from the best engine so far, so what stays float only grows. Where the engine with all pairs cannot
-be built, one without those of one role is the first, each role in turn.
+The engine without pairs is the reference, and the engine with all pairs is tried first. If the engine reports layer
+times, a unit (a quantized node) whose kernels with their Q/DQ pairs and reformats take longer than its float kernels
+stays float. All of these are tried at once, since builds are expensive; if the engine gets slower, then the worse half
+of them, since the time of a unit depends on its neighbours' types. If one block runs several units and has no separate
+times (Myelin runs a whole transformer this way), its units are tried by role: all units with one operator and weight
+shape at once, the smallest weights first, then the halves of the roles that did not help. Every trial starts from the
+best engine so far, so the set of float units only grows. If the engine with all pairs cannot be built, the first one is
+an engine without the pairs of one role, trying each role in turn.
 
-Layer times only propose; latency decides. A placement is taken where the mean over the profiles of latency over float
-latency is below 1 by more than the noise, and no profile is slower than float by more than its own noise. The noise of
-an engine's median is taken to be half of the range between the 5th and 95th percentile of single inferences: far more
+Layer times only propose; latency decides. A placement is accepted if the mean over the profiles of its latency relative
+to float is below 1 by more than the noise, and no profile is slower than float by more than its own noise. The noise of
+an engine's median is taken as half of the range from the 5th to the 95th percentile of single inferences: far more
 than the median's own error, since clocks drift between builds, which the runs of one engine do not show. The best of
-several measurements is better than its truth on average; so a close win is built and measured once more, as is the
-float engine. Where nothing is taken, the engine without pairs is the result: never slower than itself.
+several measurements is too good on average, so a narrow win is built and measured once more, together with the
+float engine. If nothing is accepted, the result is the engine without pairs.
 """
 
 from __future__ import annotations
@@ -33,27 +33,29 @@ _REPEAT = 2
 
 
 Measure = Callable[[frozenset[str], int], Trial | None]
-"""Builds the engine whose named units stay float and measures it; a second time where the number is 1, not 0. None
-where it cannot be built."""
+"""Builds and measures the engine with the named units in float; None if it cannot be built.
+
+The number is 0 for the first measurement and 1 for a repeated one.
+"""
 Prebuild = Callable[[Sequence[frozenset[str]]], None]
-"""Takes in which engines will be asked for next, each by the units that stay float in it."""
+"""Receives the engines that will be measured next, each as the units that stay float in it."""
 
 
 class PayoffSearch:
-    """Builds and measures engines with ever fewer pairs, and takes the fastest that is surely faster than none.
+    """Builds and measures engines with ever fewer pairs, and finds the fastest that is surely faster than float.
 
     Args:
-        units: what placement quantizes, in the graph's order.
-        measure: builds and measures; raises where the engine without pairs cannot be built.
-        builds: engines to build at most, 2 at least.
-        weights: what each profile counts for; 1 where not named.
+        units: the quantized nodes that may stay float, in the graph's order.
+        measure: builds and measures an engine; raises if the engine without pairs cannot be built.
+        builds: the largest number of engines to build, at least 2.
+        weights: the weight of each profile; 1 for profiles that are not named.
         words: the quantized and the float type, for the reasons.
         on_trial: called after every engine; ``best`` is the fastest so far.
-        lenient: whether an engine that is no slower than the float one is enough, so that the search ends with the
-            first of that kind.
-        trial: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
-            once more, as it will be built; if lenient, a clear win among trials is enough.
-        prebuild: told what will be measured next, in order, as long as nothing comes out faster.
+        lenient: whether an engine that is no slower than the float engine is enough, so that the search ends with the
+            first one.
+        trial: whether engines are trials, built in less time than the run's own, so that the accepted one must be
+            measured again in its final form; if lenient, a clear win among trials is enough.
+        prebuild: called with the engines that are measured next, in order, unless one of them is faster.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class PayoffSearch:
         self._failures = 0
 
     def run(self) -> PayoffResult:
-        """Search until nothing more is proposed or all builds are spent."""
+        """Search until nothing more is proposed or all builds are used."""
         self.prebuild([self.everything, frozenset()])
         self._try(self.everything)
         if self._try(frozenset()) is None:
@@ -95,18 +97,18 @@ class PayoffSearch:
 
     @property
     def builds(self) -> int:
-        """Engines built so far, failed ones among them."""
+        """Engines built so far, including failed builds."""
         return len(self._built) + self._failures
 
     def _left(self) -> int:
-        """Builds left for trials: two are held back to measure a close win again."""
+        """Builds left for trials: two are reserved to measure a narrow win again."""
         if self.lenient:
             held_back = _REPEAT if self.trial else 0
             return 0 if any(map(self.will_do, self._quantized())) else self.limit - self.builds - held_back
         return self.limit - self.builds - (_REPEAT if self.limit > 2 + _REPEAT else 0)
 
     def _try(self, kept: frozenset[str]) -> Trial | None:
-        """Build and measure the engine that keeps these units float, unless that was done; None where it failed."""
+        """Build and measure the engine with these units in float, unless that was done before; None if it failed."""
         if kept in self.trials or kept in self.failed:
             return self.trials.get(kept)
         trial = self.measure(kept, 0)
@@ -120,7 +122,7 @@ class PayoffSearch:
         return trial
 
     def _repeat(self, trial: Trial) -> None:
-        """Measure an engine once more: the mean of the medians, a spread that holds both; of a trial nothing stays."""
+        """Measure an engine again: mean of the medians, with a spread that includes both; a trial's are replaced."""
         again = self.measure(trial.kept, 1)
         self.repeated.add(trial.kept)
         if again is None:
@@ -149,19 +151,19 @@ class PayoffSearch:
 
     @property
     def _each_counts(self) -> bool:
-        """Whether an engine must be slower in no profile, whatever it gains in others, and need not be faster."""
+        """Whether every profile counts by itself: an engine may be slower in none, and need not be faster in any."""
         return self.lenient and not self.weights
 
     def ratios(self, trial: Trial) -> Ratios:
-        """By profile the latency over the float engine's, and what it may be off by."""
+        """For each profile the latency relative to the float engine's, and its noise."""
         return ratios(trial.latency, self.without.latency, trial.turns)
 
     def score(self, trial: Trial) -> float:
-        """Mean over the profiles of latency over the float engine's, below 1 is faster; the worst where each counts."""
+        """Mean over the profiles of latency relative to float, below 1 if faster; the worst if every profile counts."""
         return self._scored(trial)[0]
 
     def noise(self, trial: Trial) -> float:
-        """What ``score`` may be off by."""
+        """The noise of ``score``."""
         return self._scored(trial)[1]
 
     def _scored(self, trial: Trial) -> tuple[float, float]:
@@ -184,21 +186,22 @@ class PayoffSearch:
         return self.weights.faster(self.ratios(trial))
 
     def will_do(self, trial: Trial) -> bool:
-        """Whether an engine may be taken. If lenient: it is slower in no profile, and where profiles are weighted, not
-        in their mean, by more than the noise.
+        """Whether an engine is acceptable: faster, or if lenient, not slower by more than the noise.
+
+        If lenient, no profile may be slower or, with profile weights, only their mean must not be.
         """
         if not self.lenient:
             return self.faster(trial)
         return not self._slower(trial) if self._each_counts else self.score(trial) <= 1 + self.noise(trial)
 
     def _slower(self, trial: Trial) -> list[str]:
-        """The profiles that count in which an engine is slower than the one without pairs by more than the noise."""
+        """The profiles with a weight in which an engine is slower than without pairs by more than the noise."""
         return self.weights.slower(self.ratios(trial))
 
     # ---------------------------------------------------------------- by layer times
 
     def _by_time(self) -> None:
-        """Keep in float what is slower by the layers' times, while that makes the engine faster."""
+        """Keep units in float that are slower by layer times, as long as the engine gets faster."""
         current = next(iter(self._quantized()), None)
         while current is not None and self._left() > 0:
             slow = self._slow(current)
@@ -215,7 +218,7 @@ class PayoffSearch:
             current = better
 
     def _further(self, trial: Trial, why: Mapping[str, Finding]) -> Trial | None:
-        """The engine with fewer pairs, and why; None where that leaves no pair or cannot be built."""
+        """The engine with these units in float as well, for these reasons; None if no pair is left or it fails."""
         kept = trial.kept | frozenset(why)
         if kept == self.everything:
             return None
@@ -225,7 +228,7 @@ class PayoffSearch:
     def _slow(self, trial: Trial) -> list[tuple[list[str], float]]:
         """Sets of units that take longer than their float layers, the largest loss first."""
         found: list[tuple[list[str], float]] = []
-        # what a layer gains in one profile does not make up for what the engine loses in another
+        # a gain in one profile does not make up for a loss in another
         counted = self._slower(trial) if self._each_counts else list(self.without.latency)
         for names in self._clusters(trial):
             open_names = [name for name in names if name not in trial.kept]
@@ -239,7 +242,7 @@ class PayoffSearch:
         return sorted(found, key=lambda entry: (-entry[1], entry[0]))
 
     def _clusters(self, trial: Trial) -> list[list[str]]:
-        """The units, grouped where one layer runs several in this engine or in the float one."""
+        """The units, grouped if one engine layer runs several of them in this engine or in the float engine."""
         sets: list[set[str]] = []
         for tie in (*trial.ties, *self.without.ties):
             joined = {name for name in tie if name in self.units}
@@ -251,16 +254,16 @@ class PayoffSearch:
         return [sorted(s) for s in sets if s] + [[name] for name in self.units if name not in tied]
 
     def _time(self, trial: Trial, names: Sequence[str]) -> dict[str, float]:
-        """Milliseconds by profile of some units together, empty where the engine tells no times.
+        """For each profile the milliseconds of some units together; empty if the engine reports no layer times.
 
-        A unit without a time has no separate layer: it runs in another's kernel, and costs nothing.
+        A unit without a time has no separate layer: it is fused into another's kernel and takes no time of its own.
         """
         if not trial.ms:
             return {}
         return {p: sum(trial.ms.get(name, {}).get(p, 0.0) for name in names) for p in self.without.latency}
 
     def _explain(self, slow: Iterable[tuple[list[str], float]], trial: Trial) -> dict[str, Finding]:
-        """By unit of these sets, the finding that its set is slower quantized, with both times."""
+        """For each unit of these sets, the finding that its set is slower quantized, with both times."""
         found: dict[str, Finding] = {}
         quantized, plain = self.words
         for names, _ in slow:
@@ -273,13 +276,13 @@ class PayoffSearch:
     # ---------------------------------------------------------------- by role
 
     def _by_role(self) -> None:
-        """Keep in float units without separate times, by role, then by halves of a role."""
+        """Keep units without separate times in float, by role and then by halves of a role."""
         best = next(iter(self._quantized()), None)
         if best is None:
             return
         hidden = {name for names in self._clusters(best) if len(names) > 1 for name in names}
         if not best.ms or not self.without.ms or self.lenient:
-            # if lenient, what its layers' times do not explain goes by role too
+            # if lenient, units whose layer times do not explain the loss are tried by role too
             hidden = set(self.units)
         rest: list[tuple[str, list[str]]] = []
         roles = self._roles(hidden - best.kept)
@@ -295,7 +298,7 @@ class PayoffSearch:
                     best = self._without_pairs(best, half, role, len(names)) or best
 
     def _soon(self, best: Trial, floats: Sequence[Sequence[str]]) -> None:
-        """Announce the engines in which one of these sets each stays float, as far as builds are left for them."""
+        """Announce the engines that keep one of these sets in float each, up to the number of builds left."""
         sets = dict.fromkeys(best.kept | frozenset(names) for names in floats)
         known = {self.everything, *self.trials, *self.failed}
         self.prebuild([kept for kept in sets if kept not in known][: max(self._left(), 0)])
@@ -309,7 +312,7 @@ class PayoffSearch:
         return {role: [n for n in self.units if n in names and self.units[n].role == role] for role in roles}
 
     def _without_a_role(self) -> None:
-        """Where no engine with all pairs can be built: one without those of one role, each in turn, until one can."""
+        """If no engine with all pairs can be built, try engines without the pairs of one role until one succeeds."""
         for role, names in self._roles(self.everything).items():
             kept = frozenset(names)
             if self._left() <= 0 or kept == self.everything:
@@ -319,7 +322,7 @@ class PayoffSearch:
                 return
 
     def _without_pairs(self, best: Trial, names: Sequence[str], role: str, total: int) -> Trial | None:
-        """The engine without the pairs of ``names``, ``total`` of whose role are quantized; None where it is slower."""
+        """The engine without the pairs of ``names``, out of ``total`` units of the role; None if it is not faster."""
         if self._left() <= 0:
             return None
         tried = self._further(best, dict.fromkeys(names, Code.TRIAL()))
@@ -331,10 +334,10 @@ class PayoffSearch:
         self.why[tried.kept].update(dict.fromkeys(names, why))
         return tried if self.score(tried) < self.score(best) else None
 
-    # ---------------------------------------------------------------- the last word
+    # ---------------------------------------------------------------- the verdict
 
     def _verdict(self) -> PayoffResult:
-        """What the search found: the engine to take, else that without pairs, and why."""
+        """The result: the accepted engine or else the one without pairs, and the reasons."""
         chosen = self._confirmed()
         best = chosen or next(iter(self._quantized()), None)
         score, noise = (self.score(best), self.noise(best)) if best is not None else (math.inf, 0.0)
@@ -350,20 +353,20 @@ class PayoffSearch:
         )
 
     def _confirmed(self) -> Trial | None:
-        """The fastest engine with pairs that will do, built and measured once more where that may decide it."""
+        """The fastest acceptable engine with pairs, measured again if that may change the decision."""
         while True:
             chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
             if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.trial):
                 return chosen
-            # the fastest is measured in its final form; for not being slower a clear win among trials is enough
+            # the fastest engine is measured in its final form; if lenient, a clear win among trials is enough
             bar = 1.0 if not self.trial else CLEARLY_FASTER if self.lenient else 0.0
             if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
                 return chosen
-            # what was measured in turn with the float engine needs no second float engine
+            # an engine measured in turn with the float engine needs no second float engine
             both = (chosen,) if chosen.turns and not self.trial else (self.without, chosen)
             again = [t for t in both if t.kept not in self.repeated]
             if self.builds + len(again) > self.limit:
-                # a trial says nothing about the engine that would be built
+                # a trial says nothing about the engine in its final form
                 return None if self.trial else chosen
             for trial in again:
                 self._repeat(trial)

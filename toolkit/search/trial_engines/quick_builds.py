@@ -1,4 +1,4 @@
-"""Engines that are only compared with each other: built in less time where building takes long."""
+"""Trial builds: engines that are only compared with each other, built in less time if full builds take long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.search.codes import TrialCode
 
 
 def trials_pay(bench: Bench) -> bool:
-    """Whether to compare engines that are built in less time: not where the first showed that building is quick."""
+    """Whether to compare trial builds: not if the first trial showed that building is quick."""
     return bench.has_trial_level and (bench.trial_seconds is None or bench.trial_seconds > LONG)
 
 
@@ -24,7 +24,7 @@ def trial_takes_long(bench: Bench) -> bool:
 
 
 def some_build_takes_long(bench: Bench) -> bool:
-    """Whether any engine has shown that building takes long, be it one that is still being built after ``LONG``."""
+    """Whether any engine took or is taking longer than ``LONG`` to build."""
     return bench.make_room() or (bench.trial_seconds or 0.0) > LONG
 
 
@@ -39,19 +39,19 @@ def compared(
     float_only: bool = False,
     rebuild: bool = False,
 ) -> Measurement:
-    """An engine to be compared with others that this function builds: see ``Bench.measure``.
+    """Build and measure an engine for comparison with others from this function; see ``Bench.measure``.
 
-    The first is a trial, and its build time decides how it and all others are built.
+    The first engine is a trial; its build time decides how it and all others are built.
 
     Args:
-        bench: the bench that builds it.
-        model: with the candidate's Q/DQ pairs; not changed.
+        bench: builds the engine.
+        model: the model with the candidate's Q/DQ pairs; it is not changed.
         plan: its plan.
         nodes: the nodes to report times for.
         ranges: the ranges that the pairs are made from.
-        journal: gets one note that trials are compared.
-        float_only: nothing is quantized.
-        rebuild: build it again although it was measured before.
+        journal: gets a single note that trials are compared.
+        float_only: whether nothing is quantized.
+        rebuild: build the engine again even if it was measured before.
 
     Raises:
         QtoolError: the engine cannot be built or timed.
@@ -68,7 +68,7 @@ def compared(
 
 
 def note_prebuild(found: Measurement, journal: Journal) -> None:
-    """Note that an engine was begun early, and how many were built at the same time; or why it was built again."""
+    """Note how early an engine's build was started and how many ran in parallel; or why it was built again."""
     if found.rebuilt:
         journal.noted(Code.TRIAL_BUILT_ANEW(why=found.rebuilt))
     if found.prebuild_s:
@@ -76,5 +76,5 @@ def note_prebuild(found: Measurement, journal: Journal) -> None:
 
 
 def note_trials(bench: Bench, journal: Journal) -> None:
-    """Note, once in a journal, that engines are compared as trials, and why."""
+    """Note, once per journal, that trial builds are compared, and why."""
     journal.noted_once(TrialCode.COMPARED(seconds=bench.trial_seconds))

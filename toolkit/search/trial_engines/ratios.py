@@ -1,4 +1,4 @@
-"""One engine's latency over another's: profile by profile, and their mean weighted by profile."""
+"""The ratio of two engines' latencies, per profile and as a weighted mean over profiles."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 
 Ratios = Mapping[str, tuple[float, float]]
-"""By profile the latency over the other engine's, and what that may be off by."""
+"""For each profile the latency relative to the other engine's, and the noise of this ratio."""
 
 
 def ratios_in_turn(bench: Bench, own: str, base: str, again: Callable[[], None], journal: Journal) -> Ratios:
-    """By profile the latency of one kept engine over another's, measured in turn.
+    """For each profile the ratio of two stored engines' latencies, measured in turn.
 
     Args:
-        bench: keeps both.
-        own: the name that it is kept by; empty where it is not kept.
-        base: the other's.
-        again: builds both once more: an earlier run measured them, and their files have gone.
-        journal: gets what was not measured that way, and why.
+        bench: stores both engines.
+        own: the key under which the engine is stored; empty if it is not stored.
+        base: the key of the other engine.
+        again: builds both again, if an earlier run measured them and their files are gone.
+        journal: gets the profiles that could not be measured in turn, and why.
 
     Returns:
-        What was measured; each build's own numbers count for the rest.
+        The measured profiles; for the others the separate measurements are used.
     """
     if not (own and base):
         return {}
@@ -42,12 +42,12 @@ def ratios_in_turn(bench: Bench, own: str, base: str, again: Callable[[], None],
 
 
 def ratios(own: Mapping[str, Latency], base: Mapping[str, Latency], turns: Ratios) -> Ratios:
-    """Ratios in turn, and for other profiles those of two separate measurements, whose errors are independent.
+    """Ratios measured in turn; for other profiles those of two separate measurements, with independent errors.
 
     Args:
-        own: an engine's latencies by profile; at least for those of ``base``.
-        base: the other's.
-        turns: what ``ratios_in_turn`` returned.
+        own: an engine's latencies by profile, with at least the profiles of ``base``.
+        base: the other engine's latencies.
+        turns: the result of ``ratios_in_turn``.
     """
     return {
         profile: turns.get(profile) or (own[profile].ms / one.ms, math.hypot(own[profile].noise, one.noise) / one.ms)
@@ -56,10 +56,10 @@ def ratios(own: Mapping[str, Latency], base: Mapping[str, Latency], turns: Ratio
 
 
 class ProfileWeights:
-    """The weights of profiles.
+    """The weights of profiles in comparisons of engines.
 
     Args:
-        weights: by profile; 1 where not named.
+        weights: by profile name; 1 for profiles that are not named.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -70,22 +70,22 @@ class ProfileWeights:
         return bool(self._weights)
 
     def of(self, profile: str) -> float:
-        """What one profile counts for."""
+        """One profile's weight."""
         return self._weights.get(profile, 1.0)
 
     def mean(self, values: Mapping[str, float]) -> float:
-        """The weighted mean of a value by profile; infinite where none of them counts."""
+        """The weighted mean of a value over the profiles; infinite if all weights are 0."""
         total = sum(map(self.of, values))
         return sum(self.of(profile) * value for profile, value in values.items()) / total if total else math.inf
 
     def score(self, found: Ratios) -> tuple[float, float]:
-        """The mean ratio, below 1 is faster, and what it may be off by; the profiles' errors are independent."""
+        """The mean ratio, below 1 if faster, and its noise; the profiles' errors are independent."""
         total = sum(map(self.of, found))
         noise = math.hypot(*(self.of(profile) * noise for profile, (_, noise) in found.items()))
         return self.mean({profile: ratio for profile, (ratio, _) in found.items()}), noise / total if total else 0.0
 
     def slower(self, found: Ratios) -> list[str]:
-        """The profiles that count in which an engine is slower by more than the noise."""
+        """The profiles with a weight in which an engine is slower by more than the noise."""
         return [profile for profile, (ratio, noise) in found.items() if ratio > 1 + noise and self.of(profile) > 0]
 
     def faster(self, found: Ratios) -> bool:

@@ -1,4 +1,4 @@
-"""What a search over measured engines decides on, and what it finds."""
+"""The inputs and results of a search over measured engines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from toolkit.contract.findings import Finding
 
 @dataclass(frozen=True)
 class Unit:
-    """A node that placement quantizes.
+    """A quantized node that may lose its pairs.
 
     Attributes:
         name: the node's name.
-        role: its operator and its weight's shape; units of the same role are tried together.
-        size: elements of its weight.
+        role: its operator and weight shape; units of the same role are tried together.
+        size: number of elements of its weight.
     """
 
     name: str
@@ -29,13 +29,12 @@ class Trial:
     """One engine, built and measured.
 
     Attributes:
-        kept: the units that stayed float in it.
+        kept: the units that stay float in it.
         latency: by profile.
-        ms: unit to {profile: milliseconds}, where the engine reports it.
-        ties: sets of units whose times are known only together.
-        key: fingerprint of what was built; placements that make the same engine have the same key.
-        turns: by profile the latency over the float engine's and what it may be off by, where both were measured in
-            turn.
+        ms: unit to {profile: milliseconds}, if the engine reports them.
+        ties: sets of units whose times are only known together.
+        key: fingerprint of what was built; placements that result in the same engine have the same key.
+        turns: by profile the latency relative to the float engine's and its noise, if both were measured in turn.
     """
 
     kept: frozenset[str]
@@ -48,16 +47,16 @@ class Trial:
 
 @dataclass
 class PayoffResult:
-    """What the search found.
+    """The result of a ``PayoffSearch``.
 
     Attributes:
-        kept: the units that stay float: all of them where no placement of pairs is faster.
-        reasons: why, for each of them.
-        best: the quantized engine with the least latency, None where none could be built.
+        kept: the units that stay float; all of them if no placement of pairs is faster.
+        reasons: for each of these units the reason.
+        best: the quantized engine with the lowest latency, None if none could be built.
         without: the engine without pairs.
-        score: the best engine's mean over the profiles of latency over the float engine's.
-        noise: what ``score`` may be off by.
-        builds: engines that were built and measured.
+        score: the best engine's latency over the float engine's, see ``PayoffSearch.score``; infinite without one.
+        noise: the noise of ``score``.
+        builds: how many engines were built, including failed builds.
     """
 
     kept: frozenset[str]
@@ -70,7 +69,7 @@ class PayoffResult:
 
 
 def latencies(trial: Trial, without: Trial) -> dict[str, Any]:
-    """Values of a finding: both engines' milliseconds, profile by profile."""
+    """The values of a finding: both engines' milliseconds per profile."""
     profiles = list(trial.latency)
     return {
         "profiles": profiles,
