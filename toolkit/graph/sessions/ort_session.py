@@ -259,7 +259,7 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
     remedy = "check that the model runs in onnxruntime on its own"
     if any(sign in text for sign in _NO_KERNEL):
         remedy = (
-            "onnxruntime has no kernel for this operator in its type: export the model in float32, "
-            "that of a run by qtool export --to onnxruntime"
+            "onnxruntime has no kernel for this operator in its type: export the model in float32; "
+            "qtool export --to onnxruntime does it for the model of a run"
         )
     return ModelError(f"{what}: {on_one_line(text)}", where=where, remedy=remedy)

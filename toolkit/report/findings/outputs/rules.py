@@ -75,7 +75,7 @@ RULES: Table = {
         + " The SNR shown is the mean over samples."
     ),
     EvaluationCode.RULE_SNR_PAIRS: (
-        "A similarity is kept where its SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
+        "A similarity is kept if its SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
         "similarities / squared difference from them), with the variance over all pairs of samples. The SNR shown is "
         "the mean over samples."
     ),
