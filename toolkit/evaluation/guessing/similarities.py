@@ -40,9 +40,11 @@ def between_samples(output: SeenOutput, seen: SeenModel) -> Array | None:
         for terms in (np.stack([products]), np.stack([products, np.ones_like(products)])):
             own = terms[:, range(len(values)), range(len(values))].T
             weights = np.linalg.lstsq(own, values, rcond=None)[0]
-            left = np.abs(own @ weights - values).max()
-            if left <= _APART * values.std() + _ROUNDING * np.abs(values).max():
-                return np.asarray(np.tensordot(weights, terms, 1))
+            left, rounding = np.abs(own @ weights - values).max(), _ROUNDING * np.abs(values).max()
+            every = np.asarray(np.tensordot(weights, terms, 1))
+            # a constant is explained by the number alone, whatever the products are
+            if left <= _APART * values.std() + rounding and every.std() > rounding:
+                return every
     return None
 
 

@@ -62,6 +62,16 @@ def test_what_the_products_do_not_tell_is_judged_by_what_varies_in_it(near):
     assert part.settings["variance"] == pytest.approx(values.var(), rel=1e-3) and "pairs" not in part.settings
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-5])
+def test_a_constant_is_no_similarity(noise):
+    """The number beside the products explains it: that they vary between samples says nothing of its noise."""
+    values = (3 + noise * normal(SAMPLES, seed=5)).astype(np.float32)
+    output, model = seen(values, rows(1), rows(2))
+    assert between_samples(output, model) is None
+    (part,) = parts_for("regression", output, model)
+    assert part.settings["variance"] == pytest.approx(values.var(dtype=np.float64) or 9) and "pairs" not in part.settings
+
+
 def test_vectors_of_other_outputs_that_it_is_not_made_of_tell_nothing():
     image = rows(1)
     output, model = seen(np.ones(SAMPLES), image, image)
