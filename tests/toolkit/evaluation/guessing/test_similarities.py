@@ -69,7 +69,9 @@ def test_a_constant_is_no_similarity(noise):
     output, model = seen(values, rows(1), rows(2))
     assert between_samples(output, model) is None
     (part,) = parts_for("regression", output, model)
-    assert part.settings["variance"] == pytest.approx(values.var(dtype=np.float64) or 9) and "pairs" not in part.settings
+    assert (
+        part.settings["variance"] == pytest.approx(values.var(dtype=np.float64) or 9) and "pairs" not in part.settings
+    )
 
 
 def test_vectors_of_other_outputs_that_it_is_not_made_of_tell_nothing():
