@@ -297,6 +297,29 @@ def test_a_weight_takes_a_type_inside_a_branch_as_well(inside):
     assert {event.node for event in journal.of("changed")} == {"c"}
 
 
+@pytest.mark.parametrize("kinds", [(TensorProto.INT32, TensorProto.FLOAT), (TensorProto.FLOAT, TensorProto.INT32)])
+def test_a_weight_takes_the_type_of_what_its_own_body_begins_with(kinds):
+    """Two Loops whose bodies call what they begin with the same, and have it in different types."""
+    nodes, inputs = [], {}
+    for number, kind in enumerate(kinds):
+        value = helper.make_tensor_value_info
+        body = helper.make_graph(
+            [node("CastLike", ["w", "v"], [f"c{number}"]), node("Add", ["v", f"c{number}"], [f"n{number}"]),
+             node("Identity", ["on"], [f"o{number}"])],
+            f"body{number}",
+            [value("i", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("v", kind, [3])],
+            [value(f"o{number}", TensorProto.BOOL, []), value(f"n{number}", kind, [3])],
+        )  # fmt: skip
+        nodes += [node("Loop", ["times", "", f"x{number}"], [f"l{number}"], body=body),
+                  node("Cast", [f"l{number}"], [f"f{number}"], to=1)]  # fmt: skip
+        inputs[f"x{number}"] = [3]
+    weights = {"w": np.array([1.6, 2.3, -7.9], np.float32), "times": np.array(2)}
+    proto = build([*nodes, node("Add", ["f0", "f1"], ["y"])], inputs, {"y": [3]}, weights,
+                  types={f"x{number}": kind for number, kind in enumerate(kinds)})  # fmt: skip
+    feeds = {f"x{n}": np.array([1, 2, 3], helper.tensor_dtype_to_np_dtype(kind)) for n, kind in enumerate(kinds)}
+    assert np.array_equal(run(folded(proto)[0], feeds)[0], run(proto, feeds)[0])
+
+
 @pytest.mark.parametrize(
     ("shape", "k", "dtype"), [((3, 4), 0, None), ((3, 4), 1, TensorProto.INT64), ((4, 2), -1, None)]
 )

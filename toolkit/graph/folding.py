@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,10 @@ class _Folder:
         if isinstance(tensor, gs.Constant):
             return onnx_type(tensor.dtype)
         if self.makers is None:
-            self.makers = Counter(made.name for node, _ in self.model.walk() for made in node.outputs)
+            nodes = [node for node, _ in self.model.walk()]
+            graphs = (self.model.graph, *(body for node in nodes for body in bodies(node)))
+            begun = (one.name for graph in graphs for one in graph.inputs)
+            self.makers = Counter(chain(begun, (made.name for node in nodes for made in node.outputs)))
         return self._known().types.get(tensor.name) if self.makers[tensor.name] <= 1 else None
 
     def _operands(self, node: gs.Node) -> list[gs.Tensor]:
