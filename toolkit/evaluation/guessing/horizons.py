@@ -57,6 +57,8 @@ def _common_steps(output: SeenOutput, other: SeenOutput) -> int:
     if np.array_equal(first, second) or not (np.isfinite(first).all() and np.isfinite(second).all()):
         # identical values: the outputs are slices of one tensor
         return 0
+    # what moves all values of a sample alike moves the scores of classes too, and tells nothing of these
+    first, second = (each - each.mean(axis=1, keepdims=True) for each in (first, second))
     first, second = (each - each.mean(axis=0) for each in (first, second))
     size = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=0)
     together = (first * second).sum(axis=0)[size > 0] / size[size > 0]

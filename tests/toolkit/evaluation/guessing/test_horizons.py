@@ -12,6 +12,7 @@ from toolkit.report.findings import sentence
 
 SERIES = {"x": np.zeros((96, 7), np.float32)}
 RNG = np.random.default_rng(11)
+LEVEL = 9 * normal(16, 1)
 
 
 def horizons(*shapes, noise=0.1):
@@ -39,8 +40,9 @@ def test_two_horizons_of_a_forecast_are_values(shapes, names):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        # two heads of classes, a number more and the same scaled
+        # two heads of classes, without and with what moves all scores of a sample alike
         (normal(16, 6), normal(16, 12)),
+        (normal(16, 6) + LEVEL, normal(16, 12) + LEVEL),
         (normal(16, 10, 6), normal(16, 10, 12)),
         (softmax(horizons((6,))[0]), softmax(horizons((12,))[0])),
     ],
