@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.conftest import normal as seeded
 from tests.toolkit.evaluation.guessing.test_guess import TOKENS, normal, out, seen, softmax
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.horizons import forecasts
@@ -12,7 +13,8 @@ from toolkit.report.findings import sentence
 
 SERIES = {"x": np.zeros((96, 7), np.float32)}
 RNG = np.random.default_rng(11)
-LEVEL = 9 * normal(16, 1)
+LEVELLED = [seeded(16, count, seed=count) + seeded(16, 1, scale=9.0) for count in (6, 12)]
+"""The scores of two heads, with a level that all of a sample share."""
 
 
 def horizons(*shapes, noise=0.1):
@@ -42,7 +44,7 @@ def test_two_horizons_of_a_forecast_are_values(shapes, names):
     [
         # two heads of classes, without and with what moves all scores of a sample alike
         (normal(16, 6), normal(16, 12)),
-        (normal(16, 6) + LEVEL, normal(16, 12) + LEVEL),
+        LEVELLED,
         (normal(16, 10, 6), normal(16, 10, 12)),
         (softmax(horizons((6,))[0]), softmax(horizons((12,))[0])),
     ],
