@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import onnx
@@ -67,6 +68,11 @@ TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "M
 
 _MATRIX = 2
 """Rank of a matrix."""
+_STOPS = frozenset({
+    "Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+    "RNN",
+})  # fmt: skip
+"""Operators that no Transpose is moved across."""
 _TURNING = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
 
@@ -124,13 +130,16 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
     return []
 
 
-def output_rounding_rewrites(proto: onnx.ModelProto) -> list[str]:
-    """The rewrites that would round an output of the model, or of a body in it, by a pair behind a Transpose.
+def wrong_turns(proto: onnx.ModelProto) -> list[str]:
+    """The rewrites that would give wrong values around a pair and a Transpose, in the model or in a body in it.
 
-    Where a QuantizeLinear reads a Transpose, onnxruntime 1.32 puts another pair before the Transpose, and takes the
-    pair's result for what the Transpose has read: an output too, if no other node reads that.
+    If a QuantizeLinear reads a Transpose, onnxruntime 1.32 puts another pair before the Transpose, and takes the
+    pair's result for what the Transpose has read: an output too, if no other node reads that. A Transpose that it moves
+    across a pair and a node that reads the pair is not undone for another reader that leads to a Transpose: that one's
+    values are in the wrong order.
     """
-    return list(_TURNING) if any(map(_rounds_output, (proto.graph, *subgraphs_of(proto.graph)))) else []
+    graphs = (proto.graph, *subgraphs_of(proto.graph))
+    return list(_TURNING) if any(_rounds_output(graph) or _turns_one_reader(graph) for graph in graphs) else []
 
 
 def _rounds_output(graph: onnx.GraphProto) -> bool:
@@ -146,6 +155,22 @@ def _rounds_output(graph: onnx.GraphProto) -> bool:
             same.update(node.output if not same.isdisjoint(node.input) else ())
             turned.update(node.output if not turned.isdisjoint(node.input) else ())
         elif node.op_type == "QuantizeLinear" and node.input[0] in turned:
+            return True
+    return False
+
+
+def _turns_one_reader(graph: onnx.GraphProto) -> bool:
+    """Whether a pair behind a Transpose has several readers, one of which leads to a Transpose."""
+    readers = Counter(name for node in graph.node for name in node.input)
+    leads: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type == "Transpose" or (node.op_type not in _STOPS and not leads.isdisjoint(node.output)):
+            leads.update(node.input)
+    turned: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Transpose" or (node.op_type not in _STOPS and not turned.isdisjoint(node.input)):
+            turned.update(node.output)
+        if node.op_type == "DequantizeLinear" and node.output[0] in turned & leads and readers[node.output[0]] > 1:
             return True
     return False
 

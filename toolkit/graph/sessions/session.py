@@ -22,7 +22,7 @@ from toolkit.graph.large_models.partitions import Boundaries, PartitionedSession
 from toolkit.graph.model import Model
 from toolkit.graph.ort_forms.pairs_after_concats import move_pairs_after_concats
 from toolkit.graph.ort_forms.quantized_once import quantize_weights
-from toolkit.graph.ort_forms.rewrites import output_rounding_rewrites
+from toolkit.graph.ort_forms.rewrites import wrong_turns
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.sessions import meter
 from toolkit.graph.sessions.endless_loops import LoopLimits, limited, loop_limits
@@ -316,7 +316,7 @@ class _Loading:
         unwanted = list(self.unwanted)
         if self.as_written and {"Transpose", "QuantizeLinear"} <= {op for _, op in self.operators}:
             # what a partition hands on is an output of it alone
-            unwanted += output_rounding_rewrites(model.proto)
+            unwanted += wrong_turns(model.proto)
         settings = (self.threads, self.optimise, self.packed, self.as_written, arena, unwanted)
         return load_session(model, *settings) if rewritten is None else load_session(model, *settings, rewritten)
 

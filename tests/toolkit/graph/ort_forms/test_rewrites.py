@@ -17,8 +17,8 @@ from toolkit.graph.model import Model
 from toolkit.graph.ort_forms.rewrites import (
     copying_rewrites,
     idle_rewrites,
-    output_rounding_rewrites,
     wrong_rewrites,
+    wrong_turns,
 )
 from toolkit.graph.proto.nodes import operators_of
 from toolkit.graph.sessions import session as sessions
@@ -132,7 +132,7 @@ def test_an_output_is_not_rounded_by_a_pair_behind_a_transpose(between: str) -> 
     np.testing.assert_allclose(made["y"], np.rint(np.tanh(rows) / np.float32(0.1)) * 0.2, atol=1e-6)
     # the same of an inner tensor that is asked for
     del proto.graph.output[0]
-    assert output_rounding_rewrites(proto) == []
+    assert wrong_turns(proto) == []
     np.testing.assert_allclose(session(proto, ["h"]).run({"x": x})["h"], np.tanh(x), atol=1e-6)
 
 
@@ -146,6 +146,28 @@ def test_an_output_that_becomes_what_the_transpose_reads_is_not_rounded(last: on
     x = normal(2, 8, 4)
     made = session(build(nodes, {"x": [2, 8, 4]}, {"y": None, "k": [2, 8, 4]}, _NUMBERS)).run({"x": x})
     np.testing.assert_allclose(made["k"], np.tanh(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("between", [[], [node("Tanh", ["d"], ["e"])]], ids=["none", "tanh"])
+def test_every_reader_of_a_pair_behind_a_transpose_gets_its_values_in_order(between: list[onnx.NodeProto]) -> None:
+    """The Transpose is moved across the pair and the Concat that joins the values before and after rounding."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]), node("QuantizeLinear", ["t", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]), node("Concat", ["d", "t"], ["both"], axis=3),
+        *between, node("Transpose", ["e" if between else "d"], ["y"], perm=[0, 2, 1, 3]),
+    ]  # fmt: skip
+    values = {"s": np.float32(0.1), "z": np.int8(0)}
+    proto = build(nodes, {"x": [2, 4, 4, 4]}, {"both": None, "y": None}, values)
+    x = normal(2, 4, 4, 4)
+    turned = x.transpose(0, 2, 3, 1)
+    rounded = np.rint(turned / np.float32(0.1)) * np.float32(0.1)
+    made = session(proto).run({"x": x})
+    np.testing.assert_allclose(made["both"], np.concatenate([rounded, turned], 3), atol=1e-6)
+    last = np.tanh(rounded) if between else rounded
+    np.testing.assert_allclose(made["y"], last.transpose(0, 2, 1, 3), atol=1e-6)
+    # one reader needs no care
+    del proto.graph.node[3], proto.graph.output[0]
+    assert wrong_turns(proto) == []
 
 
 def test_an_output_of_a_body_is_not_rounded_either() -> None:
