@@ -21,7 +21,7 @@ from toolkit.calibration.same_values import SameValues, joined
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.machines import machine_notes
-from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.ranges import BY_HAND, Range, Ranges
 from toolkit.graph.interface.used_inputs import used_inputs
 from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
@@ -136,7 +136,7 @@ class Calibrator:
             ranges.tensors |= {name: one for name, one in told.items() if override or name not in ranges.tensors}
             ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self._by_hand(model).items():
-            ranges.tensors[name] = Range(float(amax), "manual")
+            ranges.tensors[name] = Range(float(amax), BY_HAND)
         left = not_run(model)
         for name in tensors or ():
             if name not in ranges.tensors:

@@ -17,9 +17,11 @@ from toolkit.base.schema import Extremes, FileSchema, Natural, Number, validated
 from toolkit.contract.findings import Finding
 
 SCHEMA = "qtool-ranges-1"
-GIVEN = frozenset({"manual", "table", "stripped", "cache"})
+BY_HAND = "manual"
+"""Method of a range that the recipe sets: a search does not replace it."""
+GIVEN = frozenset({BY_HAND, "table", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they override calibration."""
-ANY_TYPE = frozenset({"minmax", "manual", "table"})
+ANY_TYPE = frozenset({"minmax", BY_HAND, "table"})
 """Methods that return the largest magnitude itself, for any type; others minimize the error for one type."""
 LARGEST = 3.4028234663852886e38
 """The largest possible amax: scales are float32."""

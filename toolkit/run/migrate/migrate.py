@@ -14,7 +14,7 @@ from toolkit.base.settings import without_effect
 from toolkit.base.text import count
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
-from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.ranges import BY_HAND, Range, Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.qdq import without_pairs
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
@@ -337,7 +337,7 @@ def _ranges(
         path = source.find(settled.cache, "the calibration cache", "--cache", otherwise=", or samples with --data")
         given, where = cached_ranges(path, "give a calibration cache with --cache, or samples with --data"), str(path)
     given = replace(given, tensors=dict(given.tensors))
-    given.tensors.update({name: Range(amax, "manual") for name, amax in settled.ranges.items()})
+    given.tensors.update({name: Range(amax, BY_HAND) for name, amax in settled.ranges.items()})
     fit = fitted(given, model, where)
     return given, fit, fit.said
 

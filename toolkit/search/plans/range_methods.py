@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
-from toolkit.contract.ranges import GIVEN
+from toolkit.contract.ranges import BY_HAND
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.search.budget.racing import plan_key
@@ -54,10 +54,10 @@ def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, s
 def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
     """For each method the amax that calibration noted for a tensor, and the one with the smallest output error.
 
-    Empty for a range given by the user, which is never replaced.
+    Empty for a range that the recipe sets by hand, which is never replaced.
     """
     entry = simulation.ranges.tensors.get(tensor)
-    if entry is None or entry.method in GIVEN:
+    if entry is None or entry.method == BY_HAND:
         return {}
     given = {method: float(amax) for method, amax in entry.diagnosis.get("amax", {}).items()}
     readers = {node.name for node in simulation.switches.tensors[tensor].outputs if node.inputs[0].name == tensor}
