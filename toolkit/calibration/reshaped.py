@@ -1,4 +1,4 @@
-"""Tensors that hold the same values in another shape, order or float type: what is known of one holds for all."""
+"""Tensors with the same values in another shape, order or float type: what is known of one holds for all of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import TypeVar
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
-from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, SAME_VALUES
 from toolkit.graph.surgery.tensors import FLOAT_TYPES
-
-_RESHAPERS = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 _Known = TypeVar("_Known")
 
 
 def with_reshaped(model: Model, known: Mapping[str, _Known]) -> dict[str, _Known]:
-    """What is known of tensors, and of those that nodes make of them, or they of those, without a change of values.
+    """What is known of tensors, extended to those with the same values in another shape, order or float type.
 
     Args:
         model: the graph; tensors of its main graph are looked at.
-        known: by tensor; one that is in it keeps what is known of itself.
+        known: what is known, by tensor; it takes precedence for these tensors themselves.
     """
     found = dict(known)
     if not found:
@@ -38,6 +36,6 @@ def with_reshaped(model: Model, known: Mapping[str, _Known]) -> dict[str, _Known
 
 
 def _keeps_values(node: gs.Node) -> bool:
-    if (node.domain or "") not in ONNX_DOMAINS or not node.inputs or not node.outputs:
+    if node.domain not in ONNX_DOMAINS or not node.inputs or not node.outputs:
         return False
-    return node.op in _RESHAPERS or (node.op == "Cast" and node.attrs.get("to") in FLOAT_TYPES)
+    return node.op in SAME_VALUES or (node.op == "Cast" and node.attrs.get("to") in FLOAT_TYPES)

@@ -8,11 +8,11 @@ from onnx import TensorProto
 
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
+from toolkit.graph.proto.nodes import SAME_VALUES
 from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type, upstream
 
 RECURRENT = ("LSTM", "GRU", "RNN")
-_VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
 
 
 def computed_before_loops(model: Model) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
 
 def _widened(tensor: gs.Tensor) -> bool:
     """Whether a tensor is a view of the output of a Cast from a 16-bit type to float32."""
-    tensor = upstream(tensor, _VIEWS)
+    tensor = upstream(tensor, SAME_VALUES)
     cast = tensor.inputs[0] if tensor.inputs else None
     if cast is None or cast.op != "Cast" or int(cast.attrs["to"]) != TensorProto.FLOAT:
         return False

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
 """The domain of ONNX's own operators in messages and in onnx-graphsurgeon's nodes."""
+SAME_VALUES = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+"""Operators whose output holds exactly the values of their first input, in another shape or order."""
 MOST_TRIPS = 1_000_000
 """Loops with a larger trip count are considered unlimited."""
 _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization"})

@@ -13,11 +13,11 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
+from toolkit.graph.proto.nodes import SAME_VALUES
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.moved import data_inputs
 from toolkit.report.migrate_codes import MigrateCode
 
-_SAME_VALUES = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 _CUTS = frozenset(
     {"Relu", "Clip", "MaxPool", "Slice", "Gather", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}
 )
@@ -94,12 +94,12 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
 
 def propagate_ranges(found: FittedRanges, model: Model) -> None:
     """Propagate ranges forwards through operators that compute no new values, then back through those that keep all."""
-    moving = [node for node in model.nodes if node.op in _SAME_VALUES | _CUTS and data_inputs(node)]
+    moving = [node for node in model.nodes if node.op in SAME_VALUES | _CUTS and data_inputs(node)]
     for node in moving:
         for out in node.outputs:
             _take(found, out.name, node.inputs[0].name)
     for node in reversed(moving):
-        if node.op in _SAME_VALUES and model.constant(node.inputs[0]) is None:
+        if node.op in SAME_VALUES and model.constant(node.inputs[0]) is None:
             _take(found, node.inputs[0].name, node.outputs[0].name)
 
 
@@ -111,7 +111,7 @@ def propagate_ranges_back(found: FittedRanges, model: Model) -> None:
     """
     propagate_ranges(found, model)
     for node in reversed(model.nodes):
-        if node.op in _SAME_VALUES | _ONE_KERNEL and model.constant(node.inputs[0]) is None:
+        if node.op in SAME_VALUES | _ONE_KERNEL and model.constant(node.inputs[0]) is None:
             _take(found, node.inputs[0].name, node.outputs[0].name)
 
 
