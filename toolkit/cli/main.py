@@ -1,4 +1,4 @@
-"""The qtool command: thin commands over the library. Heavy modules are imported by the command that needs them."""
+"""The qtool command. Each subcommand is a function that imports the library when it is called."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli import analysis as cli_analysis
-from toolkit.cli import runs as cli_runs
-from toolkit.cli.options import AllowCode, Json, OnPlace, Out, RecipePath, Set, refuse_idle, with_place
+from toolkit.cli import analysis, installed, recipes, runs
 
 if TYPE_CHECKING:
     from toolkit.base.errors import QtoolError
@@ -55,249 +52,13 @@ class _State:
     debug = False
 
 
-@app.command()
-def run(
-    recipe: RecipePath,
-    out: Out = None,
-    settings: Set = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(help="As --set engine.backend: auto, tensorrt, tensorrt_rtx or none.", show_default=False),
-    ] = None,
-    allow_code: AllowCode = False,
-    device_check: Annotated[
-        bool | None,
-        typer.Option(
-            "--device-check/--no-device-check",
-            help="Require a run of the engine on this machine's GPU, or skip it. Default: run if there is one.",
-            show_default=False,
-        ),
-    ] = None,
-    open_blocks: Annotated[
-        bool,
-        typer.Option("--open", help="Rebuild opaque blocks with inner tensors marked, to see their precision."),
-    ] = False,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="As --set report.gpu: predict the time on this GPU, such as L4.", show_default=False),
-    ] = None,
-    on: OnPlace = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and what would be reused, and why.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Run a recipe: calibrate, quantize, build, measure, report."""
-    from toolkit.cli.commands import preview_run, run_recipe
-
-    given = [*with_place(settings, on), *([f"engine.backend={backend}"] if backend is not None else ())]
-    given += ["engine.open=true"] if open_blocks else []
-    given += [f"report.gpu={gpu}"] if gpu is not None else []
-    if dry_run:
-        raise typer.Exit(preview_run(recipe, out, given, allow_code, json, device_check))
-    raise typer.Exit(run_recipe(recipe, out, given, allow_code, json, device_check))
-
-
-@app.command()
-def check(recipe: RecipePath, settings: Set = None, allow_code: AllowCode = False, json: Json = False) -> None:
-    """Read a recipe and show what a run would do.
-
-    Reads the model and all samples; calibrates and builds nothing.
-    """
-    from toolkit.cli.commands import check_recipe
-
-    raise typer.Exit(check_recipe(recipe, settings or (), allow_code, json))
-
-
-@app.command()
-def new(
-    model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are derived from its shapes.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
-    metric: Annotated[str | None, typer.Option(help="The metric for the test data; see `qtool metrics`.")] = None,
-    ranges: Annotated[
-        Path | None, typer.Option(help="Ranges to use: a calibration cache or a table; then no data is needed.")
-    ] = None,
-    keep_pairs: Annotated[
-        bool, typer.Option("--keep-pairs", help="Build a model that has Q/DQ pairs as it is.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
-    json: Json = False,
-) -> None:
-    """Write a recipe that fits a model."""
-    from toolkit.cli.commands import new_recipe
-
-    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force, json, keep_pairs))
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-def migrate(
-    context: typer.Context,
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="A trtexec or polygraphy command line, as it is or in a script; a Python script with its "
-            "arguments; a calibration cache; or a model with Q/DQ pairs.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[Path | None, typer.Option(help="The ONNX model, where the source names none.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="The calibration cache, where the source names none.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Calibration samples, where there are no ranges.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Samples to measure both forms on.")] = None,
-    rest: Annotated[
-        str | None, typer.Option(help="The float type, where a cache or a model sets none. Default: fp16.")
-    ] = None,
-    to: Annotated[
-        str, typer.Option(help="explicit; or implicit, to convert a model with pairs or a run folder back.")
-    ] = "explicit",
-    release: Annotated[
-        str, typer.Option("--tensorrt", help="--to implicit: the release of TensorRT that reads the cache.")
-    ] = "8.6.0",
-    capability: Annotated[
-        list[str] | None, typer.Option(help="Compute capability of a GPU that the engine is for, such as 8.6.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: migrated/<model>.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier migration.")] = False,
-    json: Json = False,
-) -> None:
-    """Turn trtexec lines, scripts and caches into a recipe.
-
-    The settings of TensorRT's builder become an equivalent recipe and Q/DQ model; nothing is run.
-    """
-    from toolkit.cli.commands import migrate_source
-
-    if to == "implicit":
-        back = "with --to implicit, everything written comes from the model's pairs"
-        refuse_idle(context, ("model", "cache", "data", "test", "rest", "capability"), back)
-    else:
-        refuse_idle(context, ("release",), "it is the release that --to implicit writes a cache for")
-    raise typer.Exit(
-        migrate_source(source, model, cache, data, test, rest, to, release, capability or [], out, force, json)
-    )
-
-
-@app.command()
-def passes(
-    name: Annotated[str | None, typer.Argument(help="One pass, or your own as module:Name; default: all.")] = None,
-    json: Json = False,
-) -> None:
-    """List the passes installed here, with their settings."""
-    from toolkit.cli.commands import list_passes
-
-    raise typer.Exit(list_passes(name, json))
-
-
-@app.command()
-def metrics(json: Json = False) -> None:
-    """List the metrics by task, and the labels that they expect."""
-    from toolkit.cli.commands import list_metrics
-
-    raise typer.Exit(list_metrics(json))
-
-
-@app.command()
-def inspect(
-    file: Annotated[
-        Path, typer.Argument(help="A model, recipe, samples, run folder, or any file of one.", show_default=False)
-    ],
-    json: Json = False,
-) -> None:
-    """Show what is in a file or a run folder.
-
-    Reads models, recipes, lock files, samples, engines, logs, journals, ranges, calibration and timing caches.
-    """
-    from toolkit.cli.commands import inspect_file
-
-    raise typer.Exit(inspect_file(file, json))
-
-
-@app.command()
-def explain(
-    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    node: Annotated[
-        str, typer.Argument(help="A node, or a tensor that it produces. Default: the whole run.", show_default=False)
-    ] = "",
-    json: Json = False,
-) -> None:
-    """Explain why a layer runs in the precision it does.
-
-    What was requested, what runs and why, its neighbours, ranges, error and time, and what keeps it in float. Without a
-    layer: why layers run in float, whether the engine is faster, and which layers cost accuracy.
-    """
-    from toolkit.cli.commands import explain_node
-
-    raise typer.Exit(explain_node(run, node, json))
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run folders or reports, or two files of ranges.", show_default=False)
-    ],
-    html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
-    json: Json = False,
-) -> None:
-    """Compare runs, or two files of ranges.
-
-    All other runs are compared with the first.
-    """
-    from toolkit.cli.commands import compare_runs
-
-    raise typer.Exit(compare_runs(runs, html, json))
-
-
-@app.command()
-def schema(
-    what: Annotated[str, typer.Argument(help="report or recipe")] = "report",
-) -> None:
-    """Print the JSON Schema of report.json or of a recipe."""
-    from toolkit.cli.commands import print_schema
-
-    raise typer.Exit(print_schema(what))
-
-
-@app.command()
-def calibrate(
-    recipe: RecipePath,
-    shard: Annotated[str | None, typer.Option(help="Take only a share of the samples: i/n, such as 2/8.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write. Default: runs/<recipe>/collection[-i-of-n].npz.")
-    ] = None,
-    settings: Set = None,
-    on: OnPlace = None,
-    allow_code: AllowCode = False,
-    json: Json = False,
-) -> None:
-    """Collect calibration statistics on all samples or a share.
-
-    [calibration] collection then uses them instead of running the model.
-    """
-    from toolkit.cli.commands_calibration import calibrate as collect
-
-    raise typer.Exit(collect(recipe, shard, out, with_place(settings, on), allow_code, json))
-
-
-@app.command()
-def merge(
-    parts: Annotated[list[Path], typer.Argument(help="What calibrate --shard wrote.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
-    json: Json = False,
-) -> None:
-    """Join the statistics of all shards of a calibration."""
-    from toolkit.cli.commands_calibration import merge as join
-
-    raise typer.Exit(join(parts, out, json))
-
-
-app.command()(cli_analysis.sensitivity)
-app.command()(cli_analysis.bisect)
-app.command()(cli_runs.view)
-app.command()(cli_runs.time)
-app.command()(cli_runs.accuracy)
-app.command()(cli_runs.export)
-app.command()(cli_runs.doctor)
+for _command in (
+    recipes.run, recipes.check, recipes.new, recipes.migrate, installed.passes, installed.metrics, runs.inspect,
+    runs.explain, runs.compare, installed.schema, recipes.calibrate, recipes.merge, analysis.sensitivity,
+    analysis.bisect, runs.view, runs.time, runs.accuracy, runs.export, installed.doctor,
+):  # fmt: skip
+    # only migrate takes unknown options: those of another tool's command line
+    app.command(context_settings={"ignore_unknown_options": _command is recipes.migrate})(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -321,7 +82,7 @@ def invoke(arguments: list[str]) -> int:
         return _refuse(empty, json)
     try:
         with _ended_as_by_interrupt():
-            status: Any = _command()(args=words, standalone_mode=False, prog_name="qtool")
+            status: Any = _parser()(args=words, standalone_mode=False, prog_name="qtool")
     except QtoolError as error:
         if _State.debug:
             raise
@@ -356,7 +117,7 @@ def _stopped(words: list[str]) -> str:
 
 
 @cache
-def _command() -> Callable[..., Any]:
+def _parser() -> Callable[..., Any]:
     """The parser built from all functions, once per process: building it takes longer than many commands."""
     return typer.main.get_command(app)
 
@@ -386,7 +147,7 @@ def _refuse(error: QtoolError, json: bool) -> int:
     from toolkit.base.text import plain
 
     if json:
-        from toolkit.cli.commands import emit
+        from toolkit.cli.output import emit
 
         said = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
         emit({"error": said, "exit_status": error.exit_status})

@@ -242,9 +242,9 @@ def test_accuracy_is_measured_where_the_evaluation_has_samples(tmp_path):
     path = recipe(tmp_path, 'ranges = "given"', text)
     report = run(path, tmp_path / "out").report
     assert report.accuracy.met and report.accuracy.samples == 8 and report.accuracy.outputs["y"].sqnr_db > 25
-    from toolkit.cli.commands_analysis import sensitivity
+    from toolkit.cli.analysis import sensitivity
 
-    assert sensitivity(path, tmp_path / "s", (), True, 1, None, 64, "evaluation", False, False) == 0
+    assert sensitivity(path, tmp_path / "s", fast=True, data="evaluation") == 0
     assert [g.name for g in Sensitivity.load(tmp_path / "s" / "sensitivity.json").groups] == list(LAYERS.values())
 
 

@@ -13,7 +13,7 @@ from tests.conftest import build, node, normal
 from toolkit import run
 from toolkit.backends.layers.layer import Actual
 from toolkit.base.precision import Precision
-from toolkit.cli.commands_analysis import sensitivity
+from toolkit.cli.analysis import sensitivity
 from toolkit.report.findings.words import share_percent, work_share
 from toolkit.report.page.html import render_html
 from toolkit.report.sections.shares import quantized_shares, share_words
@@ -102,7 +102,7 @@ def test_everybody_says_the_same_share(tmp_path, kind, capsys):
     )
     said = work_share(share)
     assert said in to_text(report, width=400) and said in render_html(report)
-    sensitivity(path, tmp_path / "s", (), True, 1, None, 64, "calibration", False, False)
+    sensitivity(path, tmp_path / "s", fast=True)
     assert said in capsys.readouterr().out
     kept = json.loads((tmp_path / "s" / "sensitivity.json").read_text())
     assert kept["quantized_share"] == pytest.approx(share) and kept["groups"][0]["share"] == pytest.approx(share)
