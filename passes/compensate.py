@@ -69,9 +69,7 @@ class Compensate(CorrectBias):
 
         Args:
             model: the graph; it is changed.
-            layer: the layer.
             factor: of each output channel, float64 [channels]; clipped to 1.5 and its inverse.
-            names: the tensors' names.
         """
         back, quantize = layer.dequantize, layer.quantize
         readers = len(back.outputs[0].outputs), len(quantize.outputs[0].outputs)

@@ -163,8 +163,6 @@ class _Stripper:
     """Removes pairs from one model.
 
     Args:
-        model: the graph.
-        lost: the clamps that are restored.
         context: its journal and plan.
         beyond: to replace pairs by rounding instead of removing them: the names of the QuantizeLinears whose tensors
             exceed their range, which are rounded without clipping. None removes pairs.

@@ -184,8 +184,6 @@ class Backend(Protocol):
 
         Args:
             model_path: the ONNX file, lowered for ``typing_for(settings)``.
-            profiles: all shape profiles.
-            settings: the engine's settings.
 
         Raises:
             BackendError: it refuses the model, the profiles or the settings, or is known to fail at a node.
@@ -206,7 +204,6 @@ class Backend(Protocol):
         Args:
             model_path: the ONNX file, lowered for ``typing_for(settings)``.
             profiles: all shape profiles; each must cover every dynamic input.
-            settings: the engine's settings.
             log: called with each of TensorRT's messages.
             progress: called with the current task, the amount done, and the total.
             extras: further inputs, mainly for weak typing.

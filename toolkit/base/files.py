@@ -68,7 +68,6 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it if the block ends without an error.
 
     Args:
-        path: the file.
         size: number of bytes it will have; None if unknown.
 
     Raises:

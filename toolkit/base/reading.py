@@ -198,7 +198,6 @@ def parse_json(
     Args:
         content: the text; bytes are UTF-8.
         path: the file, for errors.
-        kind: the expected kind of file.
         strict: refuse control characters within strings.
         unique: refuse objects with duplicate keys, of which ``json`` silently keeps the last.
 

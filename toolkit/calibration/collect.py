@@ -68,7 +68,6 @@ def collect(
     Args:
         model: the float model; not changed.
         taps: float tensors of the main graph, or inputs, that need a histogram.
-        data: the samples.
         profiles: must equal ``data.profiles``; None means these.
         scalars: float tensors of which only the smallest and largest value are needed, computed inside the graph.
         batch: the most samples, of equal shape, to run at once.
@@ -173,7 +172,6 @@ class CollectionRun:
     """One pass over the data for one group of taps.
 
     Args:
-        tapped: the model and these taps.
         limit: most bytes of taps in memory.
         sizes: bytes of all taps for the largest sample.
         collection: receives the statistics.
@@ -275,7 +273,6 @@ class CollectionRun:
         """Record the bytes that a batch takes, if none with samples of about its size was seen.
 
         Args:
-            batch: the batch.
             size: returns the bytes of its taps; waits for them if they are computed elsewhere.
         """
         volume = _volume({name: value.shape for name, value in batch.inputs.items()}) // batch.count

@@ -31,9 +31,7 @@ def diagnose(
     """How well ``amax`` fits the values of a histogram.
 
     Args:
-        histogram: the tensor's histogram.
         amax: the largest magnitude kept.
-        precision: the type that is quantized to.
         by_method: the amax that each method chooses.
         summed: the histogram's ``SummedBins``, if it exists already.
 

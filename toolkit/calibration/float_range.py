@@ -57,7 +57,6 @@ def precision_risks(
     """The nodes that need a wider type than ``precision``, each with the value that shows it, in graph order.
 
     Args:
-        model: the graph.
         facts: types, and shapes where reductions are to be judged by how much they add.
         observed: smallest and largest value seen, by tensor.
         precision: FP16 or BF16.

@@ -59,7 +59,6 @@ def collect_on_gpu(
     Args:
         model: the float model; not changed.
         taps: float tensors of the main graph, or inputs.
-        data: the samples.
         batch: the most samples, of equal shape, to run at once.
         statistics: False only runs the tapped engine, to measure the cost of statistics.
         tactic_sources: the kernel libraries that the engine may use; None for TensorRT's default.

@@ -151,8 +151,6 @@ def write_ranges(
     """Write ranges for another tool atomically.
 
     Args:
-        ranges: the ranges.
-        path: the file.
         kind: ``ranges`` (ranges.json), ``tensorrt`` (calibration cache), ``text`` (``tensor: range`` a line) or
             ``onnxruntime`` (calibration.json).
         algorithm: for a cache, see ``cache_text``.

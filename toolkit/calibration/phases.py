@@ -39,8 +39,6 @@ def coarse_phases(
     that compute these arguments.
 
     Args:
-        model: the graph.
-        facts: types and shapes.
         observed: smallest and largest value seen, by tensor.
         precision: FP16 or BF16.
         margin: safety factor on the observed arguments.

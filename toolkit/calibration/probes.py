@@ -147,7 +147,6 @@ def small_tensors(model: Model, facts: Facts, data: CalibrationData, tensors: It
     """Those of ``tensors`` that take at most ``SMALL_BYTES`` per sample, for samples of any shape.
 
     Args:
-        model: the model.
         facts: for the profiles that ``largest_samples`` returns.
         data: gives the batch axis of each input: if no profile fixes the batch size, and all other dimensions of the
             inputs are known, a first axis of unknown size is the batch axis.

@@ -134,7 +134,6 @@ class TappedSession:
     """The session that computes the tapped tensors.
 
     Args:
-        tapped: the model and its tensors.
         boundaries: see ``session``.
     """
 

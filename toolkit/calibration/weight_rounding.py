@@ -31,7 +31,6 @@ def round_for_output(
         weights: float64 [groups, out, in]: each row is multiplied with the input.
         scales: float64 [groups, out, in], or [groups, out, 1].
         inputs: samples of the input, [groups, rows, in].
-        precision: the quantized type.
         damping: the fraction of the inputs' mean power that is added to the power of each. With few samples, some
             correlations between inputs are spurious: more damping reduces their effect, and weights stay closer to
             their nearest level.
@@ -85,7 +84,6 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
         weights: float64 [groups, out, in].
         amax: for each row the amax at which nothing is clipped, float64 [groups, out].
         power: mean square of each input, float64 [groups, in].
-        precision: the quantized type.
 
     Returns:
         float64 [groups, out], above 0 and at most 1.
@@ -109,7 +107,6 @@ def _squared_errors(weights: Array, inverse: Array, precision: Precision, square
     Args:
         weights: float32 [groups, out, in], contiguous.
         inverse: one over the step of each row, float32 [groups, out].
-        precision: the quantized type.
         squares: float32 [groups, out, in], contiguous.
     """
     if precision.integer:

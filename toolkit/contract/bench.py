@@ -209,7 +209,6 @@ class Bench(Protocol):
 
         Args:
             model: the graph with the candidate's Q/DQ pairs; not changed.
-            plan: its plan.
             nodes: the nodes whose times are reported.
             ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
             float_only: quantize nothing, not even implicitly.

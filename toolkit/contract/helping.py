@@ -65,7 +65,6 @@ class HelperTrial:
 
     Args:
         model: the current model, before the pass.
-        context: its context.
         insist: keep the pass in any case.
         settings: those of the quantizing pass with which the effect is measured.
     """
@@ -121,7 +120,6 @@ def effect_of(
 
     Args:
         before: the model without the helper pass.
-        after: the model with it.
         context: for samples and ranges.
         known: the ranges known for ``before``; those of ``after`` are in ``context``.
         settings: those of the pass that quantizes.

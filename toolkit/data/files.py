@@ -366,7 +366,6 @@ def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: st
     """The input that a file belongs to, and the sample's name; see ``_group``.
 
     Args:
-        path: the file.
         folder: the folder of the samples.
         names: inputs and labels by their spelling in file names.
         only: the input that files without an input name belong to; None if that is an error.

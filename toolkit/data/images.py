@@ -77,7 +77,6 @@ class Images:
             ``gray``. Values are multiplied by ``scale`` (default 1/255 for float inputs, 1 for integer ones), then
             ``mean`` is subtracted and the result divided by ``std``, each one number or one per channel in the model's
             channel order. ``input``: the input that receives the images.
-        specs: the model's inputs.
 
     Raises:
         DataError: there are no images, a setting is unknown or wrong, or no size is known.

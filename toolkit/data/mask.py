@@ -19,7 +19,6 @@ class MaskPadder:
     Args:
         mask: name of the mask input. Its dynamic dimensions, except the batch dimension, are padded in every input that
             has them.
-        specs: the model's inputs.
         profiles: the shape profiles; samples are not padded beyond them.
 
     Raises:

@@ -46,8 +46,6 @@ class RowsAsSamples:
     refused, since it is then unknown what a sample is.
 
     Args:
-        source: the source.
-        specs: the model's inputs.
         axes: per input, the axis along which samples are joined.
         apart: whether the model computes samples of one row independently when they are joined.
         name: name of the source in messages.

@@ -83,7 +83,6 @@ class Feeds:
 
     Args:
         make: returns the samples from the start.
-        specs: the model's inputs.
         where: name of the samples in messages.
         digests: of all samples if known; empty if not yet known and ``make`` might yield others each time. Every pass
             must yield the same samples, or held-out samples could have been used in calibration. None if the samples

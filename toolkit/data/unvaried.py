@@ -20,7 +20,6 @@ def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Findi
     setting and is reported as another finding. Each of the two findings lists all of its inputs.
 
     Args:
-        data: the samples.
         of: what the samples are for: calibration or evaluation.
         used: the inputs whose values the model computes with; others may be constant.
     """

@@ -98,8 +98,6 @@ class Budget:
         """By limit, how far it is missed, in its own unit; empty if all hold.
 
         Args:
-            outcome: the plan's outcome.
-            reference: the float model's outcome.
             seconds: the predicted latency; None if not known.
 
         Raises:

@@ -82,7 +82,6 @@ def saturation(
     Args:
         model: the graph with its pairs.
         pairs: the pairs to examine.
-        data: the samples.
         samples: the approximate number of samples to use.
 
     Raises:

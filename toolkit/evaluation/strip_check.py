@@ -64,7 +64,6 @@ def compare_stripped(
         paired: the model with its pairs.
         stripped: the model without pairs.
         rounded: the model without pairs, in which each tensor is rounded to the steps of its former pair.
-        data: the samples.
         samples: the approximate number of samples to compare.
 
     Returns:

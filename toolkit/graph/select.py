@@ -137,7 +137,6 @@ def choose(
     """Nodes that any of the three criteria select: ``{node name: criterion}``.
 
     Args:
-        model: the graph.
         names: names of nodes or globs over them; see ``by_name``.
         ops: operators; see ``by_op``.
         between: pairs of tensors; the nodes on any path from the first to the second are chosen.

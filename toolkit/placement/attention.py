@@ -24,7 +24,6 @@ def scale_queries(model: Model, layers: Container[str]) -> dict[str, str]:
     the scale after the scores (H100, TensorRT 8.6.0, batch 1).
 
     Args:
-        model: the graph.
         layers: names of the MatMuls that are quantized; others are left as they are.
 
     Returns:

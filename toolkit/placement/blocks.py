@@ -36,7 +36,6 @@ def place_blocks(
 
     Args:
         model: the graph; pairs that it already has are kept.
-        facts: its types and shapes.
         judge: returns why a node stays as it is, or None.
         obstacles: finds what keeps a layer in float in any case.
         precision: the type that weights are stored in.

@@ -32,7 +32,6 @@ class Bounds:
     """Intervals of a model's tensors.
 
     Args:
-        model: the graph.
         clamps: by the QuantizeLinear's name, the part of a pair's clamping that the float model keeps.
     """
 

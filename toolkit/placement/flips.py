@@ -45,8 +45,6 @@ class Flips:
 
         Args:
             rule: says where pairs go.
-            model: the graph.
-            facts: its types and shapes.
             judge: returns why a node stays in float in any case, or None.
             groups: the layers that may be flipped.
             refusal: returns why a tensor cannot have a pair, or None.

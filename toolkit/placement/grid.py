@@ -233,7 +233,6 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
 
     Args:
         ratio: float values divided by their scale; NaN stays NaN in the float types.
-        precision: the quantized type.
         zero: the zero points of an integer type, in a shape that broadcasts to ``ratio``; None for 0.
     """
     low, high = limits_of(precision)
@@ -259,8 +258,6 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     """The grid of a QuantizeLinear or DequantizeLinear, of ONNX or of com.microsoft.
 
     Args:
-        model: its graph.
-        node: the node.
         kind: the element type, if the node itself does not give it.
     """
     tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())

@@ -21,7 +21,6 @@ def keep_float(
 
     Args:
         context: its plan gets the request, its journal an entry.
-        node: the node.
         precision: fp16, bf16 or fp32.
         why: the reason, for the report.
         wider: whether a search may request fp32 instead if ``precision`` breaks the result.

@@ -49,7 +49,6 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
     """The layers with weights, in graph order; MatMuls of two activations are left out.
 
     Args:
-        model: the graph.
         subgraphs: whether to include those inside If, Loop and Scan.
     """
     for node, graph in model.walk():

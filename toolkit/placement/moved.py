@@ -110,7 +110,6 @@ def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
     """The axis of a node's input with the channels that are on ``axis`` of its output; None if it is not known.
 
     Args:
-        model: the graph.
         node: a node for which ``data_inputs`` is not empty.
         axis: 0 or more.
     """

@@ -73,8 +73,6 @@ class Placer:
     All loops follow the graph's order, which passes keep topological.
 
     Args:
-        model: the graph.
-        facts: its types and shapes.
         judge: returns why the user's patterns or the plan keep a node in float, or None.
         obstacles: finds what keeps a layer in float in any case.
 

@@ -172,7 +172,6 @@ def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | No
     Constants stored quantized stay so: float kernels can read them too.
 
     Args:
-        node: the node.
         model: its graph, in which operators between the halves of a pair are duplicated for floats; if None, such
             pairs stay.
         only: the inputs to consider; None for all.

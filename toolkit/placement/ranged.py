@@ -21,7 +21,6 @@ def place_ranged(
     Args:
         placer: the rule that decides where pairs go.
         model: the graph; not changed.
-        facts: its types and shapes.
         judge: returns why a node stays in float in any case, or None.
         refusal: returns why a tensor cannot have a pair, or None.
 

@@ -21,7 +21,6 @@ class Reach:
 
     Args:
         nodes: of the main graph, in order.
-        forms: their operators.
         layers: for every Conv, ConvTranspose, Gemm and MatMul, whether it is quantized.
         network: the network to which the conditions are added.
 

@@ -23,7 +23,6 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
         model: the graph, with its existing pairs.
         placement: its ``same_scale`` says which tensors share a scale.
         amax: by activation tensor; changed.
-        precision: the quantized type.
 
     Returns:
         Findings for the user.

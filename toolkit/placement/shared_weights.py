@@ -26,7 +26,6 @@ def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precis
     Args:
         source: the model before the passes, which may have copied weights.
         final: the graph after them.
-        plan: the requested precisions.
         rest: the type of all layers without a request.
     """
     there = {node.name for node, _ in final.walk()}

@@ -22,7 +22,6 @@ class Sums:
 
     Args:
         forms: the operators of the model's nodes.
-        facts: its types and shapes.
         reach: the reach of its quantized layers.
         judge: returns why the user's patterns or the plan keep a node in float, or None.
         layer: whether a node computes in the quantized type.

@@ -73,7 +73,6 @@ class NodeFacts:
     """The facts in a report about each of its nodes: ``qtool explain`` shows those of one node, the HTML page all.
 
     Args:
-        report: the run's report.
         other: the layers of the run to compare with, by the names of their counterparts in this run.
         label: the name of the other run.
     """
@@ -191,7 +190,6 @@ def explain(report: Report, name: str) -> Explanation:
     """Explain a node.
 
     Args:
-        report: the run's report.
         name: of the node, or of a tensor that it produces.
 
     Raises:

@@ -81,7 +81,6 @@ def preview(
     """Preview a run of this recipe.
 
     Args:
-        recipe: the recipe.
         out: the run folder; ``runs/<recipe name>`` by default.
         allow_code: whether the recipe may name code (``module:Name``).
         device_check: as for a run.

@@ -54,9 +54,7 @@ def collect_channels(
     """Collect statistics by channel of float tensors, except those that onnxruntime cannot compute.
 
     Args:
-        model: the graph.
         axes: the channel axis by tensor.
-        data: the samples.
         samples: stop after this many.
         batch: samples to run at once.
 

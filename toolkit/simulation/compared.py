@@ -45,7 +45,6 @@ class ComparedOutputs:
     """Compares outputs of states with the float model's.
 
     Args:
-        feeds: the batches.
         classes: outputs that hold scores of classes.
         metric: returns a new instance of the user's metric; None without one.
         answers: interprets outputs by the task; None without a task.

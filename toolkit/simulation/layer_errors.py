@@ -143,7 +143,6 @@ def collect_output_errors(
     Args:
         model: the graph with its pairs; not changed.
         layers: the layers to measure.
-        data: the samples.
         samples: stop after this many.
     """
     plain = without_pairs(model)

@@ -37,9 +37,7 @@ def collect_rows(
 
     Args:
         model: the graph; layers that onnxruntime cannot compute have no rows.
-        nodes: the layers.
         shapes: by layer, the shape of its weight.
-        data: the samples.
         samples: the most samples to use.
         rows: the most rows per layer, evenly from all samples; fewer if each group has few inputs.
     """

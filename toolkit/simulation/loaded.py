@@ -49,9 +49,7 @@ def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: flo
     """The cost of stages in a state by the graph's arithmetic, in multiply-accumulates.
 
     Args:
-        pieces: the stages of the model.
         stages: the numbers of the stages.
-        config: the state.
         elements: number of input elements of all samples.
         batches: number of batches.
     """
@@ -120,10 +118,8 @@ class PlannedPiece:
     """A piece to run for one state, loaded when needed.
 
     Args:
-        loaded: the sessions.
         first: number of its first stage.
         kinds: the kind of each of its stages.
-        config: the state.
         often: whether it will be run on many batches.
 
     Attributes:

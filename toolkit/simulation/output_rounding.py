@@ -62,7 +62,6 @@ def rounder_on_samples(
     Args:
         model: the float graph.
         nodes: the layers, with constant weights.
-        data: the samples.
         plain: the rounder without samples.
         context: holds earlier results, and receives new ones.
     """

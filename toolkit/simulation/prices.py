@@ -13,9 +13,7 @@ def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequen
     """The cost of stages in a state on some batches, in multiply-accumulates.
 
     Args:
-        pieces: the stages of the model.
         stages: the numbers of the stages.
-        config: the state.
         sizes: by batch, the number of elements of all inputs.
         part: the batches' numbers.
     """
@@ -29,8 +27,6 @@ def cost_after_cuts(
     """The cost in multiply-accumulates of a state on some batches, run from the last cut where an equal state is kept.
 
     Args:
-        pieces: the stages of the model.
-        config: the state.
         like: a state that is kept for some batches.
         sizes: by batch, the number of elements of all inputs.
         part: the batches' numbers.

@@ -155,7 +155,6 @@ class Runner:
         """The cost of a state by the graph's arithmetic, in units of running the float model on all batches.
 
         Args:
-            config: the state.
             count: number of batches of ``order``; None for all.
             like: a kept state: states with the same beginning start at a cut; None for the float model.
         """

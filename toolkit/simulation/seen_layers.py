@@ -90,7 +90,6 @@ def seen_before(known: SeenOnSamples, model: Model, node: gs.Node, rounder: Roun
     Args:
         known: earlier results.
         model: the float graph.
-        node: the layer.
         rounder: has the grid of the weights.
         samples: the least number of samples.
     """

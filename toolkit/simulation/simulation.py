@@ -88,7 +88,6 @@ class Simulation:
         model: the float model; not changed. The simulation's copy has a higher opset if pairs need it.
         ranges: ranges of the activation tensors to quantize; readers of a tensor without a range stay in float.
         data: the samples to run.
-        profiles: the recipe's profiles.
         judge: decides which nodes stay in float in any case.
         settings: all further settings.
         reference: the float model to compare outputs with, if ``model`` is partly quantized; None for ``model`` itself.

@@ -73,7 +73,6 @@ class StateRun:
 
     Args:
         runner: runs the state.
-        config: the state.
         keep: whether to keep the state at the cuts, for states with the same beginning.
 
     Attributes:

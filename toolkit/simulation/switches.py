@@ -68,7 +68,6 @@ class Switches:
         model: the float graph, at an opset with the required Q/DQ operators.
         facts: types and shapes of the graph.
         amax: by activation tensor; readers of a tensor without amax stay in float.
-        precision: the quantized type.
         judge: decides which nodes stay in float in any case, by user's settings and the plan.
         placer: decides where to insert pairs.
     """

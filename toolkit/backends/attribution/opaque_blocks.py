@@ -59,7 +59,6 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
     Args:
         model: the graph that was built.
         actuals: what is known about its nodes.
-        plan: the requested precisions.
         limit: most tensors to mark.
     """
     facts = model.facts()
@@ -128,7 +127,6 @@ def with_values(
     Args:
         found: the result of ``with_evidence``.
         marked: the tensors that were marked.
-        plan: the requested precisions.
         values: per tensor, the result of ``evaluation.opened_values``, with the number of ``samples``.
     """
     made = dict(found)

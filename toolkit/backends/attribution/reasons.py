@@ -27,7 +27,6 @@ def compare(
     """Status and reason of a node that the engine runs.
 
     Args:
-        asked: the request.
         actual: the precision that the node computes in; None if it computes no floats.
         note: what is known about how the node runs.
         flow: the Q/DQ pairs of the graph.

@@ -28,7 +28,6 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
 
     Args:
         model_path: the ONNX file.
-        profiles: all shape profiles.
         who: the backend and its version, for messages.
         recurrent: whether LSTM and GRU fail inside an If.
 

@@ -82,8 +82,6 @@ def decide(
 
     Args:
         model: float graph with its Q/DQ pairs, at the opset at which it will be lowered.
-        facts: types of its tensors.
-        plan: the requested precisions.
         rest: the type of nodes without a request.
         observed: smallest and largest observed value of float tensors.
         unbuilt: per type, operators that the backend cannot build in it.

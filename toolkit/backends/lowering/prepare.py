@@ -33,9 +33,7 @@ def lower_for(
 
     Args:
         backend: the backend that builds; its typing determines the kind of lowering.
-        settings: the engine's settings.
         model: the graph with its Q/DQ pairs.
-        plan: the requested precisions.
         rest: the float type of nodes without a request.
         observed: smallest and largest observed value of float tensors (strong typing).
         io: types of inputs and outputs that differ from the model's (strong typing).

@@ -27,7 +27,6 @@ def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData
     Args:
         subject: the lowered model.
         named: by the name under which values are returned, the model's tensor, see ``counterparts``.
-        data: the samples.
 
     Raises:
         ModelError: onnxruntime cannot run the model.

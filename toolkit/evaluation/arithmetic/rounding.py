@@ -68,7 +68,6 @@ def _round_graph(
     """Widen a graph and its subgraphs to float32 and insert the rounding, in place.
 
     Args:
-        graph: the graph.
         types: the types of the tensors that its nodes read and return, as ``onnx.TensorProto`` constants.
         away: names of initializers whose values are stored outside the message.
         unknown: see ``with_rounding``.

@@ -171,7 +171,6 @@ def unlike_warnings(
 
     Args:
         clipping: the evaluation's statistics by tensor.
-        ranges: the calibrated ranges.
         inputs: the tensors that are inputs of the model.
         tallies: unchanged answers on these samples; the warnings quote the worst part.
     """

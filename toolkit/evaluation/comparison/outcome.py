@@ -268,7 +268,6 @@ def summed(
     """The outcome over all batches, added in order.
 
     Args:
-        parts: the batches.
         score: the score of the user's metric.
         varying: the result of ``varying_shares`` for the float model.
         answers: as for ``compare``.

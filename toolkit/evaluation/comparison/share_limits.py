@@ -129,7 +129,6 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
     """The limit on the changed answers of a part.
 
     Args:
-        tally: the answers.
         least: the least share of unchanged answers, in place of the task's default.
         weighed: whether to weigh changes by their likely cost, if known.
     """

@@ -30,7 +30,6 @@ def chosen_boxes(
 
     Args:
         outputs: the model's outputs that have samples.
-        seen: the model.
     """
     rows = [one for one in outputs if _numbers(one, 2) and one.shape[-1] == _ROW and one.ops & SUPPRESSING]
     for boxes in outputs:
@@ -60,7 +59,6 @@ def chosen_indices(outputs: Sequence[SeenOutput], seen: SeenModel) -> tuple[Seen
 
     Args:
         outputs: the model's outputs that have samples.
-        seen: the model.
 
     Returns:
         The output and the settings to read it.

@@ -56,7 +56,6 @@ def computed_with(output: SeenOutput, seen: SeenModel, axis: int = -1) -> bool:
     class in a picture. An output computed from a latent mean, in contrast, is its decoding.
 
     Args:
-        output: the output.
         seen: the model that it belongs to.
         axis: the axis of the values that may be class scores, counted from the end.
     """

@@ -144,7 +144,6 @@ def _of_output(
     """Guess the task of one output.
 
     Args:
-        output: the output.
         seen: the model that it belongs to.
         metric_task: the task of the recipe's metric; empty if it is no clue for this output.
         more: clues in addition to those of ``CLUES``.

@@ -21,7 +21,6 @@ def forecasts(output: SeenOutput, seen: SeenModel, classes: bool) -> list[Clue]:
     """Clues that an output forecasts a time series.
 
     Args:
-        output: the output.
         seen: the model that it belongs to.
         classes: whether the output's name says that it holds class scores or labels.
     """

@@ -73,7 +73,6 @@ def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clu
     """Clues from the floats of a map of height and width.
 
     Args:
-        output: the output.
         seen: the model that it belongs to.
         axis: the axis of the channels, counted from the end; None if there is none.
     """

@@ -43,7 +43,6 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
 
     Args:
         task: any task but detection, which reads several outputs together.
-        output: the output.
         seen: the model that it belongs to.
 
     Returns:

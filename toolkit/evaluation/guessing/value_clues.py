@@ -46,7 +46,6 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
     Constant channels are ignored.
 
     Args:
-        output: the output.
         axis: the axis of the channels, counted from the end.
     """
     if output.discrete or output.sums_to_one(axis):

@@ -44,7 +44,6 @@ def node_reference(
         source: the float model that the recipe started from.
         plain: the float form of the model after the passes.
         loaded: the source's session.
-        data: the samples.
         samples: number of samples, spread over all, to compare the outputs on.
 
     Returns:

@@ -170,9 +170,7 @@ def node_errors(
     only reorders its input has its input's error and is not measured.
 
     Args:
-        reference: the float model.
         subject: the other model.
-        data: the samples.
         samples: number of samples to use, spread over the data; None for 64, or as many as cost half a plain inference
             of all.
         progress: called with the current task, the amount done, and the total.

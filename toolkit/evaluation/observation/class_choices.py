@@ -35,7 +35,6 @@ def chosen_by(model: Model, output: gs.Tensor) -> frozenset[str]:
     enlargement counts if nothing is computed from it.
 
     Args:
-        model: the model.
         output: the output that may hold class scores.
     """
     finals = {id(tensor): tensor.name for tensor in model.graph.outputs}

@@ -25,7 +25,6 @@ def rows_at_once(model: Model, given: Mapping[str, Array]) -> int:
     seldom do.
 
     Args:
-        model: the model.
         given: inputs that the model accepts.
     """
     shapes = shapes_to_join(model)

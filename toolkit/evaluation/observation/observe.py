@@ -81,7 +81,6 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
     """The outputs that depend on the inputs, or all if none does, with properties read from the graph.
 
     Args:
-        model: the model.
         sources: by output, the names of the tensors that it is computed from.
     """
     outputs = []
@@ -104,7 +103,6 @@ class _SeenBatches:
     """Collects the values of a model's inputs and outputs over batches.
 
     Args:
-        model: the model.
         shapes: the shapes of its inputs.
         sources: by observed output, the names of the tensors that it is computed from.
 
@@ -180,7 +178,6 @@ def _possible_states(
     """Pairs of an input and an output that may be its next value, by the graph's operators or by their names.
 
     Args:
-        model: the model.
         inputs: the names of its inputs.
         sources: by output, the names of the tensors that it is computed from.
     """

@@ -101,7 +101,6 @@ def rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequenc
     because the model does not run or draws random numbers. The result is cached for a settled model.
 
     Args:
-        model: the model.
         axes: see ``batch_fault``.
         samples: see ``batch_fault``; rows that differ.
     """

@@ -29,7 +29,6 @@ def fixed_batch(
     parts of a Split, or the constant that a Concat joins to the samples.
 
     Args:
-        model: the model.
         axes: the axis along which samples are joined, by input.
         sample: inputs with one row along the axes.
         loaded: the model's session.

@@ -68,7 +68,6 @@ def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
     """The partitions in which a model is run under the limit; a single one if its weights fit or there is no limit.
 
     Args:
-        model: the model.
         packed: whether onnxruntime keeps the weights packed for its kernels.
 
     Raises:
@@ -120,7 +119,6 @@ class PartitionedSession:
 
     Args:
         model: the whole model.
-        partitions: its partitions.
         load: creates the session of a model.
         packed: see ``partitions_of``.
         boundaries: keeps the tensors between partitions for other sessions; None if there are none.

@@ -112,8 +112,6 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
     add.
 
     Args:
-        model: the graph.
-        node: the layer.
         rounded: its weight after quantization and dequantization.
 
     Returns:
@@ -132,8 +130,6 @@ def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
     """The correction for the rounding of its weights that a quantized layer's bias already contains.
 
     Args:
-        model: the graph.
-        node: the layer.
         error: the difference of rounded and float weight, in the node's own layout.
 
     Returns:
@@ -157,8 +153,6 @@ def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[
     """Undo a layer's bias correction for the rounding of its weights, if there is one.
 
     Args:
-        model: the graph.
-        node: the layer.
         weight: its new weight, in the node's own layout.
         rounded: returns its rounded weight; not called if the bias is not corrected.
         names: the names of the model's tensors.

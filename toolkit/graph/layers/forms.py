@@ -64,7 +64,6 @@ class Forms:
     """The operators of a model's nodes, with decomposed operators recognized.
 
     Args:
-        model: the graph.
         facts: its types and shapes, if known already; otherwise ranks that the graph does not declare are inferred.
     """
 

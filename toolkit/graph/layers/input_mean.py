@@ -56,7 +56,6 @@ def note_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> None:
 
     Args:
         model: gets the record in the node's metadata.
-        node: the layer.
         rounded: its rounded weight, float, in the node's own layout.
     """
     model.metadata.setdefault(node.name, {})[_SETTLED] = _digest(rounded)

@@ -38,7 +38,6 @@ class LayerWeights:
     Ranges are computed from the model's own values: weights are copied only when accessed.
 
     Args:
-        model: the graph.
         node: the layer; its weight, and its bias if it has one (see ``bias_of``), must be constants.
     """
 

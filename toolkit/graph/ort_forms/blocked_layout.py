@@ -58,7 +58,6 @@ class _Regions:
     """Tensors that could be in blocked layout, each with its root: the output of the node that first reorders them.
 
     Args:
-        graph: the graph.
         any_order: see ``keep_blocked_layout``.
 
     Attributes:

@@ -50,7 +50,6 @@ class _Moved:
     """The pairs of a graph that are moved.
 
     Args:
-        graph: the graph.
         made: the nodes of pairs, by their output.
     """
 

@@ -126,7 +126,6 @@ def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
     """Replace a fused operator of onnxruntime by one of ONNX with the same shape of its first output, if there is one.
 
     Args:
-        node: the node.
         matrices: names of weights of rank 2.
     """
     given = {attribute.name: attribute for attribute in node.attribute}

@@ -46,7 +46,6 @@ def make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool
     """Rewrite a model in place so that onnxruntime can run it: types with kernels, no nodes without a kernel.
 
     Args:
-        model: the model.
         outputs: the requested tensors.
         steady: whether random numbers are the same in every run.
 

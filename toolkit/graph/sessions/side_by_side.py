@@ -24,7 +24,6 @@ def run_side_by_side(
     """Each item with the model's outputs for it, in order; the next items are computed in the meantime.
 
     Args:
-        model: the model.
         outputs: the tensors to return, see ``session``.
         items: batches, or any objects with inputs.
         inputs: returns an item's inputs.

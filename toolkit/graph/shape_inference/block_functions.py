@@ -181,7 +181,6 @@ def declare(proto: onnx.ModelProto, imports_all: bool = False) -> bool:
     TensorRT would use these functions instead of its own operators, so files for TensorRT must not have them.
 
     Args:
-        proto: the message.
         imports_all: whether it imports every domain that it uses; nodes are then searched only if such a domain is
             imported.
 

@@ -18,7 +18,6 @@ def run_node(node: onnx.NodeProto, inputs: Mapping[str, Array], opsets: Sequence
     Args:
         node: the node; it reads no tensors other than ``inputs``.
         inputs: values by tensor name.
-        opsets: the model's opsets.
 
     Raises:
         Exception: any exception of the reference implementation for a node that it cannot compute.

@@ -41,7 +41,6 @@ def name_foreign(
     TensorRT's plugins use ONNX's own domain, where checker and converter refuse unknown operators.
 
     Args:
-        proto: the model.
         withdrawn: whether to include operators that ONNX deprecated in the model's opset, such as GroupNormalization in
             18 to 20, which runtimes still compute.
         operators: domain and name of all operators in the model, if known.

@@ -208,7 +208,6 @@ def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence
     """Create a node of ONNX's own opset, not yet in a graph: append it to ``model.graph.nodes``.
 
     Args:
-        op: the operator.
         name: an unused name, see ``Model.unique_node``.
         inputs: its inputs, in the operator's order.
         outputs: new tensors for its outputs.

@@ -55,15 +55,11 @@ def advice(
     """Suggestions of what to try next, the most useful first.
 
     Args:
-        layers: the report's layers.
         accuracy: the measured accuracy; None if there is none.
         backend: what built the engine.
-        declined: what the passes declined.
-        ranges: the calibrated ranges.
         searched: whether a search measured the layers one by one: then ``search_advice`` names the layers to keep,
             since the error at the layer is a poorer guide.
         device: the engine's run on the GPU; it affects the verdict unless the engine failed to run.
-        passes: the recipe's passes.
         chosen: why this backend was used.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)

@@ -35,7 +35,6 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
     """What keeps the other layers in float, the most informative finding first; empty if the plan quantizes enough.
 
     Args:
-        info: the search.
         journal: for the search's notes, such as helper passes that were tried and not applied.
         layers: those of the final graph, with their multiply-accumulates.
     """

@@ -45,7 +45,6 @@ def headline(
     missed.
 
     Args:
-        layers: the report's layers.
         accuracy: the measured accuracy; None if there is none.
         device: the engine's run on the GPU.
         payoff: the engine's latency against that of unquantized engines.

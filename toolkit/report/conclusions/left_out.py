@@ -31,9 +31,6 @@ def left_out(
     """The finding that no layer, or no layer of a kind, was quantized, with the most frequent reason.
 
     Args:
-        layers: the report's layers.
-        declined: what all passes declined.
-        passes: the recipe's passes.
         rest: the float type of all nodes without a request.
 
     Returns:
@@ -67,7 +64,6 @@ def _kind_left_out(
 
     Args:
         kind: the kind of layers, a key of ``_KINDS``.
-        layers: the report's layers.
         left: declined nodes by name, without products of two activations.
         mine: declined nodes by name, with these products.
     """

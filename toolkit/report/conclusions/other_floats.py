@@ -16,7 +16,6 @@ def other_floats(layers: Iterable[LayerInfo], rest: Precision, declined: Iterabl
     """One finding for each type and the pass or engine that chose it, most layers first.
 
     Args:
-        layers: the report's layers.
         rest: the float type of all nodes without a request.
         declined: what the passes declined; lowering keeps nodes in FP32 whose values ``rest`` cannot represent.
     """

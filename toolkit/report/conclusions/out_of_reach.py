@@ -27,7 +27,6 @@ def out_of_reach(
     Args:
         layers: the layers of the report, with their multiply-accumulates.
         why: returns the reason for a node without a request.
-        passes: the recipe's passes.
 
     Returns:
         None if the recipe quantizes nothing, the work is not known, or less than 15% of it cannot be quantized.

@@ -37,8 +37,6 @@ def search_advice(
     """Suggestions from the search's measurements, the most useful first.
 
     Args:
-        info: the search.
-        result: the run's verdict.
         blamed: the layers with the largest error of their own; named if they differ from the search's.
         accuracy: that of the engine if it was run, else of the simulation: with weak typing the simulation computes in
             float32.
@@ -67,7 +65,6 @@ def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> l
     """Advice to keep the quantized layers that cost most in float; empty if none costs much.
 
     Args:
-        info: the search.
         blamed: the layers with the largest error of their own; the first that is not to be kept is mentioned.
         usable: whether the result is usable as it is.
     """

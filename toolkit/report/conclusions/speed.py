@@ -72,8 +72,6 @@ def payoff_advice(
     """Advice if quantizing did not pay, or on how to measure whether it does.
 
     Args:
-        payoff: the comparison with unquantized engines.
-        layers: the report's layers.
         measured: whether the engine's latency was measured, so that another engine's could be too.
         passes: the recipe's passes; settings that it uses already are not suggested.
     """

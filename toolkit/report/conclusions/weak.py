@@ -58,7 +58,6 @@ def weak_spots_from_ranges(
         blamed: the layers to explain, the worst first.
         layers: all layers, for the share of multiply-accumulates.
         model: the graph with its pairs, before lowering; not changed.
-        ranges: the calibrated ranges.
         float_form: returns ``model`` without its pairs; None to remove them here.
     """
     if not blamed or ranges is None:

@@ -42,7 +42,6 @@ def bisection_info(
     """The report's form of a bisection.
 
     Args:
-        found: the bisection.
         layers: number of layers to choose from.
         asked: the limits or the command, and where they were checked: simulation or engine.
         precision: the precision of kept layers.

@@ -45,7 +45,6 @@ def work_not_known(layers: Sequence[LayerInfo], *, profiles: bool = True) -> Fin
     """The finding that shares count layers, since some have unknown multiply-accumulates; None if all are known.
 
     Args:
-        layers: all layers.
         profiles: whether the recipe has profiles; if not, the finding suggests them.
     """
     computing = [layer for layer in layers if layer.role == "compute"]

@@ -32,11 +32,9 @@ def print_accuracy_again(
     """Print the verdict and the accuracy figures.
 
     Args:
-        report: the run's report.
         accuracy: the accuracy in onnxruntime; None if the engine was run.
         device: the engine's results; None if it was not run.
         why: why the engine was not run.
-        console: where to print.
         changed: the finding that the samples have changed since the run.
     """
     found = verdict(accuracy, device)
@@ -66,7 +64,6 @@ def print_times(
         times: by engine and profile ``engine``, ``profile``, ``median``, ``least``, ``most`` and ``before``, in ms.
         layers: milliseconds by run, layer and profile.
         lacks: by name, why something was not measured.
-        console: where to print.
     """
     section(console, f"Latency at opt shapes on {gpu or 'the GPU'}, all engines in turn")
     names = ("median, ms", "fastest round", "slowest round", "when built")

@@ -33,7 +33,6 @@ class EngineCheck:
 
     Args:
         ready: the recipe up to its quantizing pass.
-        budget: the limits.
         precision: the type of kept layers: fp16, bf16 or fp32.
 
     Raises:

@@ -34,7 +34,6 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
     """Measure the accuracy lost by quantizing only one layer, and gained by keeping only it; write sensitivity.json.
 
     Args:
-        job: the recipe's job.
         samples: the samples to measure on.
         fast: estimate with at most ten float inferences.
         processes: how many local processes share the exact measurement.

@@ -91,7 +91,6 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
     sample, or if random inputs would be too large.
 
     Args:
-        model: the model.
         source: the data; None for random samples.
         seen: the shapes of the data's samples, by input.
 

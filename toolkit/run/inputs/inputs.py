@@ -43,7 +43,6 @@ class Inputs:
     """Opens the model and data of a job; the model is loaded once.
 
     Args:
-        job: the recipe's job.
         source: the model as ``load_source`` returns it, if already loaded.
 
     Attributes:

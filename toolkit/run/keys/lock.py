@@ -122,7 +122,6 @@ def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:
     """Read a lock file: the recipe with every setting resolved, and the run's versions and fingerprints.
 
     Args:
-        path: the file.
         base: the recipe's file, to whose folder paths are relative; None for the working directory.
 
     Raises:

@@ -50,7 +50,6 @@ def implicit_form(prepared: Model, ranges: Ranges) -> Model:
 
     Args:
         prepared: the float model with the Q/DQ pairs of the explicit form; not changed.
-        ranges: the given ranges.
     """
     model = prepared.copy()
     inserter, facts = Inserter(model, Precision.INT8), model.facts()

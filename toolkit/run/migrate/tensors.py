@@ -130,7 +130,6 @@ def tensor_turns(given: Ranges, fit: FittedRanges, source: Model, final: Model, 
         fit: the same ranges, fitted to the model.
         source: the model that they were given for.
         final: the model with Q/DQ pairs.
-        journal: the passes' journal.
     """
     scales = dict(scales_of(final))
     known = source.graph.tensors()

@@ -39,9 +39,7 @@ def recipe_text(
 
     Args:
         settled: the settings that it must contain.
-        model: the model.
         target: the path of the recipe; its paths are relative to that folder.
-        model_path: the model's file.
         ranges: the file of ranges; None if there is none.
         paired: whether the model's own Q/DQ pairs stay.
         data: calibration data.

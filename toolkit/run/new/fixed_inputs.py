@@ -36,7 +36,6 @@ def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple
     """The setting ``fixed_inputs`` for inputs with the same value in all samples, as a comment for the user to decide.
 
     Args:
-        model: the model.
         sources: the calibration and test samples.
 
     Returns:

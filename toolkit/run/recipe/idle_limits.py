@@ -16,7 +16,6 @@ def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = Fa
     """The limits of the recipe's budget and passes that hold for any quantization, or that need a missing metric.
 
     Args:
-        recipe: the recipe.
         float_value: the float model's metric value; None if unknown.
         allow_code: whether the recipe may name code.
 

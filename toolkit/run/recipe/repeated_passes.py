@@ -49,7 +49,6 @@ class RepeatedPasses:
         Args:
             index: index of the ``[[pass]]`` entry that it belongs to.
             name: its name in the recipe.
-            step: the pass.
 
         Raises:
             RecipeError: it repeats an earlier pass; both places are named.

@@ -64,7 +64,6 @@ def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
     """Write the files that build a run's engine elsewhere.
 
     Args:
-        run: the run.
         to: ``trtexec`` or ``polygraphy``: model.onnx with a command line and the scripts and caches that it reads;
             ``onnxruntime``: a float32 model with Q/DQ pairs for any runtime, after a check that onnxruntime's default
             optimizations do not change its results.

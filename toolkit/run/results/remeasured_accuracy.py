@@ -77,7 +77,6 @@ def remeasure_accuracy(
     """Measure a run's engine on the GPU, or its model.onnx in onnxruntime, and judge the result as in a run.
 
     Args:
-        run: the run.
         data: other samples than the recipe's: a file, a folder, or code as a recipe names it.
         metric: another metric, judged by its own default limit, since the recipe's budget is meant for the recipe's
             metric.

@@ -45,7 +45,6 @@ def accuracy_of(
 
     Args:
         found: the measured figures; None if nothing was measured.
-        budget: the limits.
         held_out: whether the samples were not used for calibration.
         random: whether the samples are random.
         source: the runtime of the quantized model, in words.

@@ -26,7 +26,6 @@ def context_for(
     """Create a context for the recipe's passes on this model.
 
     Args:
-        inputs: the recipe's inputs.
         model: the graph that the passes change.
         journal: receives the passes' events.
         dry_run: whether nothing is calibrated, measured or built.

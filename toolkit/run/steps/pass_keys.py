@@ -61,7 +61,6 @@ def located_files(job: Job, code: bool = False) -> Iterator[tuple[str, Path, str
     """The files in the settings of passes: description, path, and place of the pass in the recipe.
 
     Args:
-        job: the recipe's job.
         code: whether to include passes that the recipe names as ``module:Name``, which requires importing them;
             otherwise only installed passes and those made in Python.
     """

@@ -29,7 +29,6 @@ def doubts_of(
     """Reasons not to call the result usable although no limit is missed, the most important first.
 
     Args:
-        found: the measured figures.
         few: the limit that there are too few samples to judge; None if there are enough, or if a limit is missed.
         task: the model's task; None if unknown.
         limited: whether the share of unchanged answers has a limit, rather than only the metric.

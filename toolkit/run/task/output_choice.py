@@ -32,7 +32,6 @@ class OutputChoice:
 
     Args:
         check: the metric on the output that it reads.
-        output: that output.
         others: the other outputs that it could read.
         seen: the model with its outputs for a few samples.
     """

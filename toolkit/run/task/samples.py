@@ -111,7 +111,6 @@ def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Ar
     """The float model's outputs for a batch, by name, floats in float32.
 
     Args:
-        inputs: the job's inputs.
         batch: a batch of the evaluation's samples.
         loaded: the float model's session.
 

@@ -272,7 +272,6 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
     Dimensions without a batch name are not considered.
 
     Args:
-        data: the source of the samples.
         samples: some of its samples, inputs by name.
     """
     named = {name: (axis, dims[axis]) for name, axis in data.axes.items() if (dims := data.specs[name].dims)}

@@ -62,7 +62,6 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     """The accuracy in one phrase: the metric before and after, or the outputs' own figures.
 
     Args:
-        accuracy: the measured accuracy.
         answers: whether to include unchanged answers; False if a missed limit states them already.
     """
     before, after = accuracy.before, accuracy.quantized

@@ -79,8 +79,6 @@ class Entries:
     """Collects the content of a recipe, instruction by instruction.
 
     Args:
-        model: the ONNX model.
-        terms: the terms of all instructions.
         paired: whether the model has Q/DQ pairs that stay.
     """
 

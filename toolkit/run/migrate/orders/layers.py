@@ -70,7 +70,6 @@ class LayerTypes:
         """Record the types of all nodes of an operator; returns a finding about operators that the model lacks.
 
         Args:
-            model: the graph.
             value: operators, each with a type.
         """
         present = {node.op for node, _ in model.walk()}

@@ -37,7 +37,6 @@ def settle(orders: Sequence[Order], model: Model, paired: bool) -> Settled:
 
     Args:
         orders: the instructions of a command line or script.
-        model: the ONNX model.
         paired: whether the model has Q/DQ pairs that stay.
 
     Raises:

@@ -22,9 +22,6 @@ CALLS: dict[str, Callable[..., Any]] = {
 class Bindings:
     """The expressions that each name and attribute of a script is bound to.
 
-    Args:
-        tree: the script.
-
     Attributes:
         given: for each name, or attribute such as ``self.path``, every expression that it is bound to. Names changed by
             a loop or augmented assignment get two.

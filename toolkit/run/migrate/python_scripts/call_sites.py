@@ -15,7 +15,6 @@ class CallSites(ast.NodeVisitor):
     """The calls of a script's own functions, each with its enclosing conditions.
 
     Args:
-        tree: the script.
         static: determines which function is called.
     """
 

@@ -19,7 +19,6 @@ def script_options(
     """The attributes of argparse's result with their values, one for each ``add_argument``.
 
     Args:
-        tree: the script.
         arguments: the arguments that the script is run with; the defaults apply to missing ones.
         evaluate: evaluates expressions in the script.
         unknown: the value of a missing positional argument.

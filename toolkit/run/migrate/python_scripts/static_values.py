@@ -64,7 +64,6 @@ class StaticValues:
     """The names of a script and their values; a name with several values counts as unknown.
 
     Args:
-        tree: the script.
         arguments: the arguments that the script is run with; argparse's defaults apply to missing ones.
     """
 

@@ -77,7 +77,6 @@ def orders_of_commands(commands: Sequence[Command], where: str) -> list[Order]:
     """The instructions of a script's first command that builds from ONNX, with notes on other commands.
 
     Args:
-        commands: the commands.
         where: the script's name, for messages.
 
     Raises:

@@ -21,7 +21,6 @@ def filled(word: str, known: Mapping[str, str]) -> str:
     """Expand the variables in a word; unknown ones stay as they are written.
 
     Args:
-        word: the word.
         known: values of variables and positional parameters by name; a value with its own name means several values.
     """
     made = VARIABLE.sub(lambda found: _worth(found, known), word)
