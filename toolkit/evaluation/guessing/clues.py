@@ -216,25 +216,39 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """
     if len(output.shape) != 2:
         return []
-    if output.discrete and no_classes(output):
-        return []
     if output.discrete:
-        task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
-        return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+        return [] if no_classes(output) else _integer_rows(output, seen)
     if is_picture(output, seen):
         return map_clues(output, seen, None)
-    for axis in (-1, -2):
-        if (kind := _other_values(output, axis)) is not None:
+    axis = class_axis(output)
+    decisive = _decisive_rows(output, axis)
+    return _scores_of_rows(output, seen, axis) if decisive is None else decisive
+
+
+def _integer_rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """Clues from a class number per position, or per pixel of a picture."""
+    task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
+    return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+
+
+def _decisive_rows(output: SeenOutput, axis: int) -> list[Clue] | None:
+    """Clues from rows whose values alone show that they are no class scores; None if they may be."""
+    for each in (-1, -2):
+        if (kind := _other_values(output, each)) is not None:
             return [*of_values(kind, 2.5), ANY]
     if _value_per_position(output):
         return [Clue("regression", "shape", 2.0, "each"), ANY]
-    axis = class_axis(output)
-    count = output.shape[axis]
-    if count == 1 and "Sigmoid" not in output.ops:
+    if output.shape[axis] == 1 and "Sigmoid" not in output.ops:
         # with one class the argmax never changes
         return _long(output, axis)
-    if count < _FEATURES and _is_squashed(output, axis):
+    if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
+    return None
+
+
+def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from rows that may be scores of classes or tokens, features, or signals."""
+    count = output.shape[axis]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
         # multi-label: each position may have any number of labels
@@ -349,7 +363,9 @@ def _long(output: SeenOutput, axis: int) -> list[Clue]:
     return [Clue("regression", "shape", 3.0, "length", positions), ANY]
 
 
-CLUES = (names, vectors, rows, pictures, series)
+def clues_to(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """All clues to the task of an output."""
+    return [clue for rule in (names, vectors, rows, pictures, series) for clue in rule(output, seen)]
 
 
 def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guessing.clue import SHARES, Clue, of_values
-from toolkit.evaluation.guessing.clues import CLUES
+from toolkit.evaluation.guessing.clues import clues_to
 from toolkit.evaluation.guessing.detection import detection_part
 from toolkit.evaluation.guessing.parts import parts_for
 from toolkit.evaluation.guessing.value_clues import no_classes
@@ -60,12 +60,12 @@ class Guess:
     def finding(self) -> Finding:
         """The guess with its clues, as a finding for the report."""
         return EvaluationCode.TASK_GUESSED(
-            task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=self._main_outputs()
+            task=self.task,
+            sure=self.sure,
+            clues=self.clues,
+            others=self.others,
+            outputs=outputs_judged_as(self.task, self.parts),
         )
-
-    def _main_outputs(self) -> list[str]:
-        """The outputs that are judged by the task."""
-        return outputs_judged_as(self.task, self.parts)
 
 
 def outputs_judged_as(task: str, parts: Sequence[OutputPart]) -> list[str]:
@@ -89,16 +89,15 @@ def guess(
     left = replace(seen, outputs=[one for one in seen.outputs if one.name not in given]) if given else seen
     detected = detection_part(left) if metric_task in ("", "detection") else None
     parts: list[OutputPart] = []
-    guesses: list[tuple[str, bool, list[Finding], list[str]]] = []
-    of_read: tuple[str, bool, list[Finding], list[str]] | None = None
+    guesses: list[Guess] = []
+    of_read: list[Guess] = []
     if detected is not None:
         clues = _detection_clues(seen, detected, metric_task)
         parts.append(detected)
-        guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
+        guesses.append(Guess("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues=clues))
     taken = given | (set(detected.outputs) if detected is not None else set())
     boxes = [part for part in (*judged_already, detected) if part is not None and part.task == "detection"]
-    read = [name for part in judged_already if part.task in tasks_judged(metric_task) for name in part.outputs]
-    reads = output or next(iter(read), None) or _first_read(seen, metric_task, taken)
+    reads = output or _first_read(seen, metric_task, taken, judged_already)
     for one in seen.outputs:
         if one.name in taken or not one.samples:
             continue
@@ -108,25 +107,24 @@ def guess(
             continue
         named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
         said = _OF_READ if one.name == reads else _OF_OTHERS
-        task, sure, clues, others = _of_output(one, seen, named, [*_beside_boxes(one, seen, boxes)], said)
-        for each in (task, *others):
-            parts += parts_for(each, one, seen)
-        guesses.append((task, sure, clues, others))
-        of_read = guesses[-1] if one.name == reads else of_read
+        own = _of_output(one, seen, named, _beside_boxes(one, seen, boxes), said)
+        for task in (own.task, *own.others):
+            parts += parts_for(task, one, seen)
+        guesses.append(own)
+        of_read += [own] if one.name == reads else []
     if not guesses:
         return Guess("regression", False, parts)
     # the metric's task is the model's; without one it is that of the first output: exporters put the main output first
-    judged = tasks_judged(metric_task)
-    first = [*([of_read] if of_read is not None else []), *guesses]
-    main = next((each for each in first if each[0] in judged), guesses[0])
-    return Guess(main[0], main[1], parts, main[2], main[3])
+    main = next((each for each in (*of_read, *guesses) if each.task in tasks_judged(metric_task)), guesses[0])
+    return replace(main, parts=parts)
 
 
-def _first_read(seen: SeenModel, metric_task: str, taken: set[str]) -> str | None:
-    """The output that the metric reads if the recipe names none: the first whose shape fits its task, else None."""
+def _first_read(seen: SeenModel, metric_task: str, taken: set[str], judged_already: Sequence[OutputPart]) -> str | None:
+    """The output that the metric reads if the recipe names none: the first that is judged by its task, or else fits."""
     tasks = tasks_judged(metric_task)
+    read = [name for part in judged_already if part.task in tasks for name in part.outputs]
     likely = (one for one in seen.outputs if one.samples and one.name not in taken and one.name not in seen.states)
-    return next((one.name for one in likely if tasks & set(fitting(one))), None)
+    return next(iter(read), None) or next((one.name for one in likely if tasks & set(fitting(one))), None)
 
 
 def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPart]) -> list[Clue]:
@@ -138,24 +136,19 @@ def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPar
     return of_values("beside boxes", 2.5) if any(one.shape[:-1] == output.shape[:-1] for one in named) else []
 
 
-def _of_output(
-    output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = (), said: float = _OF_READ
-) -> tuple[str, bool, list[Finding], list[str]]:
-    """Guess the task of one output.
+def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue], said: float) -> Guess:
+    """The guess for one output, without its parts.
 
     Args:
         seen: the model that it belongs to.
         metric_task: the task of the recipe's metric; empty if it is no clue for this output.
-        more: clues in addition to those of ``CLUES``.
+        more: clues in addition to those of ``clues_to``.
         said: the weight of the metric as a clue.
-
-    Returns:
-        The task, whether it is sure, the clues that support it, and the tasks that fit about as well.
     """
     if output.empty:
-        return "regression", False, [], []
+        return Guess("regression", False)
     found: dict[str, list[Clue]] = defaultdict(list)
-    for clue in (*_all_clues(output, seen, CLUES), *more):
+    for clue in (*clues_to(output, seen), *more):
         found[clue.task].append(clue)
     if metric_task == "classification" and metric_task not in fitting(output):
         # metrics of classification also apply to classes per position
@@ -164,7 +157,7 @@ def _of_output(
         found[metric_task] += [Clue(metric_task, "metric", said), Clue(metric_task, "shape", 1.0, "fits")]
     found = {task: clues for task, clues in found.items() if task in fitting(output)}
     if not found:
-        return "regression", False, [], []
+        return Guess("regression", False)
     weight = {task: sum(clue.weight for clue in clues) for task, clues in found.items()}
     best = max(weight.values())
     tied = sorted((task for task in weight if weight[task] > best - _LEAD), key=STRICTEST.index)
@@ -176,13 +169,7 @@ def _of_output(
         EvaluationCode.TASK_CLUE(kind=clue.kind, what=clue.what, output=output.name, value=clue.value)
         for clue in found[tied[0]]
     ]
-    return tied[0], sure, told, others
-
-
-def _all_clues(
-    output: SeenOutput, seen: SeenModel, rules: Sequence[Callable[[SeenOutput, SeenModel], list[Clue]]]
-) -> list[Clue]:
-    return [clue for rule in rules for clue in rule(output, seen)]
+    return Guess(tied[0], sure, clues=told, others=others)
 
 
 def fitting(output: SeenOutput) -> tuple[str, ...]:

@@ -251,9 +251,9 @@ def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 
 def _image(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether the output is a picture for viewing: one or three channels with values in a usual range of pixels."""
-    from toolkit.evaluation.guessing.clues import CLUES
+    from toolkit.evaluation.guessing.clues import clues_to
 
-    return any(clue.what == "pixels" for rule in CLUES for clue in rule(output, seen))
+    return any(clue.what == "pixels" for clue in clues_to(output, seen))
 
 
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
