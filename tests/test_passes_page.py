@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import pytest
 
 from tests.conftest import ROOT
+from toolkit import Context, Model, Range, Ranges, session
 
 PAGE = ROOT / "passes" / "README.md"
 
@@ -18,13 +24,55 @@ def test_every_block_runs(tmp_path, monkeypatch):
     (tmp_path / "models").symlink_to(ROOT / "models")
     monkeypatch.chdir(tmp_path)
     assert len(blocks()) >= 5
+    run_page()
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["models"]
+
+
+def run_page() -> dict[str, Any]:
+    """Run all blocks; returns what they define."""
     # a block's first line is where the page says it is, so that a failure names it
     text = PAGE.read_text(encoding="utf-8")
-    namespace: dict[str, object] = {"__name__": "page"}
+    namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks():
         line = text[: text.index(block)].count("\n")
         exec(compile("\n" * line + block, str(PAGE), "exec"), namespace)
-    assert [path.name for path in Path(tmp_path).iterdir()] == ["models"]
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return run_page()
+
+
+CLIPS = """<ir_version: 8, opset_import: ["" : 17]>
+    clips (float[N,4] x) => (float[N,4] y, float[N,4] z) <float low = {0}, float high = {6}>
+    { a = Clip(x, low, high)  y = Exp(a)  z = Clip(x, , high) }"""
+
+
+def test_its_clips_become_relus_and_others_are_declined(page):
+    model, context = Model.from_proto(onnx.parser.parse_model(CLIPS)), Context()
+    before = model.copy()
+    page["ClipToRelu"]()(model, context)
+    assert [node.op for node in model.nodes] == ["Relu", "Clip", "Exp"]
+    x = np.linspace(-9, 6, 8, dtype=np.float32).reshape(2, 4)
+    wanted, found = (session(one).run({"x": x}) for one in (before, model))
+    assert all(np.array_equal(wanted[name], found[name]) for name in ("y", "z"))
+    assert [event.node for event in context.journal.of("declined")] == [model.nodes[1].name]
+
+
+@pytest.mark.parametrize(("amax", "kept"), [(19.0, []), (21.0, ["fp16"])])
+def test_its_layer_before_a_softmax_is_kept_where_values_are_large(page, amax, kept):
+    text = (
+        CLIPS[: CLIPS.index("clips")]
+        + "g (float[N,4] x, float[4,3] w) => (float[N,3] y) { a = MatMul(x, w) y = Softmax(a) }"
+    )
+    model = Model.from_proto(onnx.parser.parse_model(text))
+    context = Context(known_ranges=Ranges({"a": Range(amax, "by hand")}))
+    page["KeepBeforeSoftmax"]()(model, context)
+    assert [str(ask.precision) for _, ask in context.plan.items()] == kept
+    assert len(list(context.journal.of("declined"))) == 1 - len(kept)
 
 
 def test_its_table_names_what_the_contract_has():
