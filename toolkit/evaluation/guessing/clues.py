@@ -63,11 +63,6 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     return found
 
 
-def series(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Clues that the output forecasts time series."""
-    return forecasts(output, seen, _called_classes(output))
-
-
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """Clues from an output with one vector per sample: class scores, an embedding, a few values, or a signal."""
     if output.discrete:
@@ -217,18 +212,15 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if len(output.shape) != 2:
         return []
     if output.discrete:
-        return [] if no_classes(output) else _integer_rows(output, seen)
+        if no_classes(output):
+            return []
+        task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
+        return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
     if is_picture(output, seen):
         return map_clues(output, seen, None)
     axis = class_axis(output)
     decisive = _decisive_rows(output, axis)
     return _scores_of_rows(output, seen, axis) if decisive is None else decisive
-
-
-def _integer_rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Clues from a class number per position, or per pixel of a picture."""
-    task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
-    return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
 
 
 def _decisive_rows(output: SeenOutput, axis: int) -> list[Clue] | None:
@@ -365,7 +357,8 @@ def _long(output: SeenOutput, axis: int) -> list[Clue]:
 
 def clues_to(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """All clues to the task of an output."""
-    return [clue for rule in (names, vectors, rows, pictures, series) for clue in rule(output, seen)]
+    found = [clue for rule in (names, vectors, rows, pictures) for clue in rule(output, seen)]
+    return [*found, *forecasts(output, seen, _called_classes(output))]
 
 
 def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
