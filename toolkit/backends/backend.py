@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pydantic
 
 from toolkit.backends.layers.layer import Build
+from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
@@ -156,7 +157,7 @@ class Backend(Protocol):
 
     def parallel_build_memory(self) -> int:
         """Bytes of GPU memory for building engines in parallel; 0 if that is not possible."""
-        ...
+        return 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
         """Measure the latency of several engines in turns.
@@ -169,7 +170,7 @@ class Backend(Protocol):
         Raises:
             BackendError: an engine cannot be opened, or this machine cannot measure.
         """
-        ...
+        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
 
     def max_opset(self) -> int:
         """The newest ONNX operator set that it supports."""
@@ -177,7 +178,7 @@ class Backend(Protocol):
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
         """Operators that its parser accepts but that it cannot build in a 16-bit float type: they stay in FP32."""
-        ...
+        return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Have the backend's parser read an ONNX file; nothing is built.

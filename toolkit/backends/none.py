@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.backend import Backend, EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.layers.layer import Build
-from toolkit.base.errors import BackendError
-from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
-from toolkit.contract.bench import TurnsFound
 
 
-class NoBackend:
+class NoBackend(Backend):
     """Builds no engine; the lowered ONNX model is the result."""
 
     name = "none"
@@ -32,25 +28,9 @@ class NoBackend:
         """Why nothing can be measured: there is no engine."""
         return "no backend here builds an engine"
 
-    def parallel_build_memory(self) -> int:
-        """0, since no engine is built."""
-        return 0
-
-    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Not supported: nothing can be measured.
-
-        Raises:
-            BackendError: always.
-        """
-        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the tensorrt backend")
-
     def max_opset(self) -> int:
         """The newest opset that qtool supports."""
         return 23
-
-    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """Empty, since nothing is built."""
-        return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Do nothing: there is no parser."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.backend import Backend, EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.layers.network import network_layers
@@ -20,7 +20,6 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
-from toolkit.contract.bench import TurnsFound
 from toolkit.contract.findings import Finding
 
 DEFAULT_CAPABILITY = "8.9"
@@ -33,7 +32,7 @@ _BFLOAT16_DECONVOLUTIONS_FAIL = (1, 7)
 """The newest release observed to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
 
 
-class RtxBackend:
+class RtxBackend(Backend):
     """Builds with TensorRT-RTX through Polygraphy.
 
     Its layers are known from the typed network definition; for those with weights, the compiled program in the engine
@@ -86,18 +85,6 @@ class RtxBackend:
     def cannot_measure(self) -> str:
         """Why nothing can be measured: TensorRT-RTX engines are only built, not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
-
-    def parallel_build_memory(self) -> int:
-        """0, since its engines are built in seconds."""
-        return 0
-
-    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
-        """Not supported: nothing can be measured.
-
-        Raises:
-            BackendError: always.
-        """
-        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
 
     def max_opset(self) -> int:
         """The newest opset: its parser supports all that qtool supports."""

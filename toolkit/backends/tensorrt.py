@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.backend import Backend, EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.execution.measure import cuda_runtime
 from toolkit.backends.layers.inspector import read_layers
 from toolkit.backends.layers.layer import Build
@@ -18,7 +18,6 @@ from toolkit.backends.processes.turns import measure_turns
 from toolkit.base.errors import BackendError
 from toolkit.base.files import writing
 from toolkit.base.gpu import find_gpu
-from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
@@ -30,7 +29,7 @@ from toolkit.contract.roles import Role
 _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
 
 
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """Builds with TensorRT through Polygraphy, then queries the engine inspector for what every layer runs in.
 
     Args:
@@ -101,10 +100,6 @@ class TensorRTBackend:
         """The newest opset that its parser supports."""
         mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
         return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
-
-    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """Empty: no such operators are known."""
-        return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Parse the model; see ``Backend.parse``."""

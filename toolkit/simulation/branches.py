@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -59,8 +60,7 @@ class Branch:
         """
         made: dict[str, str] = {}
         for position, node in enumerate(self._members):
-            twin = onnx.NodeProto()
-            twin.CopyFrom(node)
+            twin = deepcopy(node)
             for index, tensor in enumerate(node.input):
                 if position == 0 and index in replaced:
                     twin.input[index] = replaced[index]
@@ -90,8 +90,7 @@ class Branch:
     def _constant(self, base: str, values: onnx.TensorProto) -> str:
         """Add this branch's own copy of a constant; returns its name."""
         name = self.name(base)
-        copy = onnx.TensorProto()
-        copy.CopyFrom(values)
+        copy = deepcopy(values)
         copy.name = name
         self.constants[name] = copy
         return name

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from toolkit.simulation.loaded import Pieces
+from toolkit.simulation.cut import Cutter
 from toolkit.simulation.piece_builder import FIXED, FLOAT, SWITCHED, OwnState, StageKind
 from toolkit.simulation.switches import Config
 
@@ -18,7 +18,7 @@ _FINE, _FOR_FINE = 16, 0.25
 """One in 16 batches gets finer cuts, in this share of the memory."""
 
 
-def signatures_of(pieces: Pieces, config: Config) -> StateKey:
+def signatures_of(pieces: Cutter, config: Config) -> StateKey:
     """By stage, the active switches and scales of a state; equal beginnings mean equal tensors up to there."""
     found = []
     for stage in pieces.stages:
@@ -28,7 +28,7 @@ def signatures_of(pieces: Pieces, config: Config) -> StateKey:
     return tuple(found)
 
 
-def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
+def needed_later(pieces: Cutter, outputs: Sequence[str]) -> list[set[str]]:
     """By stage, the tensors that later stages read or the model outputs."""
     needed, later = [set(outputs)], set(outputs)
     for reads in reversed(pieces.reads[1:]):

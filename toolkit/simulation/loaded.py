@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.sessions.ort_session import Arena
 from toolkit.graph.sessions.session import Session, session
-from toolkit.simulation.cut import Piece
+from toolkit.simulation.cut import Cutter, Piece
 from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind, is_whole_state
 from toolkit.simulation.switches import Config
 
@@ -27,25 +26,7 @@ _COPIES = 3
 """Memory of a session in multiples of its model: the weights, packed weights, and while loading the message."""
 
 
-class Pieces(Protocol):
-    """The stages of a model, and any consecutive ones as a separate model; implemented by ``Cutter``."""
-
-    stages: list[dict[str, tuple[str, ...]]]
-    reads: list[set[str]]
-    weight_bytes: int
-    shares: bool
-    input_elements: int
-
-    def piece(self, first: int, kinds: Sequence[StageKind]) -> Piece:
-        """The model of consecutive stages from number ``first`` on, one for each of ``kinds``."""
-        ...
-
-    def cost(self, stage: int, config: Config) -> tuple[float, float]:
-        """The cost of a stage in a state, in multiply-accumulates, per sample of opt shapes and per run."""
-        ...
-
-
-def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: float, batches: int) -> float:
+def cost_of(pieces: Cutter, stages: Iterable[int], config: Config, elements: float, batches: int) -> float:
     """The cost of stages in a state by the graph's arithmetic, in multiply-accumulates.
 
     Args:
@@ -62,11 +43,11 @@ class LoadedPieces:
     """The sessions of pieces, within a memory limit.
 
     Args:
-        pieces: the stages of the model; a ``Cutter``.
+        pieces: the stages of the model.
         memory: the most bytes of sessions, including mapped weights; the session in use always stays.
     """
 
-    def __init__(self, pieces: Pieces, memory: int) -> None:
+    def __init__(self, pieces: Cutter, memory: int) -> None:
         self._pieces, self._memory = pieces, memory
         self._owner = loaded.join(self)
 

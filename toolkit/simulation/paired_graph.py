@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
@@ -236,7 +237,6 @@ def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
     value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
     if node.op_type != "Constant" or value is None:
         return None
-    constant = onnx.TensorProto()
-    constant.CopyFrom(value)
+    constant = deepcopy(value)
     constant.name = node.output[0]
     return constant

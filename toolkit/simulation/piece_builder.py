@@ -8,6 +8,7 @@ float in the other. onnxruntime prepacks the weights of both, so either branch i
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import onnx
@@ -97,8 +98,7 @@ class PieceBuilder:
 
     def _plain(self, segment: Segment, on: Collection[str]) -> None:
         """Append a segment with the pairs of the switches in ``on``."""
-        first = onnx.NodeProto()
-        first.CopyFrom(segment.nodes[0])
+        first = deepcopy(segment.nodes[0])
         quantized = segment.layer in on
         for index, tensor in enumerate(first.input):
             pair = self.graph.pair_of.get((first.name, index))
@@ -113,12 +113,10 @@ class PieceBuilder:
         indices = [i for i in range(len(node.input)) if (node.name, i) in self.graph.biases]
         if not indices:
             return node
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
+        twin = deepcopy(node)
         for index in indices:
             twin.input[index] = name = f"qtool {node.name} {index} bias"
-            self.constants[name] = onnx.TensorProto()
-            self.constants[name].CopyFrom(self.graph.biases[node.name, index])
+            self.constants[name] = deepcopy(self.graph.biases[node.name, index])
             self.constants[name].name = name
         return twin
 
@@ -154,8 +152,7 @@ class PieceBuilder:
             nodes, zero = self.graph.pair(source, self._scale(tensor), words.__getitem__)
             self.constants[zero.name] = zero
             if pad is not None:
-                twin = onnx.NodeProto()
-                twin.CopyFrom(pad)
+                twin = deepcopy(pad)
                 twin.name = twin.output[0] = words["padded"]
                 twin.input[0] = nodes[-1].output[0]
                 nodes.append(twin)
@@ -184,8 +181,7 @@ class PieceBuilder:
     def _other(self, node: onnx.NodeProto) -> None:
         indices = self.graph.uses.get(node.name, [])
         if indices:
-            twin = onnx.NodeProto()
-            twin.CopyFrom(node)
+            twin = deepcopy(node)
             for index in indices:
                 twin.input[index] = self._input(node, index)
             node = twin

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
+from toolkit.simulation.cut import Cutter
 from toolkit.simulation.cuts import KeptCuts, signatures_of
-from toolkit.simulation.loaded import Pieces, cost_of
+from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.switches import Config
 
 
-def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequence[int], part: Sequence[int]) -> float:
+def cost_on(pieces: Cutter, stages: Iterable[int], config: Config, sizes: Sequence[int], part: Sequence[int]) -> float:
     """The cost of stages in a state on some batches, in multiply-accumulates.
 
     Args:
@@ -21,7 +22,7 @@ def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequen
 
 
 def cost_after_cuts(
-    pieces: Pieces, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
+    pieces: Cutter, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
     kept: Container[int],
 ) -> float:  # fmt: skip
     """The cost in multiply-accumulates of a state on some batches, run from the last cut where an equal state is kept.

@@ -17,6 +17,7 @@ from toolkit.data.dataset import Batch
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome
 from toolkit.simulation.compared import ComparedOutputs, KnownOutputs, MetricMaker
+from toolkit.simulation.cut import Cutter
 from toolkit.simulation.cuts import (
     KeptCuts,
     StateKey,
@@ -24,7 +25,7 @@ from toolkit.simulation.cuts import (
     needed_later,
     signatures_of,
 )
-from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece
+from toolkit.simulation.loaded import LoadedPieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
 from toolkit.simulation.prices import cost_after_cuts, cost_on
 from toolkit.simulation.state_run import BatchRequest, BatchRun, StateRun, Tensors, in_rounds
@@ -48,7 +49,7 @@ class Runner:
     that of processes.
 
     Args:
-        pieces: the stages of the model; a ``Cutter``.
+        pieces: the stages of the model.
         base: the state with every group quantized.
         feeds: the samples.
         outputs: the model's outputs, in order.
@@ -73,7 +74,7 @@ class Runner:
 
     def __init__(
         self,
-        pieces: Pieces,
+        pieces: Cutter,
         base: Config,
         feeds: Sequence[Batch],
         outputs: Sequence[str],
@@ -167,7 +168,7 @@ class Runner:
         """The cost of the float model on all batches, in multiply-accumulates."""
         return max(cost_on(self._pieces, range(self._count), Config(), self._sizes, self.order), 1.0)
 
-    def rebased(self, pieces: Pieces, base: Config) -> Runner:
+    def rebased(self, pieces: Cutter, base: Config) -> Runner:
         """A runner with the same samples and float outputs for another base state."""
         twin = copy.copy(self)
         twin.workers, twin._begun = None, {}

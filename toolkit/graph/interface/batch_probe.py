@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -305,8 +306,7 @@ class _BlameSearch:
 
     def _runs(self, count: int) -> bool:
         """Whether the first ``count`` nodes can compute the batch."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.prepared.proto)
+        proto = deepcopy(self.prepared.proto)
         keep_first_nodes(proto.graph, count)
         try:
             self._loaded(proto, None).run(self.joined)
@@ -315,15 +315,13 @@ class _BlameSearch:
         return True
 
     def _loaded(self, proto: onnx.ModelProto, outputs: Sequence[str] | None) -> Session:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
+        copy = deepcopy(proto)
         source = LightModel(copy, dict(self.prepared.weights), self.prepared.where)
         return session(source, outputs, optimise=False)
 
     def _values(self, names: Sequence[str], last: int) -> Iterator[tuple[str, list[Array], Array]]:
         """Outputs of the nodes up to ``last``, of each sample on its own and of the batch."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.prepared.proto)
+        proto = deepcopy(self.prepared.proto)
         del proto.graph.node[last + 1 :]
         del proto.graph.output[:]
         for start in range(0, len(names), _AT_ONCE):

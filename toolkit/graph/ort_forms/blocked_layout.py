@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 
 import onnx
 
@@ -155,8 +156,7 @@ def _twin(node: onnx.NodeProto, names: Mapping[str, str], output: str) -> onnx.N
     """A copy of a node with renamed inputs and a new name for its first output."""
     if output == node.output[0] and names.keys().isdisjoint(node.input):
         return node
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
+    twin = deepcopy(node)
     twin.output[0] = output
     for index, name in enumerate(twin.input):
         twin.input[index] = names.get(name, name)

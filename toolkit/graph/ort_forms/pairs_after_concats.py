@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from copy import deepcopy
 from itertools import chain
 
 import onnx
@@ -135,8 +136,7 @@ class _Moved:
         if name not in self._keys:
             tensor, key = self._stored.get(name), None
             if tensor is not None and all(size == 1 for size in tensor.dims) and len(tensor.dims) < 2:
-                copy = onnx.TensorProto()
-                copy.CopyFrom(tensor)
+                copy = deepcopy(tensor)
                 copy.ClearField("name")
                 key = copy.SerializeToString(deterministic=True)
             self._keys[name] = key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 
 import onnx
 import onnx.inliner
@@ -78,8 +79,7 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     Raises:
         ModelError: a function cannot be inlined; the message names it.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = deepcopy(proto)
     versions = {entry.domain: entry.version for entry in copy.opset_import}
     for function in copy.functions:
         other = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,8 +79,7 @@ class LightModel:
 
     def copy(self) -> LightModel:
         """The same model with its own message; the weight arrays are shared."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
+        proto = deepcopy(self.proto)
         return LightModel(proto, dict(self.weights), self.where)
 
     def whole(self) -> onnx.ModelProto:

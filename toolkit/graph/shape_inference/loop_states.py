@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 
 import onnx
 
@@ -54,8 +55,7 @@ def _assumed(
     states, trial = dict[_Key, _Shape](), model
     for _ in range(_ROUNDS):
         # the states of one Loop may be the initial states of another, inside it or after it
-        trial = onnx.ModelProto()
-        trial.CopyFrom(model)
+        trial = deepcopy(model)
         more = _assume(trial.graph, found.graph, {}, refused, {**states, **known})
         if more == states:
             break

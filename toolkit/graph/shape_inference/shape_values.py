@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,7 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
     values, found = _known_values(model, inferred)
     if not found:
         return None
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = deepcopy(model)
     del out.graph.node[:]
     out.graph.node.extend(node for node in model.graph.node if not any(name in found for name in node.output))
     held = {tensor.name for tensor in out.graph.initializer}

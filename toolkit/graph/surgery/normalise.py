@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import onnx
 from onnx import TensorProto
@@ -52,7 +53,7 @@ def normalise(
     """
     version = _readable_opset(proto, where)
     changed = {"functions": len(proto.functions)}
-    proto = inlined(proto, where) if proto.functions else _copy(proto)
+    proto = inlined(proto, where) if proto.functions else deepcopy(proto)
     if not opset_of(proto):
         changed["opset"] = 1
         proto.opset_import.add(domain="", version=version)
@@ -93,12 +94,6 @@ def _readable_opset(proto: onnx.ModelProto, where: str) -> int:
             remedy="pip install -U onnx, or export the model at an older opset",
         )
     return version
-
-
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return copy
 
 
 def _drop_inputs_with_values(graph: onnx.GraphProto) -> int:
@@ -159,7 +154,7 @@ def _type_outputs(proto: onnx.ModelProto, where: str) -> None:
     untyped = [value for value in proto.graph.output if not _is_typed(value)]
     if not untyped:
         return
-    bare = _copy(proto)
+    bare = deepcopy(proto)
     let_inference_through(bare.graph)
     found = {v.name: v for v in onnx.shape_inference.infer_shapes(bare).graph.output}
     for value in untyped:
