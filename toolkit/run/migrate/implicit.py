@@ -171,49 +171,21 @@ class BackToImplicit:
             yield f"--{end}Shapes={','.join(parts)}"
 
     def _recipe(self, target: Path, model: Path, ranges: Path) -> Sequence[str]:
-        profiles = profile_tables(self.profiles) or profile_lines(shapes_to_join(self.model), {})
-        if not self.fit.ranges.tensors:
-            head = [
-                "# Float16: no Q/DQ pair has an implicit form.",
-                "",
-                "[model]",
-                f"path = {relative(model, target)}",
-                "",
-            ]
-            return [
-                *head,
-                *profiles,
-                "[engine]",
-                'backend = "tensorrt"',
-                f'rest = "{self.rest}"',
-            ]
-        kept: list[str] = []
-        for kind in dict.fromkeys(self.floats.values()):
-            nodes = ", ".join(_quoted(name) for name, own in self.floats.items() if own == kind)
-            kept += ["", "[[pass]]", f'use = "{pass_name(Role.KEEP)}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
-        return [
-            "# Implicit quantization by ranges, for TensorRT 8.6 to 10.",
-            "",
-            "[model]",
-            f"path = {relative(model, target)}",
-            "",
-            *profiles,
-            "[calibration]",
-            f"ranges = {relative(ranges, target)}",
-            *kept,
-            "",
-            "[[pass]]",
-            f'use = "{pass_name(Role.QUANTIZE)}"',
-            "",
-            "[engine]",
-            'backend = "tensorrt"',
-            'quantization = "implicit"',
-            f'rest = "{self.rest}"',
-        ]
-
-
-def _quoted(name: str) -> str:
-    return toml_string(literal_glob(name))
+        implicit = bool(self.fit.ranges.tensors)
+        about = "Implicit quantization by ranges, for TensorRT 8.6 to 10." if implicit else (
+            "Float16: no Q/DQ pair has an implicit form."
+        )  # fmt: skip
+        lines = [f"# {about}", "", "[model]", f"path = {relative(model, target)}", ""]
+        lines += profile_tables(self.profiles) or profile_lines(shapes_to_join(self.model), {})
+        if implicit:
+            lines += ["[calibration]", f"ranges = {relative(ranges, target)}"]
+            for kind in dict.fromkeys(self.floats.values()):
+                nodes = ", ".join(toml_string(literal_glob(name)) for name, own in self.floats.items() if own == kind)
+                keep = pass_name(Role.KEEP)
+                lines += ["", "[[pass]]", f'use = "{keep}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
+            lines += ["", "[[pass]]", f'use = "{pass_name(Role.QUANTIZE)}"', ""]
+        lines += ["[engine]", 'backend = "tensorrt"', *(['quantization = "implicit"'] if implicit else [])]
+        return [*lines, f'rest = "{self.rest}"']
 
 
 def _turn(name: str, pair: ExistingPair) -> TensorTurn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from toolkit.run.migrate.implicit import (
 )
 from toolkit.run.migrate.orders.entries import Settled
 from toolkit.run.migrate.orders.order import Order, OrderOutcome
-from toolkit.run.migrate.orders.settle import lost_orders, settle, value_named
+from toolkit.run.migrate.orders.settle import settle, value_named
 from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
@@ -224,7 +225,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     source.orders[:] = _completed(source, asked)
     model_path = _model_path(source, asked)
     model = load_source(model_path)
-    refuse_integer_operators(_ops(model), str(model_path))
+    refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
     if source.kind == "model" and not pair_count(model) and asked.cache is None and asked.data is None:
         raise QtoolError(
             "the model has no Q/DQ pairs, and no ranges are given with it",
@@ -260,9 +261,10 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         found.lacks, found.exit_status = model_path, 1
     else:
         _make(found, folder, model, given, fit, quantizes, paired)
-    fates = [fate for _, _, fate in {(one.order.line, one.order.said, one.fate) for one in lost_orders(found.turns)}]
-    if fates:
-        found.said.append(MigrateCode.SUMMARY(lost=fates.count("lost"), look=fates.count("look")))
+    # several instructions of one call count once
+    fates = Counter(fate for _, _, fate in {(turn.order.line, turn.order.said, turn.fate) for turn in found.turns})
+    if fates["lost"] or fates["look"]:
+        found.said.append(MigrateCode.SUMMARY(lost=fates["lost"], look=fates["look"]))
     write_json(folder / _RECORD, found.to_json())
     return found
 
@@ -309,13 +311,6 @@ def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
         engine = f", but the engine {built}" if (built := value_named(source.orders, Term.ENGINE_IN)) else ""
         raise QtoolError(f"{source.name} names no model{engine}", remedy="give the ONNX model with --model")
     return source.find(named, "the model", "--model")
-
-
-def _ops(model: Model) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for node, _ in model.walk():
-        found[node.op] = found.get(node.op, 0) + 1
-    return found
 
 
 def _data(source: MigrationSource, settled: Settled) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,7 +192,4 @@ def scales_of(model: Model) -> Iterator[tuple[str, float]]:
 
 def counts(turns: Sequence[TensorTurn]) -> dict[str, int]:
     """How many tensors have each outcome, by code."""
-    found: dict[str, int] = {}
-    for turn in turns:
-        found[str(turn.why.code)] = found.get(str(turn.why.code), 0) + 1
-    return found
+    return Counter(str(turn.why.code) for turn in turns)

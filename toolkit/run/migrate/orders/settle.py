@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import BaseCode, Finding
@@ -159,8 +159,3 @@ class _Settler:
 def _lost(order: Order) -> bool:
     """Whether an instruction was not understood; one under an unknown condition is kept."""
     return order.term is None or (order.why is not None and order.why.code is not MigrateCode.ONLY_WHERE)
-
-
-def lost_orders(turns: Sequence[OrderOutcome]) -> Iterator[OrderOutcome]:
-    """Instructions without an equivalent in the recipe that affect the engine."""
-    yield from (turn for turn in turns if turn.fate in ("lost", "look"))

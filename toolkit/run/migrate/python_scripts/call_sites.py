@@ -36,19 +36,14 @@ class CallSites(ast.NodeVisitor):
             found = [*tests, *found]
         return found
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+    def visit_FunctionDef(self, node: Function) -> None:
         """Visit a function's body, which runs when it is called."""
-        self._body(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        """Visit an async function's body, which runs when it is called."""
-        self._body(node)
-
-    def _body(self, node: Function) -> None:
         outer = self._inside, self._tests
         self._inside, self._tests = node, []
         self.generic_visit(node)
         self._inside, self._tests = outer
+
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_If(self, node: ast.If) -> None:
         """Visit both branches, each under its condition."""
