@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,40 +35,74 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
 
 
+@dataclass(frozen=True)
+class BoxLayout:
+    """Where a detector's outputs hold boxes, scores and classes, and in which form.
+
+    Attributes:
+        layout: ``joint``: one output whose ``axis`` holds 4 box values, the objectness if there is one, then class
+            scores; ``apart``: boxes, scores, and class numbers if the scores have no axis of classes; ``rows``: one
+            output of rows after suppression: box, score, class; ``chosen``: boxes after suppression without scores,
+            which all count as 1, and another output; ``indices``: indices of boxes that the model does not return, each
+            treated as a distinct box.
+        format: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
+        axis: the axis of scores, or of boxes and scores, counted from the end.
+        box_axis: the axis of a box's four numbers, counted from the end.
+        objectness: whether the first score of a joint output is the objectness.
+        columns: of ``rows``, those of box, score and class; of ``indices``, those of class and index, or of the index.
+        chosen: what the other output of chosen boxes holds: ``classes``, ``places`` among all boxes,
+            NonMaxSuppression's ``rows`` that index boxes, or ``rows beside`` the boxes.
+        activation: ``sigmoid`` or ``softmax`` if scores are logits, else empty.
+        background: the class of no object; None if there is none.
+        selected: whether the last output is NonMaxSuppression's for boxes and scores: rows of sample, class and box
+            index for the whole batch.
+        size: height and width of the grid's input in pixels.
+        strides: pixels per cell of the grid, the finest first.
+    """
+
+    layout: Literal["joint", "apart", "rows", "chosen", "indices"]
+    format: Literal["xyxy", "cxcywh", "grid"] = "xyxy"
+    axis: int = -1
+    box_axis: int = -1
+    objectness: bool = False
+    columns: Sequence[int] = ()
+    chosen: Literal["", "classes", "places", "rows", "rows beside"] = ""
+    activation: Literal["", "sigmoid", "softmax"] = ""
+    background: int | None = None
+    selected: bool = False
+    size: Sequence[int] = ()
+    strides: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> BoxLayout:
+        """The layout in the settings of an output's part, which also hold settings of other kinds."""
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in names})
+
+
 def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:
     """Each sample's detections with a score of at least ``least``.
 
     Args:
         values: the part's outputs, each [batch, ...].
-        settings: ``layout``: ``joint`` (one output whose ``axis`` holds 4 box values, the objectness if ``objectness``
-            is set, then class scores), ``apart`` (boxes, scores, and class numbers if the scores have no axis of
-            classes), ``rows`` (one output of rows after suppression: box, score, class), ``chosen`` (boxes after
-            suppression without scores, which all count as 1, and another output, given by ``chosen``: ``classes``,
-            ``places`` among all boxes, NonMaxSuppression's ``rows`` that index boxes, or ``rows beside`` the boxes) or
-            ``indices`` (indices of boxes that the model does not return, each treated as a distinct box; ``columns``
-            are those of class and index, or of the index only).
-            ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
-            ``activation``: ``sigmoid`` or ``softmax`` if scores are logits. ``background``: the class of no object.
-            ``selected``: whether the last output is NonMaxSuppression's for boxes and scores: rows of sample, class and
-            box index for the whole batch. ``ranked``: whether rows are ranked by score, or the outputs for which they
-            are.
-        least: the least score.
+        settings: the part's settings, see ``BoxLayout``.
     """
-    if settings["layout"] == "rows":
-        return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
-    if settings["layout"] == "chosen":
-        return _chosen(values, settings)
-    if settings["layout"] == "indices":
-        return [_named_boxes(rows) for rows in _numbers_of(values[0], settings["columns"])]
-    if settings.get("selected"):
-        boxes, scores, _ = _apart(values[:2], settings)
+    form = BoxLayout.of(settings)
+    if form.layout == "rows":
+        return [_row_detections(rows, least) for rows in _rows(values[0], form)]
+    if form.layout == "chosen":
+        return _chosen(values, form)
+    if form.layout == "indices":
+        return [_named_boxes(rows) for rows in _numbers_of(values[0], form.columns)]
+    if form.selected:
+        boxes, scores, _ = _apart(values[:2], form)
         chosen = np.asarray(values[2]).reshape(-1, 3).astype(np.int64)
         return [_selected(boxes[i], scores[i], chosen[chosen[:, 0] == i], least) for i in range(len(boxes))]
-    boxes, scores, classes = _apart(values, settings)
+    boxes, scores, classes = _apart(values, form)
     found = []
     for number in range(len(boxes)):
         named = classes[number] if classes is not None else None
-        found.append(_suppressed(boxes[number], scores[number], named, settings, least))
+        found.append(_suppressed(boxes[number], scores[number], named, form, least))
     return found
 
 
@@ -79,18 +113,19 @@ def row_boxes(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[lis
         values: the part's outputs, each [batch, ...].
         settings: as for ``detections``.
     """
-    if settings["layout"] == "rows":
-        rows = _rows(values[0], settings)
+    form = BoxLayout.of(settings)
+    if form.layout == "rows":
+        rows = _rows(values[0], form)
         classes = rows[..., 5] if rows.shape[-1] > 5 else np.zeros(rows.shape[:2])
         boxes = rows[..., :4]
-    elif settings["layout"] == "chosen":
-        boxes, classes = _boxes_of(values, settings), np.asarray(values[1])
-        of_rows = settings["chosen"].startswith("rows")
+    elif form.layout == "chosen":
+        boxes, classes = _boxes_of(values, form), np.asarray(values[1])
+        of_rows = form.chosen.startswith("rows")
         classes = classes.reshape(*boxes.shape[:2], 3 if of_rows else 1)[..., 1 if of_rows else 0]
-        classes = np.zeros(boxes.shape[:2]) if settings["chosen"] == "places" else classes
+        classes = np.zeros(boxes.shape[:2]) if form.chosen == "places" else classes
     else:
-        boxes, scores, named = _apart(values, settings)
-        classes = named if named is not None else _without_background(scores, settings).argmax(axis=-1)
+        boxes, scores, named = _apart(values, form)
+        classes = named if named is not None else _without_background(scores, form).argmax(axis=-1)
     usable = np.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
     numbers = np.nan_to_num(np.asarray(classes, np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
     return list(usable), list(np.rint(numbers).astype(np.int64))
@@ -98,10 +133,11 @@ def row_boxes(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[lis
 
 def best_scores(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
     """The best class's score of every anchor or row, float64 [batch, anchors]."""
-    if settings["layout"] == "rows":
-        return _rows(values[0], settings)[..., 4]
-    _, scores, _ = _apart(values[:2] if settings.get("selected") else values, settings)
-    return np.asarray(_without_background(scores, settings).max(axis=-1))
+    form = BoxLayout.of(settings)
+    if form.layout == "rows":
+        return _rows(values[0], form)[..., 4]
+    _, scores, _ = _apart(values[:2] if form.selected else values, form)
+    return np.asarray(_without_background(scores, form).max(axis=-1))
 
 
 def otsu(values: Array) -> float:
@@ -151,14 +187,13 @@ def matched(found: Detections, among: Detections) -> int:
     return count
 
 
-def corners(boxes: Array, settings: Mapping[str, Any]) -> Array:
+def corners(boxes: Array, form: BoxLayout) -> Array:
     """Boxes as x1, y1, x2, y2, float64 [..., anchors, 4]."""
-    form = settings.get("format", "xyxy")
-    if form == "xyxy":
+    if form.format == "xyxy":
         return boxes
     centre, size = boxes[..., :2], boxes[..., 2:]
-    if form == "grid":
-        cells, strides = grid(settings["size"], settings["strides"])
+    if form.format == "grid":
+        cells, strides = grid(form.size, form.strides)
         centre, size = (centre + cells) * strides, np.exp(np.clip(size, -20, 20)) * strides
     return np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
 
@@ -178,53 +213,49 @@ def grid(size: Sequence[int], strides: Sequence[int]) -> tuple[Array, Array]:
     return np.concatenate(cells).astype(np.float64), np.concatenate(steps)
 
 
-def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array, Array, Array | None]:
+def _apart(values: Sequence[Array], form: BoxLayout) -> tuple[Array, Array, Array | None]:
     """Boxes [batch, anchors, 4], scores [batch, anchors, classes], and class numbers if the model returns them."""
     first = np.asarray(values[0], np.float64)
-    if settings["layout"] == "joint":
-        rows = np.moveaxis(first, int(settings["axis"]), -1)
+    if form.layout == "joint":
+        rows = np.moveaxis(first, form.axis, -1)
         rows = rows.reshape(len(rows), -1, rows.shape[-1])
         boxes, scores = rows[..., :4], rows[..., 4:]
-        if settings.get("objectness"):
+        if form.objectness:
             scores = scores[..., :1] * scores[..., 1:] if scores.shape[-1] > 1 else scores
-        return corners(boxes, settings), _activated(scores, settings), None
-    boxes = np.moveaxis(first, int(settings.get("box_axis", -1)), -1)
+        return corners(boxes, form), _activated(scores, form), None
+    boxes = np.moveaxis(first, form.box_axis, -1)
     boxes = boxes.reshape(len(boxes), -1, 4)
     scores = np.asarray(values[1], np.float64)
     if len(values) > 2:
-        return (corners(boxes, settings), _activated(scores.reshape(len(scores), -1, 1), settings),
+        return (corners(boxes, form), _activated(scores.reshape(len(scores), -1, 1), form),
                 np.rint(np.asarray(values[2], np.float64)).astype(np.int64).reshape(len(scores), -1))  # fmt: skip
     if scores.ndim == 2:
         scores = scores[..., None]
-    scores = np.moveaxis(scores, int(settings.get("axis", -1)), -1)
+    scores = np.moveaxis(scores, form.axis, -1)
     # without boxes numpy cannot infer the number of scores per box
     each = -1 if scores.size else scores.shape[-1]
-    return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], each), settings), None
+    return corners(boxes, form), _activated(scores.reshape(len(scores), boxes.shape[1], each), form), None
 
 
-def _activated(scores: Array, settings: Mapping[str, Any]) -> Array:
-    how = settings.get("activation")
-    if how == "sigmoid":
+def _activated(scores: Array, form: BoxLayout) -> Array:
+    if form.activation == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-np.clip(scores, -60, 60))))
-    if how == "softmax":
+    if form.activation == "softmax":
         return softmax(scores)
     return scores
 
 
-def _without_background(scores: Array, settings: Mapping[str, Any]) -> Array:
-    background = settings.get("background")
-    if background is None:
+def _without_background(scores: Array, form: BoxLayout) -> Array:
+    if form.background is None:
         return scores
     kept = scores.copy()
-    kept[..., int(background)] = -np.inf
+    kept[..., form.background] = -np.inf
     return kept
 
 
-def _suppressed(
-    boxes: Array, scores: Array, named: Array | None, settings: Mapping[str, Any], least: float
-) -> Detections:
+def _suppressed(boxes: Array, scores: Array, named: Array | None, form: BoxLayout, least: float) -> Detections:
     """One sample's detections after non-maximum suppression per class."""
-    scores = _without_background(scores, settings)
+    scores = _without_background(scores, form)
     scores = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), np.nan_to_num(scores, nan=-np.inf), -np.inf)
     anchors, classes = np.nonzero(scores >= least)
     values = scores[anchors, classes]
@@ -247,11 +278,11 @@ def _suppressed(
     return Detections(boxes[anchors[kept]], values[kept], classes[kept])
 
 
-def _rows(value: Array, settings: Mapping[str, Any]) -> Array:
+def _rows(value: Array, form: BoxLayout) -> Array:
     """Rows after suppression as box, score and class, float64 [batch, rows, 6]; ``columns``: where these six are."""
     rows = np.asarray(value, np.float64)
     rows = rows.reshape(len(rows), -1, rows.shape[-1])
-    return rows[..., list(settings["columns"])] if "columns" in settings else rows
+    return rows[..., list(form.columns)] if form.columns else rows
 
 
 def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detections:
@@ -262,10 +293,10 @@ def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detecti
     return Detections(boxes[rows[:, 2]], scores[rows[:, 2], rows[:, 1]], rows[:, 1])
 
 
-def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detections]:
+def _chosen(values: Sequence[Array], form: BoxLayout) -> list[Detections]:
     """Each sample's boxes as selected by the model, without scores."""
-    boxes = _boxes_of(values, settings)
-    numbers, how = np.asarray(values[1]).astype(np.int64), settings["chosen"]
+    boxes = _boxes_of(values, form)
+    numbers, how = np.asarray(values[1]).astype(np.int64), form.chosen
     found = []
     for place, own in enumerate(boxes):
         if how.startswith("rows"):
@@ -282,10 +313,10 @@ def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detect
     return found
 
 
-def _boxes_of(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
+def _boxes_of(values: Sequence[Array], form: BoxLayout) -> Array:
     """The first output as corners, float64 [batch, boxes, 4]."""
-    boxes = np.moveaxis(np.asarray(values[0], np.float64), int(settings["box_axis"]), -1)
-    return corners(boxes.reshape(len(boxes), -1, 4), settings)
+    boxes = np.moveaxis(np.asarray(values[0], np.float64), form.box_axis, -1)
+    return corners(boxes.reshape(len(boxes), -1, 4), form)
 
 
 def _numbers_of(value: Array, columns: Sequence[int]) -> list[Array]:
