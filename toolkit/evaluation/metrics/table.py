@@ -123,11 +123,7 @@ def follows_float(metric: str | None) -> bool:
 def usual_drop(
     metric: str, own: float, *, samples: int = 0, answers: int = 0, judged: int | None = None, spread: float = 0.0
 ) -> float:
-    """The default limit on a built-in metric's drop, in its unit.
-
-    For an error rate, a share of the float model's own, or one edit in each of the readings that may change by the
-    metric's ``drop``; for few readings two edits, which are chance; never more than ``drop``. For an error, a share of
-    the float model's own; if that is none, an error far below the variation of the labels.
+    """The default limit on a built-in metric's drop, in its unit: ``drop``, but for error rates and errors.
 
     Args:
         metric: the metric's name.
@@ -137,15 +133,26 @@ def usual_drop(
         judged: number of samples that the limit is for; None for ``samples``.
         spread: for an error, its value for the best constant; 0 if not known.
     """
-    info = METRICS[metric]
     if is_rate_of_errors(metric):
-        least = max(info.drop, _EDITS_BY_CHANCE / max(samples if judged is None else judged, 1))
-        return min(max(_OF_ERRORS * own, least * samples / answers), info.drop) if answers > 0 else info.drop
-    if not info.relative:
-        return info.drop
+        return _rate_drop(metric, own, samples, answers, samples if judged is None else judged)
+    return _error_drop(metric, own, spread) if METRICS[metric].relative else METRICS[metric].drop
+
+
+def _rate_drop(metric: str, own: float, samples: int, answers: int, judged: int) -> float:
+    """The limit on an error rate: a share of the float model's own, or the edits that are chance, at most ``drop``.
+
+    These are one edit in each of the readings that may change by ``drop``, and two in all for few readings.
+    """
+    drop = METRICS[metric].drop
+    least = max(drop, _EDITS_BY_CHANCE / max(judged, 1))
+    return min(max(_OF_ERRORS * own, least * samples / answers), drop) if answers > 0 else drop
+
+
+def _error_drop(metric: str, own: float, spread: float) -> float:
+    """The limit on an error: a share of the float model's own; if that is none, far below the labels' variation."""
     none = _NO_ERROR.get(metric, 0.0) * spread
     beside = _SPREAD.get(metric, 0.0) * spread * (min((none / own) ** 2, 1.0) if own else 1.0)
-    return max(info.drop * abs(own), beside)
+    return max(METRICS[metric].drop * abs(own), beside)
 
 
 def has_error(metric: str, own: float, spread: float) -> bool:
