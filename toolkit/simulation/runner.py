@@ -18,13 +18,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome
 from toolkit.simulation.compared import ComparedOutputs, KnownOutputs, MetricMaker
 from toolkit.simulation.cut import Cutter
-from toolkit.simulation.cuts import (
-    KeptCuts,
-    StateKey,
-    joined_kinds,
-    needed_later,
-    signatures_of,
-)
+from toolkit.simulation.cuts import KeptCuts, StateKey, joined_kinds, needed_later, signatures_of
 from toolkit.simulation.loaded import LoadedPieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
 from toolkit.simulation.prices import cost_after_cuts, cost_on
@@ -212,44 +206,47 @@ class Runner:
     # ---------------------------------------------------------------- one state
 
     def _start(self, known: KnownOutputs | None) -> None:
-        """Run the float model, unless its outputs are known, and keep it at the cuts for states that begin with it.
-
-        One batch is run beforehand, to measure the sizes of states at the cuts, and since a session's first run
-        allocates.
-        """
+        """Run the float model, unless its outputs are known, and keep it at the cuts for states that begin with it."""
         self._cuts = KeptCuts()
         if known is None or known.begins:
-            off = StateRun(self, Config(), keep=True)
-            apart = self._plan(Config(), off.signatures, 0, apart=True)
-            largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
-            _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
-            scale = sum(self._sizes) / max(self._sizes[largest], 1)
-            sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
-            self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
-            self._loaded.reserve(self._cuts.size)
-            # if outputs are known, other batches are run later, as far as a state needs
-            wanted = [index for index in range(len(self.feeds)) if known is None or index in self._cuts.first]
-            done = self._pool(
-                lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
-            )
-            for index, (_, states, _) in zip(wanted, done):
-                for place, state in states.items():
-                    off.states.setdefault(place, {})[index] = state
-            self._kept.append(off)
-            if known is None:
-                self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
-                own = [{name: state[name] for name in self.outputs} for state, *_ in done]
-                given = self._given
-                self._compared.know(own if given is None else [given(dict(feed.inputs)) for feed in self.feeds])
+            seconds, own = self._run_float(only_first=known is not None)
         if known is not None:
             self._compared.know(known.outputs)
             self.float_seconds = known.seconds
+        else:
+            self.float_seconds = self._timed(seconds)
+            given = self._given
+            self._compared.know(own if given is None else [given(dict(feed.inputs)) for feed in self.feeds])
         self.order = representative(self.order, self._compared.tellings())
         self._cuts = self._cuts.for_order(self.order)
         for one in self._kept:
             # missing states are computed once a state starts there
             one.states = {place: {index: one.states.get(place, {}).get(index) for index in range(len(self.feeds))
                                   if place in self._cuts.of(index)} for place in self._cuts.places}  # fmt: skip
+
+    def _run_float(self, only_first: bool) -> tuple[float, list[Tensors]]:
+        """Choose the cuts, and run the float model stage by stage; returns the seconds and the outputs by batch.
+
+        One batch is run beforehand, to measure the sizes of states at the cuts, and since a session's first run
+        allocates. With ``only_first`` other batches are run later, as far as a state needs.
+        """
+        off = StateRun(self, Config(), keep=True)
+        apart = self._plan(Config(), off.signatures, 0, apart=True)
+        largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
+        _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
+        scale = sum(self._sizes) / max(self._sizes[largest], 1)
+        sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
+        self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
+        self._loaded.reserve(self._cuts.size)
+        wanted = [index for index in range(len(self.feeds)) if not only_first or index in self._cuts.first]
+        done = self._pool(
+            lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
+        )
+        for index, (_, states, _) in zip(wanted, done):
+            for place, state in states.items():
+                off.states.setdefault(place, {})[index] = state
+        self._kept.append(off)
+        return sum(seconds for *_, seconds in done), [{n: state[n] for n in self.outputs} for state, *_ in done]
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches; ``apart``: the seconds when run stage by stage."""

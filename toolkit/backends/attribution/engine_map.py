@@ -114,15 +114,17 @@ class EngineMap:
         while waiting and len(waiting) != before:
             before = len(waiting)
             for node in waiting:
-                earlier = [self._producers.get(t.name) for t in node.inputs if not is_constant(t)]
-                later = [reader for tensor in node.outputs for reader in tensor.outputs]
-                sides = [earlier, later] if node.op in _EPILOGUE else [later, earlier]
-                for side in sides:
-                    held = [layer for n in side if n is not None for layer in self.layers.get(n.name, [])]
-                    if held:
-                        self._give(node.name, held[-1] if side is earlier else held[0], "graph")
-                        break
+                if (layer := self._neighbour(node)) is not None:
+                    self._give(node.name, layer, "graph")
             waiting = [node for node in waiting if node.name not in self.how]
+
+    def _neighbour(self, node: gs.Node) -> Layer | None:
+        """The layer of an adjacent node: of one before it for an epilogue, else preferably of one after it."""
+        makers = [self._producers.get(tensor.name) for tensor in node.inputs if not is_constant(tensor)]
+        earlier = [layer for maker in makers if maker is not None for layer in self.layers.get(maker.name, [])][-1:]
+        readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+        later = [layer for reader in readers for layer in self.layers.get(reader.name, [])][:1]
+        return next(iter([*earlier, *later] if node.op in _EPILOGUE else [*later, *earlier]), None)
 
 
 def is_constant_node(node: gs.Node) -> bool:

@@ -125,28 +125,34 @@ class NetworkAttribution:
 
     def _host(self, node: gs.Node) -> tuple[list[str], Finding | None]:
         """The quantized nodes whose kernels perform a Q/DQ node, and why."""
-        if node.op in DEQUANTIZERS:
-            served = [reader for reader in node.outputs[0].outputs if reader.op in DEQUANTIZERS]
-            if served:
-                # these readers dequantize the block scales
-                return self._host(served[0])
-            readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
-            floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
-            if readers:
-                return readers, EngineCode.DEQUANTIZED_IN(nodes=readers, other=floats[0] if floats else "")
-            return [], EngineCode.DEQUANTIZES_FOR_FLOAT(nodes=floats) if floats else EngineCode.DEQUANTIZES_OUTPUT()
+        return self._host_after(node) if node.op in DEQUANTIZERS else self._host_before(node)
+
+    def _host_after(self, node: gs.Node) -> tuple[list[str], Finding | None]:
+        """``_host`` of a DequantizeLinear: the quantized nodes that read it."""
+        served = [reader for reader in node.outputs[0].outputs if reader.op in DEQUANTIZERS]
+        if served:
+            # these readers dequantize the block scales
+            return self._host(served[0])
+        readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
+        floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
+        if readers:
+            return readers, EngineCode.DEQUANTIZED_IN(nodes=readers, other=floats[0] if floats else "")
+        return [], EngineCode.DEQUANTIZES_FOR_FLOAT(nodes=floats) if floats else EngineCode.DEQUANTIZES_OUTPUT()
+
+    def _host_before(self, node: gs.Node) -> tuple[list[str], Finding | None]:
+        """``_host`` of a QuantizeLinear: the node that computes its values, or the readers of a constant."""
         if is_constant(node.inputs[0]):
             readers = self.flow.readers(node, MOVERS | DEQUANTIZERS)
             hosts = [reader.name for reader in readers if self.flow.verdict(reader).precision]
             return hosts, EngineCode.CONSTANT_QUANTIZED(nodes=hosts) if hosts else None
         maker = self.flow.maker(node.inputs[0])
-        if maker is not None and maker.op in DEQUANTIZERS:
+        if maker is None:
+            return [], EngineCode.QUANTIZES_INPUT(tensor=node.inputs[0].name)
+        if maker.op in DEQUANTIZERS:
             return [], EngineCode.RESCALES()
-        if maker is not None and self.flow.verdict(maker).precision is not None:
+        if self.flow.verdict(maker).precision is not None:
             return [maker.name], EngineCode.QUANTIZED_IN(node=maker.name)
-        if maker is not None:
-            return [], EngineCode.QUANTIZES_FLOAT(node=maker.name)
-        return [], EngineCode.QUANTIZES_INPUT(tensor=node.inputs[0].name)
+        return [], EngineCode.QUANTIZES_FLOAT(node=maker.name)
 
     def _absent(self, node: gs.Node) -> Actual:
         """The Actual of a node without a layer in the network."""
