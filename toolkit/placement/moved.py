@@ -124,16 +124,12 @@ def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
     if node.op == "MaxPool":
         return axis if axis < 2 else None
     if node.op in ("Split", "Concat"):
-        along, rank = int(node.attrs.get("axis", 0)), rank_of(model, node.outputs[0]) or rank_of(model, node.inputs[0])
-        if along < 0 and rank is None:
-            return None
-        return axis if (along + (rank or 0) if along < 0 else along) != axis else None
+        rank = rank_of(model, node.outputs[0]) or rank_of(model, node.inputs[0])
+        cut = _from_start([int(node.attrs.get("axis", 0))], rank)
+        return axis if cut is not None and axis not in cut else None
     if node.op == "Slice":
-        axes = _ints(model, node, "axes", 3)
-        rank = rank_of(model, node.inputs[0])
-        if axes is None or (rank is None and any(one < 0 for one in axes)):
-            return None
-        return axis if axis not in {one % rank if rank else one for one in axes} else None
+        cut = _from_start(_axes(model, node, 3), rank_of(model, node.inputs[0]))
+        return axis if cut is not None and axis not in cut else None
     if node.op == "Gather":
         return _before_gather(model, node, axis)
     if node.op in ("Unsqueeze", "Squeeze"):
@@ -141,12 +137,19 @@ def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
     return None
 
 
+def _from_start(axes: Sequence[int] | None, rank: int | None) -> set[int] | None:
+    """Axes counted from the first one; None if they are not known, or negative ones without a known rank."""
+    if axes is None or (rank is None and any(one < 0 for one in axes)):
+        return None
+    return {one % rank if rank else one for one in axes}
+
+
 def _before_gather(model: Model, node: gs.Node, axis: int) -> int | None:
-    rank, along, data = rank_of(model, node.inputs[1]), int(node.attrs.get("axis", 0)), rank_of(model, node.inputs[0])
-    if along < 0:
-        if data is None:
-            return None
-        along += data
+    rank = rank_of(model, node.inputs[1])
+    gathered = _from_start([int(node.attrs.get("axis", 0))], rank_of(model, node.inputs[0]))
+    if gathered is None:
+        return None
+    (along,) = gathered
     if axis < along:
         return axis
     if rank is None or axis < along + rank:
@@ -155,11 +158,10 @@ def _before_gather(model: Model, node: gs.Node, axis: int) -> int | None:
 
 
 def _before_squeeze(model: Model, node: gs.Node, axis: int) -> int | None:
-    axes = _ints(model, node, "axes", 1)
     wide = rank_of(model, node.inputs[0] if node.op == "Squeeze" else node.outputs[0])
-    if axes is None or (wide is None and any(one < 0 for one in axes)):
+    gone = _from_start(_axes(model, node, 1), wide)
+    if gone is None:
         return None
-    gone = {one % wide if wide else one for one in axes}
     if node.op == "Unsqueeze":
         return None if axis in gone else axis - sum(one < axis for one in gone)
     for one in sorted(gone):
@@ -167,10 +169,10 @@ def _before_squeeze(model: Model, node: gs.Node, axis: int) -> int | None:
     return axis
 
 
-def _ints(model: Model, node: gs.Node, name: str, index: int) -> Sequence[int] | None:
-    """A parameter that is an attribute in old operator sets and an input in newer ones."""
-    if name in node.attrs:
-        return [int(one) for one in node.attrs[name]]
+def _axes(model: Model, node: gs.Node, index: int) -> Sequence[int] | None:
+    """The parameter axes, an attribute in old operator sets and an input in newer ones; None if not known."""
+    if "axes" in node.attrs:
+        return [int(one) for one in node.attrs["axes"]]
     if index >= len(node.inputs) or node.inputs[index].is_empty():
         return None
     values: Array | None = constant_value(model, node.inputs[index])
@@ -184,7 +186,7 @@ def rank_of(model: Model, tensor: gs.Tensor) -> int | None:
         seen.add(id(tensor))
         node = tensor.inputs[0]
         if node.op in ("Unsqueeze", "Squeeze"):
-            axes = _ints(model, node, "axes", 1)
+            axes = _axes(model, node, 1)
             if axes is None:
                 return None
             change += len(axes) if node.op == "Unsqueeze" else -len(axes)
