@@ -17,7 +17,7 @@ from toolkit.data.dataset import CalibrationData
 class Engine:
     """Gives the tensors that it was asked for nothing to count."""
 
-    def __init__(self, model, outputs, data, batch, tactics, cache):
+    def __init__(self, model, outputs, data, batch, tactics):
         self.ran = []
         Engine.made = self
 

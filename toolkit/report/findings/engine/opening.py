@@ -8,8 +8,8 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import joined, quoted
 
 
-def _are(tensors: tuple[str, ...], what: str) -> str:
-    return f"{count(len(tensors), what)} {'is' if len(tensors) == 1 else 'are'}"
+def _are(tensors: tuple[str, ...]) -> str:
+    return f"{count(len(tensors), 'opened tensor')} {'is' if len(tensors) == 1 else 'are'}"
 
 
 def _ran(samples: int, runs: int, verdicts: tuple[str, ...], counts: tuple[int, ...], large: int, misfits: int) -> str:
@@ -50,7 +50,7 @@ OPENING: Table = {
         f"None of the {count(tensors, 'opened tensor')} can be compared: the engine returns {there} of them."
     ),
     Code.OPENED_NOT_COMPARED: lambda tensors: (
-        f"{_are(tensors, 'opened tensor')} not compared, since the engine does not return them, the model before "
+        f"{_are(tensors)} not compared, since the engine does not return them, the model before "
         f"lowering lacks them, or they are too large: {quoted(tensors)}."
     ),
     Code.OPENED_WITHOUT_ERROR: lambda tensors: (
