@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ _MOST_PLACES = 0.6
 """Least share of positions at which "no object" must be the argmax if the classes look independent."""
 _BELOW = 0.25
 """How far below 0 the mean logit of independent classes is at least, relative to the mean of the best logits."""
+_VARIANCES, _UNIT = [0.1, 0.2], [1.0, 1.0]
+"""Units of the offsets of an anchor's centre and log size: those of SSD, and none."""
+_LOG_4 = math.log(4)
+"""An object's anchor is less than its own size away and differs in size by less than a factor of 4: else offsets have
+units."""
 _FEW_WEAK = 0.2
 """Weak detections count as few up to this number per confident one."""
 
@@ -210,8 +216,12 @@ def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[st
             for strides in _STRIDES:
                 if sum((size[0] // s) * (size[1] // s) for s in strides) == anchors:
                     return {"format": "grid", "size": list(size), "strides": list(strides)}
-    corners = ((sure[:, 2] > sure[:, 0]) & (sure[:, 3] > sure[:, 1])).mean()
-    return {"format": "xyxy" if corners > _SIZED else "cxcywh"}
+    if ((sure[:, 2] > sure[:, 0]) & (sure[:, 3] > sure[:, 1])).mean() > _SIZED:
+        return {"format": "xyxy"}
+    if (sure[:, 2:] > 0).all(axis=1).mean() > _SIZED:
+        return {"format": "cxcywh"}
+    shift, stretch = (float(np.percentile(np.abs(part), 95)) for part in (sure[:, :2], sure[:, 2:]))
+    return {"format": "offsets", "variances": _VARIANCES if max(shift, stretch / _LOG_4) > 1 else _UNIT}
 
 
 def _apart(
@@ -234,7 +244,8 @@ def _apart(
         settings["activation"] = "sigmoid"
     chosen = (boxes, scores) if labels is None else (boxes, scores, labels)
     rows = boxes.stacked(axis)
-    best = best_scores([one.samples[0][None] for one in chosen], settings).reshape(-1)
+    samples = ([one.samples[number][None] for one in chosen] for number in range(len(boxes.samples)))
+    best = np.concatenate([best_scores(sample, settings).reshape(-1) for sample in samples])
     best = best if len(best) == len(rows) else np.ones(len(rows))
     return chosen, {**settings, **_format(rows, best, anchors, seen)}
 

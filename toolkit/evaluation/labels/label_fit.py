@@ -13,6 +13,7 @@ from toolkit.evaluation.guessing.guess import STRICTEST, Guess, fitting
 from toolkit.evaluation.guessing.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.guessing.value_clues import no_classes
 from toolkit.evaluation.metric import UNLABELLED, UNLABELLED_PIXEL, are_shares, non_unit_dims, one_hot
+from toolkit.evaluation.numerics.boxes import boxes_known
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
@@ -50,8 +51,8 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
         labels: the labels of all samples, one array per sample without the batch axis; shapes may differ.
     """
     chosen: list[FittingMetric] = []
-    # indices of boxes cannot be compared with labelled boxes
-    read = [part for part in found.parts if part.settings.get("layout") != "indices"]
+    # indices of boxes, or their offsets from unknown anchors, cannot be compared with labelled boxes
+    read = [part for part in found.parts if part.task != "detection" or boxes_known(part.settings)]
     tasks = {one.name: [part.task for part in read if one.name in part.outputs] for one in seen.outputs}
     for guessed in (True, False):
         for one in (one for one in seen.outputs if one.samples):

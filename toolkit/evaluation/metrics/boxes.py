@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.base.types import Array
 from toolkit.evaluation.metric import Metric, MetricOptions, label_of
-from toolkit.evaluation.numerics.boxes import detections
+from toolkit.evaluation.numerics.boxes import boxes_known, detections
 from toolkit.evaluation.tasks import OutputPart, reader
 
 _LEAST = 0.001
@@ -49,12 +49,17 @@ class MeanAveragePrecision:
         """Add one batch.
 
         Raises:
-            RecipeError: no output holds detections.
+            RecipeError: no output holds detections, or none holds the boxes themselves.
             DataError: labels are not rows of box and class, or not as many samples as the outputs.
         """
         if self.part is None:
             raise RecipeError("map needs detections, and no output of the model was recognised as such",
                               remedy='set [evaluation] task = "detection", or use another metric')  # fmt: skip
+        if not boxes_known(self.part.settings):
+            held = "indices of boxes" if self.part.settings["layout"] == "indices" else "offsets from anchors"
+            raise RecipeError(f"map needs boxes, but {self.part.outputs[0]!r} holds {held}",
+                              remedy="make the boxes outputs of the model, or give a metric of your own that "
+                              "decodes them")  # fmt: skip
         if not labels:
             raise DataError("the metric needs labels, but the data has none", remedy="store them under the key 'label'")
         label, each = label_of(labels), detections(reader(self.part).samples(outputs), self.part.settings, _LEAST)

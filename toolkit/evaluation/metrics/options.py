@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.table import task_of
+from toolkit.evaluation.numerics.boxes import boxes_known
 from toolkit.evaluation.tasks import OutputPart
 
 
@@ -33,7 +34,8 @@ def options_for(
     alike = (task, "sequence") if task == "classification" else (task,)
     own = [part for part in parts if output is None or output in part.outputs]
     chosen = next((part for part in own if part.task in alike), None)
-    boxes = next((part for part in parts if part.task == "detection" and part.settings["layout"] != "indices"), None)
+    detectors = [part for part in parts if part.task == "detection"]
+    boxes = next((part for part in detectors if boxes_known(part.settings)), next(iter(detectors), None))
     settings = dict(chosen.settings) if chosen is not None else {}
     known = blank if blank is not None else int(settings.get("blank", 0))
     layout = json.dumps(boxes.to_json()) if boxes is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -13,6 +14,10 @@ from toolkit.evaluation.numerics.softmax import softmax
 
 OVERLAP = 0.5
 _MOST = 300
+_LARGEST = math.log(1000 / 16)
+"""Log of the largest ratio of a box to its anchor, as in torchvision."""
+_APART = 1e6
+"""Distance between two anchors whose places are not known, so that boxes of different anchors do not overlap."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class BoxLayout:
             output of rows after suppression: box, score, class; ``chosen``: boxes after suppression without scores,
             which all count as 1, and another output; ``indices``: indices of boxes that the model does not return, each
             treated as a distinct box.
-        format: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
+        format: ``xyxy``, ``cxcywh``, ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``) or
+            ``offsets`` (from anchors that the model does not hold, in units of ``variances``).
         axis: the axis of scores, or of boxes and scores, counted from the end.
         box_axis: the axis of a box's four numbers, counted from the end.
         objectness: whether the first score of a joint output is the objectness.
@@ -58,10 +64,11 @@ class BoxLayout:
             index for the whole batch.
         size: height and width of the grid's input in pixels.
         strides: pixels per cell of the grid, the finest first.
+        variances: units of offsets, of centres and of sizes.
     """
 
     layout: Literal["joint", "apart", "rows", "chosen", "indices"]
-    format: Literal["xyxy", "cxcywh", "grid"] = "xyxy"
+    format: Literal["xyxy", "cxcywh", "grid", "offsets"] = "xyxy"
     axis: int = -1
     box_axis: int = -1
     objectness: bool = False
@@ -72,6 +79,7 @@ class BoxLayout:
     selected: bool = False
     size: Sequence[int] = ()
     strides: Sequence[int] = ()
+    variances: Sequence[float] = ()
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> BoxLayout:
@@ -80,12 +88,23 @@ class BoxLayout:
         return cls(**{name: value for name, value in settings.items() if name in names})
 
 
+def boxes_known(settings: Mapping[str, Any]) -> bool:
+    """Whether the boxes themselves are known, so that labelled boxes compare with them: no indices or offsets.
+
+    Args:
+        settings: the part's settings, see ``BoxLayout``.
+    """
+    form = BoxLayout.of(settings)
+    return form.layout != "indices" and form.format != "offsets"
+
+
 def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:
     """Each sample's detections with a score of at least ``least``.
 
     Args:
         values: the part's outputs, each [batch, ...].
         settings: the part's settings, see ``BoxLayout``.
+        least: the least score.
     """
     form = BoxLayout.of(settings)
     if form.layout == "rows":
@@ -188,10 +207,18 @@ def matched(found: Detections, among: Detections) -> int:
 
 
 def corners(boxes: Array, form: BoxLayout) -> Array:
-    """Boxes as x1, y1, x2, y2, float64 [..., anchors, 4]."""
+    """Boxes as x1, y1, x2, y2, float64 [..., anchors, 4].
+
+    Offsets are those of R-CNN (R. Girshick et al., CVPR 2014, appendix C), with the variances of SSD. Since the anchors
+    are not known, each counts as a unit square that is far from all others.
+    """
     if form.format == "xyxy":
         return boxes
     centre, size = boxes[..., :2], boxes[..., 2:]
+    if form.format == "offsets":
+        first, second = form.variances
+        size = np.exp(np.clip(size * second, -20, _LARGEST))
+        centre = centre * first + _APART * np.arange(boxes.shape[-2])[:, None]
     if form.format == "grid":
         cells, strides = grid(form.size, form.strides)
         centre, size = (centre + cells) * strides, np.exp(np.clip(size, -20, 20)) * strides

@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.numerics.boxes import OVERLAP, Detections, detections, matched
+from toolkit.evaluation.numerics.boxes import OVERLAP, Detections, boxes_known, detections, matched
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SLACK = 0.8
@@ -40,6 +40,7 @@ class Detection(Task):
         if layout == "indices":
             return EvaluationCode.RULE_INDICES(floor=self.level_needed)
         scored = {"scored": False} if layout == "chosen" else {}
+        scored |= {} if boxes_known(self.settings) else {"offsets": True}
         read = {name: self.settings[name] for name in ("activation", "background") if name in self.settings}
         return EvaluationCode.RULE_DETECTION(
             threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed,

@@ -8,12 +8,14 @@ import pytest
 from tests.conftest import build, node
 from tests.toolkit.evaluation.guessing.test_guess import boxes, out, seen, softmax
 from toolkit import Model
+from toolkit.base.errors import RecipeError
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outputs import OutputComparison
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.judged import judged_by
 from toolkit.evaluation.labels.label_fit import fitting_metrics
+from toolkit.evaluation.metrics.boxes import MeanAveragePrecision
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.numerics.boxes import detections
 from toolkit.evaluation.observation.observed import SeenOutput
@@ -128,7 +130,42 @@ def test_places_of_boxes_without_the_boxes_are_a_set_and_no_sequence(width):
     # there are no boxes to hold against labels
     label = [np.concatenate([boxes(1, 3)[0], np.zeros((3, 1))], axis=1).astype(np.float32)] * 8
     assert "map" not in {fit.metric for fit in fitting_metrics(model, found, label)}
-    assert options_for("map", None, found.parts).layout is None
+    with pytest.raises(RecipeError, match="map needs boxes, but 'picked' holds indices of boxes"):
+        MeanAveragePrecision(options_for("map", None, found.parts), None).update({}, {})
+
+
+@pytest.mark.parametrize(("spread", "variances"), [(1.0, [0.1, 0.2]), (0.15, [1.0, 1.0])])
+def test_offsets_from_anchors_that_the_model_does_not_hold_are_compared_anchor_by_anchor(spread, variances):
+    """In units of SSD's variances or of the anchors: neither corners nor a centre and a size, which were noise."""
+    offsets = (spread * DRAW.standard_normal((8, 100, 4))).astype(np.float32)
+    scores = DRAW.uniform(0, 0.03, (8, 100, 6)).astype(np.float32)
+    scores[:, ::25, 2] = DRAW.uniform(0.6, 0.9, (8, 4))
+    offsets[:, 25] = offsets[:, 0]
+    model = seen(out("bbox_regression", offsets, "Concat"), out("scores", scores, "Sigmoid"))
+    found = guess(model)
+    (part,) = found.parts
+    assert part.task == "detection"
+    assert (part.settings["format"], part.settings["variances"]) == ("offsets", variances)
+    # offsets that are alike are boxes of two anchors
+    assert [one.classes.tolist() for one in detections([offsets, scores], part.settings, 0.3)] == [[2] * 4] * 8
+    assert "each anchor counts as a detection of its own" in sentence(reader(part).rule())
+    answers = Answers(found.parts)
+
+    def kept(boxes, values=scores):
+        (tally,) = answers.tallies([answers.rows({"bbox_regression": offsets, "scores": scores},
+                                                 {"bbox_regression": boxes, "scores": values})])  # fmt: skip
+        return tally.kept
+
+    size = np.float32(1 / variances[0])
+    assert kept(offsets + 0.1 * size * np.float32([1, 1, 0, 0])) == kept(offsets) == 8
+    assert kept(offsets + size * np.float32([1, 0, 0, 0])) == 0
+    assert kept(offsets + np.float32(np.log(1.8) / variances[1]) * np.float32([0, 0, 1, 0])) == 8
+    assert kept(offsets + np.float32(np.log(2.2) / variances[1]) * np.float32([0, 0, 0, 1])) == 0
+    assert kept(offsets, np.roll(scores, 1, axis=1)) == 0
+    label = [np.concatenate([boxes(1, 3)[0], np.zeros((3, 1))], axis=1).astype(np.float32)] * 8
+    assert "map" not in {fit.metric for fit in fitting_metrics(model, found, label)}
+    with pytest.raises(RecipeError, match="'bbox_regression' holds offsets from anchors"):
+        MeanAveragePrecision(options_for("map", None, found.parts), None).update({}, {})
 
 
 def test_a_vector_of_numbers_without_suppression_holds_no_places():

@@ -9,13 +9,18 @@ from toolkit.report.findings.words import percent
 
 def _detections(
     threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True, activation: str = "",
-    background: int | None = None,
+    background: int | None = None, offsets: bool = False,
 ) -> str:  # fmt: skip
     over = f" that scores over {threshold:.3g}" if scored else ""
     weaker = f", a score over {slack * threshold:.3g}" if scored else ""
     how = [f"as logits, by {activation}"] if activation else []
     how += [f"with class {background} as «no object»"] if background is not None else []
     read = f" Scores are read {', '.join(how)}." if how else ""
+    if offsets:
+        read = (
+            " Boxes are offsets from anchors that the model does not hold, so each anchor counts as a detection of its "
+            f"own, matched by the same anchor.{read}"
+        )
     return (
         f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
         f"more{weaker}. A sample's detections are kept if at least {floor:.3g} of them are matched.{read}"
