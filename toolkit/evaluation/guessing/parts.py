@@ -29,6 +29,8 @@ _FEW_VALUES = 16
 signal power."""
 _HALF, _UNSHARP = 0.5, 0.25
 """The usual threshold of a mask, and how close to it a value counts as undecided."""
+_MOST_OUTSIDE, _SHARED = 0.5, 0.1
+"""Least share of pixels outside all masks, and least share of the others in several masks, if masks are independent."""
 _SOME = 8
 """With fewer scores, all of them may be on one side of the threshold by chance."""
 _ROWS = 2
@@ -160,12 +162,25 @@ def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
         return _threshold(output)
     # the axis is set in both cases: a metric whose labels are classes needs the argmax
-    return {"axis": axis, **(_threshold(output) if _labels(output, axis) else {})}
+    return {"axis": axis, **(_threshold(output) if _labels(output, axis) or _overlapping(output, axis) else {})}
 
 
 def _labels(output: SeenOutput, axis: int) -> bool:
     """Whether the classes along an axis have independent probabilities (multi-label)."""
     return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
+
+
+def _overlapping(output: SeenOutput, axis: int) -> bool:
+    """Whether logits along an axis are those of independent masks, such as nested ones, and not of exclusive classes.
+
+    Then most pixels belong to no mask, so that all their logits are below 0, and others to several. The logits of
+    exclusive classes are above 0 for the class of nearly every pixel, also for that of the background.
+    """
+    if output.in_unit or output.sums_to_one(axis):
+        return False
+    over = (output.stacked(axis) > 0).sum(axis=1)
+    within = over[over > 0]
+    return bool(len(within) and len(within) < _MOST_OUTSIDE * len(over) and (within > 1).mean() > _SHARED)
 
 
 def _threshold(output: SeenOutput) -> dict[str, float]:

@@ -59,8 +59,9 @@ def mean_iou(wanted: Array, found: Array, outside: int | None = None, small: flo
 class Segmentation(Task):
     """One answer per sample: the mask is unchanged if its mean IoU with the float model's is at least ``min_iou``.
 
-    Outputs are scores [batch, classes, height, width] (classes along ``axis``), one map of scores with ``threshold``,
-    or integers [batch, height, width]. The setting ``small`` replaces ``SMALL`` for models with smaller masks.
+    Outputs are scores [batch, classes, height, width] (classes along ``axis``), one map of scores with ``threshold`` or
+    several along ``axis``, each with a mask of its own, or integers [batch, height, width]. The setting ``small``
+    replaces ``SMALL`` for models with smaller masks.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -72,7 +73,12 @@ class Segmentation(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=self._small)
+        several = {"several": True} if self._independent else {}
+        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=self._small, **several)
+
+    @property
+    def _independent(self) -> bool:
+        return "threshold" in self.settings and "axis" in self.settings
 
     @property
     def _small(self) -> float:
@@ -81,11 +87,20 @@ class Segmentation(Task):
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """See ``Task.compare``."""
         axis, threshold = int(self.settings.get("axis", 1)), self.settings.get("threshold")
-        a, b = (mask_of(values[0], axis, threshold) for values in (wanted, found))
+        scored = wanted[0].dtype.kind not in "iub"
+        a, b = ([mask_of(one, axis, threshold) for one in self._maps(values[0])] for values in (wanted, found))
         # with one class, the background would agree however much of the mask is lost, so it does not count
-        outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
-        level = np.asarray([mean_iou(x, y, outside, self._small) for x, y in zip(a, b)])
-        broken = (b < 0).any(axis=1) & (found[0].dtype.kind not in "iub")
+        outside = 0 if threshold is not None and scored else None
+        each = np.asarray([[mean_iou(x, y, outside, self._small) for x, y in zip(*pair)] for pair in zip(a, b)])
+        there = ~np.isnan(each)
+        level = np.full(len(a[0]), np.nan)
+        np.divide(np.where(there, each, 0).sum(axis=0), there.sum(axis=0), out=level, where=there.any(axis=0))
+        broken = np.any([(one < 0).any(axis=1) for one in b], axis=0) & (found[0].dtype.kind not in "iub")
         level = np.where(broken, 0.0, level)
         # if neither model has a mask, there is nothing to lose
         return one_each((level >= self.level_needed) | np.isnan(level), level)
+
+    def _maps(self, value: Array) -> list[Array]:
+        """The maps that have a mask each: one by channel if channels are independent, so that a small one counts."""
+        by_channel = self._independent and value.dtype.kind not in "iub"
+        return list(np.moveaxis(value, int(self.settings["axis"]), 0)) if by_channel else [value]

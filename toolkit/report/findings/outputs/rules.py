@@ -56,8 +56,9 @@ RULES: Table = {
         "to the outputs to compare these."
     ),
     EvaluationCode.RULE_POINTS: _points,
-    EvaluationCode.RULE_MASK: lambda floor, small: (
+    EvaluationCode.RULE_MASK: lambda floor, small, several=False: (
         f"A mask is kept if its mean IoU with the float model's is at least {floor:g}"
+        + (", the mean over channels, each a mask of its own" if several else "")
         + (f"; classes of less than {percent(small)} of the pixels are left out" if small else ", however small it is")
         + "."
     ),
