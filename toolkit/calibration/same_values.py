@@ -167,10 +167,12 @@ def _sketch_of(values: Array, inner: Array, outer: Array) -> Array:
     if not values.size:
         return np.zeros(4)
     whole = len(values) // _LONG
-    sums = values[: whole * _LONG].reshape(whole, _LONG) @ inner
-    rest = values[whole * _LONG :] @ inner[: len(values) - whole * _LONG]
-    total = float(np.append(sums, rest).astype(np.float64) @ np.resize(outer, whole + 1))
-    return np.array([values.min(), values.max(), np.sqrt(float(values @ values)), total])
+    # infinite values, such as those of a mask, make sums that are not finite; `_alike` takes them for unlike
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = values[: whole * _LONG].reshape(whole, _LONG) @ inner
+        rest = values[whole * _LONG :] @ inner[: len(values) - whole * _LONG]
+        total = float(np.append(sums, rest).astype(np.float64) @ np.resize(outer, whole + 1))
+        return np.array([values.min(), values.max(), np.sqrt(float(values @ values)), total])
 
 
 def _alike(one: Array, other: Array) -> bool:

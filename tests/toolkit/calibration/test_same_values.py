@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -180,3 +181,20 @@ def test_no_more_tensors_are_looked_at_at_a_time_than_the_memory_allows(monkeypa
         found.append(own.collect(form).extremes())
         assert max(map(len, asked)) == 1 if memory else len(asked) == 2
     assert found[0] == found[1]
+
+
+def test_infinite_values_of_a_mask_are_compared_without_a_warning():
+    mask = np.where(np.triu(np.ones((6, 6)), 1) > 0, -np.inf, 0).astype(np.float32)
+    model = Model.from_proto(
+        build([node("Add", ["x", "mask"], ["s"]), node("Softmax", ["s"], ["y"])], {"x": ["n", 6, 6]}, {"y": ["n", 6, 6]},
+              {"mask": mask})
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    given = [{"x": random.standard_normal((1, 6, 6)).astype(np.float32)} for _ in range(4)]
+    own = Calibrator(CalibrationData.open(given, model), method="mse", reuses=True)
+    form = model.copy()
+    form.nodes[-1].name = "another"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = own.collect(model), own.collect(form)
+    assert first.extremes() == second.extremes()
