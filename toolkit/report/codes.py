@@ -176,6 +176,7 @@ class ReportCode(BaseCode):
     NEW_THRESHOLD = "new-threshold"
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
+    NEW_NO_ERROR = "new-no-error"
     NEW_WITHOUT_SAMPLES = "new-without-samples"
     NEW_TASK_IN_RUN = "new-task-in-run"
     NEW_IMAGES = "new-images"

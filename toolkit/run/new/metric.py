@@ -18,6 +18,7 @@ from toolkit.evaluation.labels.label_fit import FittingMetric
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.metrics.table import (
     METRICS,
+    has_error,
     is_rate_of_errors,
     is_share,
     task_of,
@@ -299,8 +300,12 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.warnings.append(measured.suspicion)
     if measured.says_little is not None:
         made.warnings.append(measured.says_little)
-    comment = plain(sentence(measured.suspicion or own))
-    made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
+    reasons = [measured.suspicion or own]
+    if info.relative and measured.spread and not has_error(name, measured.value, measured.spread):
+        made.said.append(ReportCode.NEW_NO_ERROR(metric=name, spread=measured.spread))
+        reasons.append(made.said[-1])
+    comments = [f"# {plain(sentence(reason))}" for reason in reasons]
+    made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), *comments, _drop(limit))
 
 
 def _usual_limit(made: NewEvaluation, metric: str) -> None:

@@ -696,6 +696,19 @@ def test_the_limit_on_an_error_changes_little_where_the_error_does(tmp_path, met
     assert (found[:, 0] >= 0.0499 * found[:, 1]).all()
 
 
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+@pytest.mark.parametrize(("noise", "told"), [(1e-4, True), (0.03, False)])
+def test_a_limit_far_above_the_float_models_error_is_explained(tmp_path, noise, told, metric):
+    """A mean squared error of 0.03 could grow to 3,000 where labels vary by 1,400, as energies do, without a word."""
+    limit, own, varied = limit_on_error(tmp_path, noise, metric)
+    assert bool(limit > 100 * own) is told
+    files = tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+    made = recipe_for(*files, metric)
+    said = [one.values["spread"] for one in made.said if one.code is ReportCode.NEW_NO_ERROR]
+    assert said == ([pytest.approx(varied, rel=0.2)] if told else [])
+    assert ("# That is next to none beside what varies in the labels" in made.text) is told
+
+
 @pytest.mark.parametrize(("wrong", "limit"), [(0, 0.005), (2, 0.005), (84, 0.00875), (120, 0.01)])
 def test_a_rate_of_errors_may_grow_by_a_part_of_the_float_models_own(tmp_path, wrong, limit):
     """Of 480 characters in 160 readings none or some are wrong: two edits may be added, 5 %, and never more than a point."""

@@ -82,6 +82,11 @@ NEW: Table = {
     ReportCode.NEW_BLANK: "CTC's blank is class {blank}: labels name class {named}.",
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{float_metric(metric, value, samples)}.",
+    ReportCode.NEW_NO_ERROR: (
+        "That is next to none beside what varies in the labels, an {metric} of {spread:.3g}, as where the labels are "
+        "the float model's own outputs, so the limit is in keeping with what varies. If the error itself counts, set "
+        "max_drop."
+    ),
     ReportCode.ARRAY_NOT_FINITE: (
         "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
     ),
