@@ -228,10 +228,10 @@ def _apart(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], seen: SeenModel
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
     """Outputs and settings for boxes in an output of their own, with scores (and classes) in others; else None."""
-    axis = _box_axis(boxes)
-    if axis is None:
+    axes = _box_axes(boxes)
+    if axes is None:
         return None
-    anchors = [extent for extent in boxes.shape if extent != 1 or len(boxes.shape) <= 2][-3 - axis]
+    axis, anchors = axes[0], boxes.shape[axes[1]]
     scores, labels = _scores_and_labels(boxes, outputs, anchors)
     if scores is None or not _of_each_box(scores, boxes, axis) or scores.largest_as(boxes):
         return None
@@ -250,13 +250,19 @@ def _apart(
     return chosen, {**settings, **_format(rows, best, anchors, seen)}
 
 
-def _box_axis(output: SeenOutput) -> int | None:
-    """The axis of a box's four numbers, -1 or -2; None if the output cannot hold boxes alone."""
-    shape = tuple(extent for extent in output.shape if extent != 1 or len(output.shape) <= 2)
-    if output.discrete or len(shape) != 2 or 4 not in shape:
+def _box_axes(output: SeenOutput) -> tuple[int, int] | None:
+    """The axis of a box's four numbers and that of the boxes, both negative; None if it cannot hold boxes alone.
+
+    Further axes may have an extent of 1, wherever they are: ``[boxes, 1, 4]`` and ``[4, boxes, 1]``.
+    """
+    rank = len(output.shape)
+    axes = [place - rank for place, extent in enumerate(output.shape) if extent != 1 or rank <= 2]
+    if output.discrete or len(axes) != 2:
         return None
-    axis = -1 if shape[-1] == 4 else -2
-    return None if output.sums_to_one(axis) else axis
+    for axis, other in (axes[::-1], axes):
+        if output.shape[axis] == 4:
+            return None if output.sums_to_one(axis) else (axis, other)
+    return None
 
 
 def _scores_and_labels(
@@ -286,7 +292,7 @@ def _called_boxes(output: SeenOutput) -> bool:
 def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
     """Whether every sample has four numbers per box and as many scores as boxes."""
     pairs = zip(boxes.samples, scores.samples)
-    return all(box.shape[axis] in (4, 1) and box.size // 4 in score.shape for box, score in pairs)
+    return all(box.shape[axis] == 4 and box.size // 4 in score.shape for box, score in pairs)
 
 
 def _whole(output: SeenOutput) -> bool:

@@ -239,3 +239,25 @@ def test_only_an_output_that_is_judged_asks_for_other_samples_where_it_is_always
     comparison.add(given, {name: value + np.float32(0.01) for name, value in given.items()}, None, 4)
     notes = [note.values["output"] for note in comparison.result().notes if note.code is EvaluationCode.OUTPUT_STEADY]
     assert notes == noted
+
+
+@pytest.mark.parametrize("shape", ["nb4", "nb41", "n1b4", "nb14", "n4b", "n4b1", "n41b", "n14b"])
+def test_boxes_are_read_wherever_axes_of_extent_1_are(shape):
+    """Boxes of 12 samples, 20 each, beside scores of 3 classes."""
+    given, scores = centred(12, 20), DRAW.random((12, 20, 3), np.float32)
+    scores[DRAW.random((12, 20)) < 0.9] *= 0.01
+    plain = given if shape.index("b") < shape.index("4") else given.transpose(0, 2, 1)
+    laid = plain.reshape([{"n": 12, "b": 20, "4": 4, "1": 1}[axis] for axis in shape])
+    (part,) = guess(seen(out("pred_boxes", laid, "Concat"), out("scores", scores, "Sigmoid"))).parts
+    assert part.task == "detection" and part.outputs == ("pred_boxes", "scores")
+    found = detections([laid, scores], part.settings, 0.5)
+    wanted = detections([given, scores], {**part.settings, "box_axis": -1}, 0.5)
+    assert sum(len(one.scores) for one in wanted) > 10
+    assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(found, wanted, strict=True))
+
+
+def test_four_values_and_a_number_per_sample_are_no_boxes():
+    """``[N, 4, 1]`` beside ``[N, 8]``."""
+    values = DRAW.standard_normal((12, 4, 1)).astype(np.float32)
+    found = guess(seen(out("a", values, "Abs"), out("b", DRAW.random((12, 8), np.float32), "Flatten")))
+    assert {part.task for part in found.parts}.isdisjoint({"detection"})
