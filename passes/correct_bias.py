@@ -69,20 +69,34 @@ class CorrectBias(Helper):
 
     def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
         """Correct these layers by their mean inputs on the samples; each gets a journal entry."""
+        means, names = self._mean_inputs(model, [one for one in layers if not _unlike(one)], data), model.tensor_names()
+        for layer in layers:
+            name = layer.node.name
+            if what := _unlike(layer):
+                context.journal.declined(name, Code.NOT_SUPPORTED(op=what))
+            elif name not in means:
+                context.journal.declined(name, Code.NOT_CALIBRATED())
+            else:
+                self._correct(model, layer, means[name], names, context)
+
+    def _mean_inputs(self, model: Model, layers: list[RoundedLayer], data: CalibrationData) -> dict[str, Array]:
+        """By layer, the mean of each input channel, float64 [channels]; without layers that were not calibrated."""
         from toolkit import collect_channels
 
-        axes = {one.node.inputs[0].name: 1 if one.node.op in ("Conv", "ConvTranspose") else -1 for one in layers}
-        means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
-        names = model.tensor_names()
-        for layer in layers:
-            node = layer.node
-            if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
-                context.journal.declined(node.name, Code.NOT_SUPPORTED(op=node.op))
-                continue
-            if node.inputs[0].name not in means:
-                context.journal.declined(node.name, Code.NOT_CALIBRATED())
-                continue
-            self._correct(model, layer, means[node.inputs[0].name], names, context)
+        means: dict[str, Array] = {}
+        left = [(layer.node.name, layer.node.inputs[0].name, layer.node.op == "Conv") for layer in layers]
+        while left:
+            # a Conv and a MatMul may read the same tensor, whose channels are then on two axes
+            conv = {tensor: is_conv for _, tensor, is_conv in reversed(left)}
+            axes = {tensor: 1 if is_conv else -1 for tensor, is_conv in conv.items()}
+            found = collect_channels(model, axes, data, self.samples)
+            means |= {
+                name: found[tensor].mean
+                for name, tensor, is_conv in left
+                if tensor in found and conv[tensor] == is_conv
+            }
+            left = [one for one in left if conv[one[1]] != one[2]]
+        return means
 
     def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
         """Correct one layer's bias; ``mean`` is the mean of each input channel, float64 [channels]."""
@@ -96,3 +110,11 @@ class CorrectBias(Helper):
         context.note_float_values(*place.add(model, -shift, "corrected", names, layer.weight.dtype))
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
+
+
+def _unlike(layer: RoundedLayer) -> str:
+    """What of a layer keeps one mean per input channel from telling the mean of its output; empty if nothing does."""
+    node = layer.node
+    if node.op == "MatMul" and layer.weight.ndim > 2:
+        return f"MatMul with weights of {layer.weight.ndim} axes"
+    return str(node.op) if node.op == "ConvTranspose" or node.attrs.get("transA", 0) else ""

@@ -6,7 +6,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Facts, Finding, Forms, Harm, Helper, LayerWeights, Model, bias_of
+from toolkit import (
+    Array,
+    Code,
+    Context,
+    Facts,
+    Finding,
+    Forms,
+    Harm,
+    Helper,
+    LayerWeights,
+    Model,
+    bias_of,
+    has_other_bias,
+)
 
 _THROUGH = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -119,7 +132,7 @@ def _not_constant(model: Model, first: gs.Node, second: gs.Node) -> Finding | No
     operands = [layer.inputs[1] for layer in (first, second)]
     if any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
         return Code.WEIGHTS(part="weight")
-    if len(first.inputs) > 2 and not first.inputs[2].is_empty() and model.constant(first.inputs[2]) is None:
+    if has_other_bias(model, first):
         return Code.WEIGHTS(part="bias")
     return None
 

@@ -25,6 +25,7 @@ from toolkit import (
     bias_of,
     collect_rows,
     has_input_rows,
+    has_other_bias,
     make_constant,
     make_node,
 )
@@ -224,8 +225,6 @@ class Smooth(Helper):
             weight = model.constant(node.inputs[1])
             if weight is None or len(node.inputs[1].outputs) > 1 or model.constant(node.inputs[0]) is not None:
                 continue
-            if len(node.inputs) > 2 and not node.inputs[2].is_empty() and model.constant(node.inputs[2]) is None:
-                continue
             if node.op != "Conv" and weight.ndim != 2:
                 continue
             nodes = found.setdefault(node.inputs[0].name, [])
@@ -379,8 +378,7 @@ def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights
     if maker.op == "MatMul" and not editing.read_by(maker.outputs[0], {id(n) for n in maker.outputs[0].outputs}):
         return None
     weight = model.constant(maker.inputs[1])
-    bias = len(maker.inputs) > 2 and not maker.inputs[2].is_empty() and model.constant(maker.inputs[2]) is None
-    plain = weight is not None and (maker.op == "Conv" or weight.ndim == 2) and not bias
+    plain = weight is not None and (maker.op == "Conv" or weight.ndim == 2) and not has_other_bias(model, maker)
     return LayerWeights(model, maker) if plain else None
 
 

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from toolkit.graph.layers.input_mean import note_input_mean as note_input_mean
     from toolkit.graph.layers.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layers.layer_weights import bias_of as bias_of
+    from toolkit.graph.layers.layer_weights import has_other_bias as has_other_bias
     from toolkit.graph.layers.macs import macs as macs
     from toolkit.graph.layers.work import Work as Work
     from toolkit.graph.layers.work import facts_at_opt as facts_at_opt
@@ -175,7 +176,7 @@ _HOMES = {
     "graph.folding": "Folded fix_dimensions fixed_dimensions fold",
     "graph.layers.forms": "Forms constant_affine",
     "graph.layers.input_mean": "is_bias_corrected note_input_mean note_bias_corrected",
-    "graph.layers.layer_weights": "LayerWeights bias_of",
+    "graph.layers.layer_weights": "LayerWeights bias_of has_other_bias",
     "graph.layers.macs": "macs",
     "graph.proto.names": "Names",
     "graph.model": "Model",

@@ -6,7 +6,7 @@ import pytest
 from passes.correct_bias import CorrectBias
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, run, said
-from toolkit import Code, Context, Model
+from toolkit import Code, Context, Model, rounded_layers
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 
@@ -57,3 +57,35 @@ def test_before_insert_qdq_it_has_nothing_to_do(residual):
     context = Context()
     CorrectBias()(residual, context)
     assert said(context.journal, Code.NO_QUANTIZED_WEIGHTS) == [{}]
+
+
+@pytest.mark.parametrize("first", ["Conv", "MatMul"])
+def test_a_convolution_and_a_matmul_of_one_tensor_have_its_channels_on_different_axes(first):
+    """As many channels as positions in a row, so that no shape tells them apart."""
+    weights = {"w": normal(6, 4, 1, 1, seed=1), "v": normal(4, 6, seed=2), "b": normal(6, seed=3)}
+    nodes = [node("Conv", ["x", "w"], ["y"]), node("MatMul", ["x", "v"], ["m"]), node("Add", ["m", "b"], ["z"])]
+    given = nodes if first == "Conv" else [*nodes[1:], nodes[0]]
+    model = Model.from_proto(build(given, {"x": ["n", 4, 4, 4]}, {"y": ["n", 6, 4, 4], "z": ["n", 4, 4, 6]}, weights))
+    # the channels' means are 1 to 16 on one axis, and 16 to 1 on the other
+    values = np.ones((3, 4, 4, 4), np.float32) * np.float32([1, 4, 9, 16]).reshape(4, 1, 1) * np.float32([16, 9, 4, 1])
+    context = Context(provider=Calibrator(CalibrationData.open([{"x": row[None]} for row in values], model)))
+    InsertQDQ()(model, context)
+    errors = {one.node.op: one.rounded().astype(np.float64) - one.weight for one in rounded_layers(model)}
+    CorrectBias(only_if_better=False)(model, context)
+    held = {one.op: model.constant(one.inputs[-1]) for one in model.nodes if one.op in ("Conv", "Add")}
+    by_row, by_column = values.mean(axis=(0, 2, 3)), values.mean(axis=(0, 1, 2))
+    added = {"Conv": held["Conv"], "Add": held["Add"] - weights["b"]}
+    wanted = {"Conv": -errors["Conv"].reshape(6, 4) @ by_row, "Add": -by_column @ errors["MatMul"]}
+    for op in added:
+        np.testing.assert_allclose(added[op], wanted[op], atol=0.02 * np.abs(wanted[op]).max())
+
+
+def test_a_matmul_of_batched_weights_is_declined():
+    """One mean per input channel does not tell the mean of its output, which depends on the matrix too."""
+    weights = {"w": normal(3, 5, 3, seed=1), "b": normal(3, seed=2)}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 3, 5]}, {"y": ["n", 3, 3, 3]}, weights))
+    plain, better, context = corrected(model, [{"x": normal(1, 3, 3, 5, seed=i) + 1} for i in range(8)])
+    x = normal(2, 3, 3, 5, seed=9)
+    np.testing.assert_array_equal(run(better, {"x": x})[0], run(plain, {"x": x})[0])
+    assert [e.rule for e in context.journal.of("declined", by="correct_bias")] == ["not-supported"]

@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.graph.layers.layer_weights import bias_of, has_other_bias
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.sessions.runnable import not_run
@@ -138,7 +139,9 @@ def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
 def collect_output_errors(
     model: Model, layers: Iterable[RoundedLayer], data: CalibrationData, samples: int
 ) -> dict[str, ChannelErrors]:
-    """Collect the sums by layer name, without layers that onnxruntime cannot compute or whose bias is computed.
+    """Collect the sums by layer name.
+
+    Layers that onnxruntime cannot compute, and those with another bias (see ``has_other_bias``), are left out.
 
     Args:
         model: the graph with its pairs; not changed.
@@ -184,10 +187,10 @@ class _Twins:
 
     def add(self, layer: RoundedLayer, node: gs.Node) -> None:
         """Add the twin of one layer; ``node`` is its counterpart in the float model."""
-        bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-        values = self.model.constant(bias) if bias is not None else np.zeros(1)
-        if values is None:
+        if has_other_bias(self.model, node):
             return
+        given = node.op != "MatMul" and bias_of(self.model, node) is not None
+        values = self.model.constant(node.inputs[2]) if given else np.zeros(1)
         self.biases[node.name] = np.asarray(values, np.float64).reshape(-1) * float(node.attrs.get("beta", 1.0))
         weight = make_constant(
             self.tensors.take(f"{node.name} rounded"), layer.rounded(), onnx_type(layer.weight.dtype)

@@ -13,14 +13,15 @@ from toolkit.graph.surgery.tensors import make_constant
 
 
 def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
-    """The node and input index of a layer's constant bias with one value per output channel; None if there is none.
+    """The node and input index of a layer's constant bias with one value per output channel, or one for all.
 
-    For a MatMul it is the Add that is the only reader of its result: exporters write a Gemm whose input has more than
-    two dimensions like this.
+    None if there is none: a Gemm's third input may have one value per row too, ``[rows, 1]`` or ``[rows, channels]``
+    (see ``has_other_bias``). For a MatMul it is the Add that is the only reader of its result: exporters write a Gemm
+    whose input has more than two dimensions like this.
     """
     if node.op != "MatMul":
-        given = len(node.inputs) > 2 and not node.inputs[2].is_empty() and model.constant(node.inputs[2]) is not None
-        return (node, 2) if given else None
+        value = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+        return (node, 2) if value is not None and value.size == (value.shape or (1,))[-1] else None
     out, weight = node.outputs[0], model.constant(node.inputs[1])
     if len(out.outputs) != 1 or out.outputs[0].op != "Add" or model.is_output(out):
         return None
@@ -30,6 +31,12 @@ def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
     if bias is None or not 1 <= bias.ndim <= 2 or bias.size != bias.shape[-1]:
         return None
     return (holder, index) if weight is None or (weight.ndim == 2 and weight.shape[1] == bias.size) else None
+
+
+def has_other_bias(model: Model, node: gs.Node) -> bool:
+    """Whether a layer adds a third input that is no bias of its channels: a computed one, or one value per row."""
+    given = node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    return given and bias_of(model, node) is None
 
 
 class LayerWeights:

@@ -161,7 +161,7 @@ PASSES: Table = {
     ),
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
     Code.BIAS_SETTLED: "its bias already makes up for the rounding of its weights",
-    Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
+    Code.NO_BIAS: "it has no constant bias per output channel, and no Add of a constant vector follows it",
     Code.BIAS_CORRECTED: "bias of '{holder}' corrected",
     Code.MEAN_SHIFT: "rounding its weights shifts the mean of an output channel by up to {shift:.3g}",
     Code.ROUNDED_WITHOUT_SAMPLES: (
@@ -189,7 +189,9 @@ PASSES: Table = {
     Code.SHARED: "'{tensor}' is read by {readers} nodes",
     Code.NOT_HOMOGENEOUS: _not_homogeneous,
     Code.WEIGHTS: lambda part: (
-        "its bias is computed" if part == "bias" else "a weight of the pair is computed, quantized or shared"
+        "its bias is computed, or has one value per row"
+        if part == "bias"
+        else "a weight of the pair is computed, quantized or shared"
     ),
     Code.CHANNELS: "the channels of '{other}' are laid out differently",
     Code.NO_LAYER: "no Conv, ConvTranspose or Gemm directly precedes it",
