@@ -84,7 +84,7 @@ def _with_selected(
     if len(chosen) != 2 or "axis" not in settings or settings.get("activation"):
         return chosen, settings
     boxes, scores = chosen
-    most = (scores.shape[settings["axis"]], boxes.shape[-3 - settings["box_axis"]])
+    most = (scores.shape[settings["axis"]], math.prod(boxes.shape) // 4)
     for one in outputs:
         rows = [value for value in one.samples if value.ndim == 2 and value.shape[1] == 3]
         if not one.discrete or "NonMaxSuppression" not in one.ops or len(rows) != len(one.samples):
@@ -269,7 +269,8 @@ def _scores_and_labels(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], anchors: int
 ) -> tuple[SeenOutput | None, SeenOutput | None]:
     """The output with the anchors' scores, preferably one per class, and the output with their class numbers."""
-    others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
+    beside = [one for one in outputs if one is not boxes and one.batch_axis == boxes.batch_axis]
+    others = [one for one in beside if anchors in one.shape and len(one.shape) <= 2]
     labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
     scored = [one for one in others if one is not labels and not one.discrete]
     scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)

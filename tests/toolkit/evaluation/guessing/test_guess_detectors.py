@@ -261,3 +261,13 @@ def test_four_values_and_a_number_per_sample_are_no_boxes():
     values = DRAW.standard_normal((12, 4, 1)).astype(np.float32)
     found = guess(seen(out("a", values, "Abs"), out("b", DRAW.random((12, 8), np.float32), "Flatten")))
     assert {part.task for part in found.parts}.isdisjoint({"detection"})
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (12, 20, 3)])
+def test_scores_whose_samples_are_on_another_axis_are_not_those_of_the_boxes(shape):
+    """Of a part all outputs are read along one axis of samples, that of its first."""
+    scores = DRAW.random(shape, np.float32)
+    scores[DRAW.random(shape) < 0.9] *= 0.01
+    beside = SeenOutput("scores", shape[1:], list(scores), None, frozenset({"Sigmoid"}))
+    found = guess(seen(out("pred_boxes", centred(12, 20), "Concat"), beside))
+    assert {part.task for part in found.parts}.isdisjoint({"detection"})
