@@ -14,16 +14,17 @@ from typing import Any
 from toolkit.graph.shape_inference.facts import Facts
 
 _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
-_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "DeformConv")
-_PRODUCTS = ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation")
+_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "DeformConv", "ConvInteger", "QLinearConv")
+_PRODUCTS = ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "MatMulInteger", "MatMulInteger16",
+             "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul")  # fmt: skip
 _MIXTURES = ("MoE", "QMoE")
 
 
 def macs(node: Any, facts: Facts) -> int | None:
     """Multiply-accumulates of one execution of a node; 0 for operators without any.
 
-    Counted are convolutions, matrix products, LSTM, GRU, RNN, Einsum, ONNX's Attention, and com.microsoft's Attention,
-    MultiHeadAttention and GroupQueryAttention.
+    Counted are convolutions and matrix products, of floats and integers, LSTM, GRU, RNN, Einsum, ONNX's Attention, and
+    com.microsoft's Attention, MultiHeadAttention and GroupQueryAttention.
 
     Returns:
         None if the shapes are not known, or for an attention variant that is not supported here.
@@ -54,9 +55,10 @@ def _given(node: Any, index: int) -> bool:
 def _convolution(node: Any, facts: Facts) -> int | None:
     """For each output element, the number of weights of its channel's filter.
 
-    Weights are [M, C / group, kernel], or [M, kernel, C / group] in com.microsoft's channels-last forms.
+    Weights are [M, C / group, kernel], or [M, kernel, C / group] in com.microsoft's channels-last forms. QLinearConv's
+    follow the scale and zero point of the activation.
     """
-    weight, out = _shape(node, facts, 1), shape_of(facts, node.outputs[0].name)
+    weight, out = _shape(node, facts, 3 if node.op == "QLinearConv" else 1), shape_of(facts, node.outputs[0].name)
     return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
 
 
@@ -235,7 +237,7 @@ def _labels(term: str, rank: int) -> list[str]:
 _FORMULAS: dict[str, Callable[[Any, Facts], int | None]] = {
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "ConvTranspose": _transposed_convolution,
-    **dict.fromkeys(("Gemm", "FusedGemm", "GemmFloat8"), _gemm),
+    **dict.fromkeys(("Gemm", "FusedGemm", "GemmFloat8", "QGemm"), _gemm),
     **dict.fromkeys(_PRODUCTS, _product),
     **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _narrow_product),
     **dict.fromkeys(_RECURRENT, _recurrent),
