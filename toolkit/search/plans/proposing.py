@@ -26,6 +26,9 @@ _CAUTION = 3.0
 """The exponent of the probability to meet the budget in a plan's worth while a first plan is looked for."""
 _DOUBT = 4.0
 """Factor on the doubt about harms that were measured with other ranges."""
+_MISSES = 2
+"""If inferences are limited, a search ends after this many plans in a row that miss the budget on all samples although
+they were expected to improve on the best plan: further ones promise less and are as likely to miss it."""
 
 OfNoise = Callable[[Outcome], float]
 
@@ -63,8 +66,8 @@ class Proposing(Evaluations):
         if self._propose_apart(harm, measure, known, first):
             return
         # plans that are too expensive to run further
-        left = set[frozenset[str]]()
-        while self._left() > 0 and not (first and self.best is not None and self.best.passes):
+        left, misses = set[frozenset[str]](), 0
+        while self._left() > 0 and misses < _MISSES and not (first and self.best is not None and self.best.passes):
             proposals = Proposals(self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
             assert self.best is not None
             own, done = self._ended()
@@ -79,6 +82,8 @@ class Proposing(Evaluations):
                 plan = self._evaluate(chosen, until=self._until(before))
                 if plan is before:
                     left.add(frozenset(plan.kept))
+                if plan.whole and self.spending.limited:
+                    misses = misses + 1 if self.best.passes and not plan.passes else 0
             elif self.best.whole or not self.best.passes or self.best.amax != self.amax:
                 break
             else:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.search.budget.spending import Spending
 from toolkit.search.plans.proposing import Proposing
 from toolkit.search.plans.searched_plan import SearchedPlan
 
@@ -47,3 +48,52 @@ def test_a_plan_that_is_begun_is_ended_before_one_that_hardly_differs(own, propo
     chosen = OfEqualLayers()._under_way(own, NAMES[:proposed], spare, set())
     assert len(chosen) == ended
     assert not OfEqualLayers()._under_way(own, NAMES[:proposed], spare, {frozenset(plan.kept) for plan in own})
+
+
+class OfMisses(Proposing):
+    """A search whose first plan meets the budget, and every plan that is proposed after it misses it on all samples."""
+
+    def __init__(self, inferences: float | None) -> None:
+        self.simulation, self.spending, self.prefer = SimpleNamespace(names=NAMES), Spending(inferences), "int8"
+        self.best = begun(50, 8)
+        self.plans, self.amax = [self.best], {}
+
+    def _price(self, group):
+        return 1.0
+
+    def _propose_apart(self, *given):
+        return False
+
+    def _learnt(self, *given):
+        return None
+
+    def _left(self):
+        return 6 - len(self.plans)
+
+    def _given_up(self, kept):
+        return float(len(kept))
+
+    def _until(self, before):
+        return None
+
+    def _evaluate(self, kept, until=None, sure=False, race=False):
+        self.plans.append(begun(len(kept), 8, min_sqnr_db=0.1))
+        return self.plans[-1]
+
+
+@pytest.mark.parametrize(("inferences", "plans"), [(20.0, 2), (None, 5)])
+def test_plans_that_miss_the_budget_in_a_row_end_a_search_whose_inferences_are_limited(inferences, plans, monkeypatch):
+    class Better:
+        def __init__(self, *given):
+            pass
+
+        def best(self, kept, spare, done):
+            return [NAMES[: 49 - len(done)]]
+
+        def promise(self, kept, spare, done):
+            return 0.01
+
+    monkeypatch.setattr("toolkit.search.plans.proposing.Proposals", Better)
+    search = OfMisses(inferences)
+    search._propose(dict.fromkeys(NAMES, 1.0), lambda outcome: outcome.noise)
+    assert len(search.plans) - 1 == plans and search.best.passes and search.promise == 0.01
