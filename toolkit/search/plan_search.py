@@ -40,13 +40,13 @@ from toolkit.search.stages.record import SearchRecord, record, slower_than_float
 from toolkit.search.stages.searches import Searches
 from toolkit.search.stages.timed_search import TimedSearch
 from toolkit.search.stages.times import confirmed, earlier_times, gpu_for
+from toolkit.search.stages.within_types import within_types
 from toolkit.search.trial_engines.quick_builds import some_build_takes_long
 from toolkit.simulation.simulation import Settings, Simulation
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_ATTEMPTS = 3
 _OF_FORM = 10.0
 """The price of searching another form of the model in float inferences: methods, layers and some plans."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
@@ -262,30 +262,12 @@ class PlanSearch(HelperTrials, TimedSearch):
         )  # fmt: skip
 
     def _found(self, searches: Searches) -> SearchResult:
-        """The result of as many searches as it takes to meet the budget in the types that the plan runs in."""
-        note = self.context.journal.noted
-        for attempt in range(1, _ATTEMPTS + 1):
-            found = searches.run()
-            if searches.should_continue(found):
-                note(Code.SEARCH_GOES_ON(share=found.best.quantized, of=searches.cost.work.of))
-                found = searches.run()
-            if attempt == 1 and (quiet := searches.quiet(found)) is not None:
-                note(quiet[1])
-                found = searches.quieter(quiet[0], found)
-            searches.rest()
-            self.check_in_types(found)
-            if not found.lacks_in_types or found.rest_lacks:
-                break
-            last = not searches.learn_types(found) or attempt == _ATTEMPTS
-            # a float model is better than a plan that misses the limits themselves
-            leave = last and not found.limits_in_types
-            lacks = found.lacks_in_types
-            missed = {"limits": list(lacks), "by": list(lacks.values()), **({"left": True} if leave else {})}
-            note(Code.SEARCH_IN_TYPES(rest=self.context.rest, **missed, searches=attempt, last=last))
-            if leave:
-                found = self.left_float(found, searches.cost, searches.demand)
-            if last:
-                break
+        """The plan that meets the budget in the types that it runs in; or the result with nothing quantized."""
+
+        def left_float(found: SearchResult) -> SearchResult:
+            return self.left_float(found, searches.cost, searches.demand)
+
+        found = within_types(searches, self.check_in_types, left_float, self.context.rest, self.context.journal.noted)
         if (left_out := searches.left_out(found)) is not None:
             found.notes.append(left_out)
         return self._without_a_plan(found, searches)

@@ -13,6 +13,7 @@ from toolkit.search.budget.spending import Spending
 from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.plans.few_answers import is_less_noisy, with_quiet
+from toolkit.search.plans.range_methods import methods_of
 from toolkit.search.plans.search import Search, SearchResult, all_float
 from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.search.stages.real_types import best_known
@@ -57,6 +58,7 @@ class Searches:
     known: SearchedPlan | None = None
     missed: dict[str, dict[str, float]] = field(default_factory=dict)
     _twins: list[Simulation] = field(default_factory=list)
+    _plans: dict[str, SearchedPlan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.judged = self.simulation
@@ -123,16 +125,39 @@ class Searches:
         A plan that only misses part of its margin is better than nothing quantized.
         """
         self.missed[plan_key(found.best.kept, found.best.amax)] = dict(found.lacks_in_types)
+        self._plans |= {plan_key(plan.kept, plan.amax): plan for plan in found.plans if plan.whole}
         if found.types is not None:
             self.demand = replace(self.demand, types=found.types.largest(self.demand.types))
         by_time = self.prefer == "time"
-        self.known = best_known(found.plans, self.missed, self.demand, found.reference, by_time)
+        self.known = best_known(self._plans.values(), self.missed, self.demand, found.reference, by_time)
         if self.known is not None:
             return True
         if not found.limits_in_types:
             self.spending.again()
         ended = found.limits_in_types and not self.spending.left(_PLAN_PRICE)
         return not ended and not self.spending.over
+
+    def runner_up(self, found: SearchResult, least: float) -> SearchResult | None:
+        """A result with the best plan that is not known to miss the budget in its types, to be run in them.
+
+        None if there is no such plan, time has run out, or plans are compared by latency: then only the plans of the
+        search that measured them are.
+
+        Args:
+            found: a result whose plan misses the budget in its types; ``learn_types`` has recorded that.
+            least: the smallest share of what this plan quantizes.
+        """
+        plan = self.known
+        if plan is None or self.prefer == "time" or self.spending.over:
+            return None
+        if not plan.quantized or plan.quantized < least * found.best.quantized:
+            return None
+        plan = replace(plan, lacks={})
+        others = [one for one in found.plans if (one.kept, one.amax) != (plan.kept, plan.amax)]
+        return replace(
+            found, best=plan, plans=[*others, plan], lacks_in_types={}, limits_in_types=False, real=None, types=None,
+            methods=methods_of(self.simulation, plan.amax),
+        )  # fmt: skip
 
     def rest(self) -> None:
         """Free the memory of the plans' sessions while other forms of the model are run."""

@@ -29,13 +29,21 @@ def misses(limits: tuple[str, ...], by: tuple[float | str, ...]) -> str:
 
 
 def _in_types(
-    rest: str, limits: tuple[str, ...], by: tuple[float, ...], searches: int, last: bool, left: bool = False
+    rest: str,
+    limits: tuple[str, ...],
+    by: tuple[float, ...],
+    searches: int,
+    last: bool,
+    left: bool = False,
+    runner_up: bool = False,
 ) -> str:
     next_step = (
         f"After {searches} searches nothing is quantized instead."
         if left
         else f"It is used anyway after {searches} searches; set a larger margin."
         if last
+        else "The best of the other plans is tried."
+        if runner_up
         else "The search continues with that taken into account."
     )
     missed = misses(limits, by)
