@@ -287,7 +287,20 @@ def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return shape if axis is None else (*shape[: len(shape) + axis], *shape[len(shape) + axis + 1 :])
 
 
+def _overlapping(output: SeenOutput, labels: Sequence[Array]) -> bool:
+    """Whether labels are 0 or 1, or 255, for each of an output's independent masks: those of a pixel are no one-hot."""
+    if output.discrete or len(output.shape) < _PICTURE or output.shape[axis := class_axis_of(output)] < 2:
+        return False
+    if not {one.shape for one in labels} <= {one.shape for one in output.samples} or output.sums_to_one(axis):
+        return False
+    given = [one[one != UNLABELLED_PIXEL] for one in labels]
+    exclusive = all(bool((one.sum(axis=axis) == 1).all()) for one in labels)
+    return any(one.size for one in given) and _whole(given, 0, 2) and not exclusive
+
+
 def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    if _overlapping(output, labels):
+        return ("miou",)
     single = "threshold" in settings
     if output.discrete:
         axis, count = None, 1 << 31
@@ -326,7 +339,7 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     apart = [one for one in labels if one.shape not in known]
     fits = all(non_unit_dims(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
     # labels 0 and 1 are classes, from which a logit's distance has no meaning
-    if not fits or _there_or_not(labels):
+    if not fits or _there_or_not(labels) or (_overlapping(output, labels) and not output.in_unit):
         return ()
     return ("psnr", "mse") if _shows_picture(output, settings) else ("mse",)
 

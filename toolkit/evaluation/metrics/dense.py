@@ -22,7 +22,10 @@ from toolkit.evaluation.metric import (
 from toolkit.evaluation.numerics.resampling import NO_UNIT, Summed
 from toolkit.evaluation.tasks.segmentation import mask_of
 
-_PIXELS = "give integers [samples, height, width], the class of every pixel"
+_PIXELS = (
+    "give integers [samples, height, width], the class of every pixel, or [samples, masks, height, width] with 0 or 1 "
+    "for each mask"
+)
 _WINDOW = 7
 _STEP, _LEAST_NOISE = 1 / 255, 1e-12
 
@@ -184,7 +187,8 @@ class MeanIoU:
     """Mean over classes of intersection over union, counted over all pixels; 255 among the labels is left out.
 
     Outputs are scores [batch, classes, height, width], or with classes along the options' ``axis``, a single map of
-    scores, or class numbers [batch, height, width]; labels are integers [batch, height, width].
+    scores, or class numbers [batch, height, width]; labels are integers [batch, height, width]. Of several independent
+    masks, labels are 0 or 1 for each, of the outputs' shape; the mean is over the masks.
     """
 
     higher_is_better = True
@@ -207,6 +211,10 @@ class MeanIoU:
             raise unlike_shapes(scores, label, _PIXELS)
         label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
         axis = 1 if self.options.axis is None else self.options.axis
+        if scores.dtype.kind == "f" and label.shape == scores.shape and scores.ndim > 3 and scores.shape[axis] > 1:
+            threshold = threshold_of(scores, self.options)
+            self._add_masks(np.moveaxis(scores, axis, 1) > threshold, np.moveaxis(label, axis, 1))
+            return
         single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
         found = mask_of(scores, axis, threshold_of(scores, self.options) if single else None)
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
@@ -214,11 +222,27 @@ class MeanIoU:
         wanted = label.reshape(len(label), -1).astype(np.int64)
         keep = wanted != UNLABELLED_PIXEL
         for one in np.union1d(found[keep], wanted[keep]).tolist():
-            a, b = (found == one) & keep, (wanted == one) & keep
-            counts = np.stack([self.samples + np.arange(len(label)), (a & b).sum(axis=1), (a | b).sum(axis=1)], axis=1)
-            self.counts.setdefault(one, []).append(counts[counts[:, 2] > 0])
-        self.told.append(keep.any(axis=1))
-        self.samples += len(label)
+            self._count(one, (found == one) & keep, (wanted == one) & keep)
+        self._told(keep)
+
+    def _add_masks(self, found: Array, label: Array) -> None:
+        """Add which pixels are in each of several masks, and their labels, [batch, masks, height, width] each."""
+        wanted = label.reshape(*label.shape[:2], -1)
+        keep = wanted != UNLABELLED_PIXEL
+        for one in range(wanted.shape[1]):
+            here = keep[:, one]
+            self._count(one, found.reshape(wanted.shape)[:, one] & here, (wanted[:, one] == 1) & here)
+        self._told(keep.reshape(len(label), -1))
+
+    def _count(self, one: int, found: Array, wanted: Array) -> None:
+        """Count the pixels of a class in each sample, bool [batch, pixels] each."""
+        both, either = (found & wanted).sum(axis=1), (found | wanted).sum(axis=1)
+        counts = np.stack([self.samples + np.arange(len(found)), both, either], axis=1)
+        self.counts.setdefault(one, []).append(counts[either > 0])
+
+    def _told(self, keep: Array) -> None:
+        self.told.append(np.asarray(keep.any(axis=1)))
+        self.samples += len(keep)
 
     def value(self) -> float:
         """The value over all samples, 0 to 1; NaN if no pixel has a class."""

@@ -56,7 +56,8 @@ _POSITIONS = "a class's number per position: integer, [positions]; -100 is left 
 _READING = "the reading's classes, no blanks: integer, [length], padded with -1"
 _ALIKE, _MASK = (
     "the target, of the output's shape",
-    "the class of every pixel: integer, [height, width]; 255 is left out",
+    "the class of every pixel: integer, [height, width]; of masks that overlap 0 or 1 for each: [masks, height, "
+    "width]; 255 is left out",
 )
 _BOXES = (
     "x1, y1, x2, y2, class per object: float, [objects, 5], in the unit of the model's boxes; padded with rows of -1"

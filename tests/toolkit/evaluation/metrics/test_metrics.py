@@ -226,6 +226,18 @@ def test_a_volume_is_segmented_place_by_place():
         assert value("miou", scores, given)[0] == pytest.approx((12 / 18 + 6 / 12) / 2)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_masks_that_overlap_are_held_against_labels_of_each(kind):
+    """Of two masks of a picture one is half found, of 24 pixels with 6 that are left out, and one whole."""
+    label = np.zeros((2, 2, 6, 8), kind)
+    label[:, 0, :4], label[:, 1, 1:3] = 1, 1
+    scores = np.where(label > 0, 2.0, -2.0).astype(np.float32)
+    scores[:, 0, 2:4] = -3.0
+    label[:, 0, 0, :6] = 255
+    assert value("miou", scores, label)[0] == pytest.approx((10 / 26 + 1) / 2)
+    assert value("miou", 1 / (1 + np.exp(-scores)), label)[0] == pytest.approx((10 / 26 + 1) / 2)
+
+
 def test_neighbours_ranks_and_likelihood():
     vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [1, 1]], np.float32)
     assert value("recall_at_1", vectors, np.array([0, 0, 1, 1, 2])) == (1.0, 4)

@@ -178,6 +178,22 @@ def test_masks_without_a_class_anywhere_fit_nothing():
     assert [one.metric for one in fitting_metrics(seen_mask, guess(seen_mask), list(label))] == ["miou"]
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_labels_of_masks_that_overlap_are_no_values_of_their_logits(kind):
+    """A trained model of nested regions was called wrong: the distance of its logits from 0 and 1 was its error."""
+    far = np.abs(np.arange(32) - 15.5)
+    logits = np.stack([radius - np.maximum(far[:, None], far) for radius in (11.0, 7.0, 4.0)])
+    scores = (logits + 0.2 * np.random.default_rng(0).normal(size=(8, 3, 32, 32))).astype(np.float32)
+    nested = np.broadcast_to(logits > 0, scores.shape).astype(kind)
+    for given in (scores, (1 / (1 + np.exp(-scores))).astype(np.float32)):
+        model = seen(out("y", given, "Conv" if given is scores else "Sigmoid"))
+        fits = [one.metric for one in fitting_metrics(model, guess(model), list(nested))]
+        assert "miou" in fits and ("mse" in fits) is (given is not scores)
+    one_hot = np.moveaxis(np.eye(3)[scores.argmax(axis=1)], -1, 1).astype(kind)
+    model = seen(out("y", scores, "Conv"))
+    assert "miou" not in {one.metric for one in fitting_metrics(model, guess(model), list(one_hot))}
+
+
 def judged(tmp_path, first, second, labels_of, **evaluation):
     """What a recipe by hand, with that ``[evaluation]``, is judged by; see ``heads``."""
     heads(tmp_path, first, second, labels_of)
