@@ -21,6 +21,9 @@ from toolkit.graph.surgery.tensors import onnx_type
 
 _OWN_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"}
 _FOREIGN = "qtool.foreign"
+_EARLY = frozenset({"LayerNormalization"})
+"""Operators that onnxruntime computes in models of opsets before ONNX had them, with the same meaning: its optimizer
+writes them into models of any opset."""
 SAME_FROM = {
     "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
     "Identity": 13, "If": 11, "Loop": 13, "Pad": 18, "QuantizeLinear": 13, "Reshape": 13, "Scan": 11,
@@ -36,7 +39,7 @@ _PER_CHANNEL = 21
 def name_foreign(
     proto: onnx.ModelProto, withdrawn: bool = False, operators: Collection[tuple[str, str]] | None = None
 ) -> bool:
-    """Move operators in ONNX's domains that no version of ONNX has to a domain of their own, in place.
+    """Move operators in ONNX's domains that no version of ONNX has, or none so early, to another domain, in place.
 
     TensorRT's plugins use ONNX's own domain, where checker and converter refuse unknown operators.
 
@@ -52,7 +55,8 @@ def name_foreign(
     foreign = {
         (domain, op)
         for domain, op in (operators if operators is not None else operators_of(proto))
-        if is_foreign(domain, op) or (withdrawn and domain in ONNX_DOMAINS and _withdrawn(op, version))
+        if is_foreign(domain, op)
+        or (domain in ONNX_DOMAINS and (_early(op, version) or (withdrawn and _withdrawn(op, version))))
     }
     if not foreign:
         return False
@@ -83,6 +87,11 @@ def _withdrawn(op: str, version: int) -> bool:
         return bool(onnx.defs.get_schema(op, version, "").deprecated)
     except onnx.defs.SchemaError:
         return False
+
+
+def _early(op: str, version: int) -> bool:
+    """Whether an opset has no such operator yet, although models of that opset have it, see ``_EARLY``."""
+    return op in _EARLY and not onnx.defs.has(op, version, "")
 
 
 def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages | None = None) -> gs.Graph:
