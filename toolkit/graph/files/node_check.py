@@ -13,13 +13,16 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, node_words
 
 _OWN_TWINS = ("QuantizeLinear", "DequantizeLinear")
 """Operators of com.microsoft with the same name and inputs as in ONNX."""
+_OF_ONE_PROCESSOR = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains of operators that onnxruntime's optimizer writes for one processor, with weights in its order."""
 
 
 def check_nodes(proto: onnx.ModelProto, where: str) -> None:
     """Check every node whose operator is in ONNX; operators of other domains are not checked.
 
     Raises:
-        ModelError: a node has too few or too many inputs or outputs, or an attribute is missing or has the wrong type.
+        ModelError: a node has too few or too many inputs or outputs, or an attribute is missing or has the wrong type,
+            or the model was optimized for one processor.
     """
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     _check(proto.graph.node, versions, where)
@@ -31,6 +34,12 @@ def check_nodes(proto: onnx.ModelProto, where: str) -> None:
 def _check(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], where: str) -> None:
     version = versions.get("", versions.get("ai.onnx", 0))
     for node in all_nodes(nodes):
+        if node.domain in _OF_ONE_PROCESSOR:
+            raise ModelError(
+                f"{node_words(node)} is of domain '{node.domain}': onnxruntime optimized the model for one processor",
+                where=where,
+                remedy="give the model as it was before, or save it with ORT_ENABLE_BASIC",
+            )
         own = node.domain in ONNX_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OWN_TWINS)
         schema = _schema(node.op_type, version) if own else None
         fault = _fault(node, schema, version) if schema is not None else ""

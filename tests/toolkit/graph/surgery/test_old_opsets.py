@@ -170,3 +170,17 @@ def test_an_operator_that_onnxruntime_had_before_onnx_is_read_and_kept(op):
     assert model.opset == 19 and [one.op for one in model.nodes] == ["MatMul", "LayerNormalization"]
     onnx.checker.check_model(model.to_proto(), full_check=True)
     assert np.allclose(run(model, {"x": x})[0], wanted, atol=1e-5)
+
+
+def test_a_model_that_onnxruntime_optimized_for_one_processor_is_refused(tmp_path):
+    """Its convolutions read weights in the order of that processor's blocks; they were quantized as ONNX's."""
+    nodes = [node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), node("Relu", ["c"], ["y"])]
+    proto = build(nodes, {"x": [1, 16, 8, 8]}, {"y": [1, 16, 8, 8]}, {"w": normal(16, 16, 3, 3)})
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "model.onnx"), 3
+    ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if all(one.domain != "com.microsoft.nchwc" for one in onnx.load(tmp_path / "model.onnx").graph.node):
+        pytest.skip("onnxruntime has no blocked kernels for this processor")
+    with pytest.raises(ModelError, match="onnxruntime optimized the model for one processor") as refused:
+        Model.load(tmp_path / "model.onnx")
+    assert "ORT_ENABLE_BASIC" in str(refused.value.remedy)
