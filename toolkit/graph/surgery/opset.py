@@ -129,7 +129,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ) from error
     for node in all_nodes(converted.graph.node) if foreign else ():
         node.domain = "" if node.domain == _FOREIGN else node.domain
-    keep_semantics(converted.graph, model.opset, target)
+    keep_semantics(converted, model.opset, target)
     inputs = [value for value in converted.graph.input if value.name in given]
     del converted.graph.input[:]
     converted.graph.input.extend(inputs)

@@ -6,31 +6,38 @@ at the top level of a graph and in the branch of an If.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, inside_out
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, held_by, inside_out
 
-_RESIZE, _DROPOUT, _HARDMAX = 11, 12, 13
+_RESIZE, _SCALARS, _DROPOUT, _HARDMAX = 11, 11, 12, 13
 """The opsets in which these operators changed their meaning, or got inputs in place of attributes (ONNX's Changelog.md,
-Resize-11, Dropout-12 and Hardmax-13)."""
+Resize-11, Clip-11 and Pad-11, Dropout-12 and Hardmax-13)."""
+_WIDE = (TensorProto.FLOAT16, TensorProto.DOUBLE)
+_OF_THE_DATA = {"Clip": (1, 2), "Pad": (2,)}
+"""The inputs that were float attributes, and have the type of the first input."""
 
 
-def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
-    """Restore the original meaning of a converted graph, in place, including subgraphs.
+def keep_semantics(proto: onnx.ModelProto, before: int, after: int) -> None:
+    """Restore the original meaning of a converted model, in place, including subgraphs.
 
     Args:
-        graph: the converter's result, in which each operator named below is from the old graph.
+        proto: the converter's result, in which each operator named below is from the old graph.
         before: its original opset.
         after: its present opset.
     """
+    graph = proto.graph
     if before < _RESIZE <= after:
-        constants = _constants(graph)
-        for node in all_nodes(graph.node):
-            if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
-                _place_samples(node, constants)
+        for one, constants in _scopes(graph):
+            for node in one.node:
+                if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
+                    _place_samples(node, constants)
+    if before < _SCALARS <= after:
+        _type_scalars(proto)
     if before < _HARDMAX <= after:
         taken = {name for node in all_nodes(graph.node) for name in (*node.input, *node.output, node.name)}
         taken |= {one.name for each in inside_out(graph) for one in (*each.input, *each.initializer)}
@@ -43,12 +50,44 @@ def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
                 del node.input[1:]
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    found = {tensor.name: tensor for one in inside_out(graph) for tensor in one.initializer}
-    for node in all_nodes(graph.node):
+def _scopes(
+    graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto] | None = None
+) -> Iterator[tuple[onnx.GraphProto, dict[str, onnx.TensorProto]]]:
+    """A graph and its subgraphs, each with the constants that its nodes can read: branches may use the same names."""
+    found = {**(outer or {}), **{tensor.name: tensor for tensor in graph.initializer}}
+    for node in graph.node:
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
-    return found
+    yield graph, found
+    for node in graph.node:
+        for inner in held_by(node):
+            yield from _scopes(inner, found)
+
+
+def _type_scalars(proto: onnx.ModelProto) -> None:
+    """Give limits and padding values the type of the data: the converter makes all of them float32."""
+    if not any(node.op_type in _OF_THE_DATA and node.domain in ONNX_DOMAINS for node in all_nodes(proto.graph.node)):
+        return
+    inferred = inside_out(onnx.shape_inference.infer_shapes(proto).graph)[::-1]
+    every = [_kinds(graph) for graph in inferred]
+    known = {name: kind for kinds in every for name, kind in kinds.items()}
+    for (graph, constants), own in zip(_scopes(proto.graph), every, strict=True):
+        for node in graph.node:
+            places = _OF_THE_DATA.get(node.op_type, ()) if node.domain in ONNX_DOMAINS else ()
+            kind = own.get(node.input[0]) or known.get(node.input[0], 0) if places else 0
+            for name in [node.input[place] for place in places if place < len(node.input)]:
+                held = constants.get(name)
+                if held is not None and held.data_type == TensorProto.FLOAT and kind in _WIDE:
+                    with np.errstate(over="ignore"):
+                        values = numpy_helper.to_array(held).astype(helper.tensor_dtype_to_np_dtype(kind))
+                    held.CopyFrom(numpy_helper.from_array(values, held.name))
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
+    """The element types of a graph's tensors by name, as far as they are known."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    kinds = {one.name: one.type.tensor_type.elem_type for one in values}
+    return kinds | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def _place_samples(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:

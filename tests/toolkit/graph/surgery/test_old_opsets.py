@@ -49,15 +49,16 @@ def test_what_a_refusal_of_an_old_opset_advises_helps(opset, target):
     assert any(one.op == "QuantizeLinear" for one in model.nodes)
 
 
-def means_the_same(nodes, shapes, weights, opset):
+def means_the_same(nodes, shapes, weights, opset, kind=TensorProto.FLOAT):
     """Hold a graph against itself at newer opsets: at its top, and in both branches of an If."""
-    x = normal(*shapes)
-    shape = helper.make_tensor_value_info("y", 1, None)
+    x = normal(*shapes).astype(helper.tensor_dtype_to_np_dtype(kind))
+    shape = helper.make_tensor_value_info("y", kind, None)
     inner = helper.make_graph(nodes, "branch", [], [shape])
     other = helper.make_graph([*nodes[:-1], node("Abs", nodes[-1].input, ["y"])], "other", [], [shape])
     branched = [node("If", ["yes"], ["out"], then_branch=inner, else_branch=other)]
     for graph, output, extra in ((nodes, "y", {}), (branched, "out", {"yes": np.array(True)})):
-        proto = build(graph, {"x": list(shapes)}, {output: None}, {**weights, **extra}, opset=opset)
+        types = {"x": kind, output: kind}
+        proto = build(graph, {"x": list(shapes)}, {output: None}, {**weights, **extra}, opset=opset, types=types)
         session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         (wanted,) = session.run(None, {"x": x})
         for target in (13, 19):
@@ -75,6 +76,39 @@ def test_pictures_are_resized_as_before_wherever_the_resize_stands(op, opset, sc
         pytest.skip("an Upsample does not shrink")
     nodes = [node("Relu", ["x"], ["r"]), node(op, ["r", "s"], ["u"], mode=mode), node("Tanh", ["u"], ["y"])]
     means_the_same(nodes, (1, 2, 6, 6), {"s": np.float32(scales)}, opset)
+
+
+def test_resizes_of_two_branches_keep_their_own_scales():
+    """Each branch has a constant of the same name, as the converter's own constants have."""
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    total = node("ReduceSum", ["r"], ["y"], keepdims=0)
+    branches = {}
+    for name, scales in (("then_branch", [1, 1, 0.5, 0.5]), ("else_branch", [1, 1, 2, 2])):
+        held = helper.make_node("Constant", [], ["s"], value=helper.make_tensor("s", 1, [4], scales))
+        branches[name] = helper.make_graph([held, node("Resize", ["x", "s"], ["r"]), total], name, [], [value])
+    proto = build(
+        [node("If", ["yes"], ["out"], **branches)], {"x": [1, 1, 6, 6], "yes": []}, {"out": []}, {}, opset=10,
+        types={"yes": TensorProto.BOOL},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    model.raise_opset(13)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for yes in (True, False):
+        feed = {"x": normal(1, 1, 6, 6), "yes": np.array(yes)}
+        np.testing.assert_allclose(run(model, feed)[0], session.run(None, feed)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+@pytest.mark.parametrize(
+    ("op", "settings"),
+    [("Clip", {"min": -0.5, "max": 0.75}), ("Clip", {"max": 0.5}), ("Clip", {}), ("Pad", {"pads": [0, 1, 0, 0, 1, 1], "value": 0.5})],
+)  # fmt: skip
+def test_limits_and_padding_have_the_type_of_the_data(op, settings, kind):
+    """They were attributes, which are float32 whatever they limit or pad."""
+    if op == "Clip" and kind == TensorProto.DOUBLE:
+        pytest.skip("onnxruntime has no Clip of float64 before opset 11")
+    nodes = [node("Neg", ["x"], ["n"]), node(op, ["n"], ["p"], **settings), node("Neg", ["p"], ["y"])]
+    means_the_same(nodes, (2, 3, 4), {}, 10, kind)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 2, -1])
