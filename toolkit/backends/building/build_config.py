@@ -48,8 +48,13 @@ def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mappi
                 )
 
 
-def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """A Polygraphy Profile for each profile; one empty profile if there are none."""
+def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]], inputs: Mapping[str, Sequence[int]]) -> list[Any]:
+    """A Polygraphy Profile for each profile; one without dynamic inputs if there are none.
+
+    Args:
+        profiles: as for ``check_profiles``, which has accepted them.
+        inputs: shape of every network input.
+    """
     from polygraphy.backend.trt import Profile
 
     made = []
@@ -58,6 +63,10 @@ def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]]) -> list[Any]:
         for name, extent in profile["shapes"].items():
             # Polygraphy interprets names as patterns
             one.add(literal_glob(name), min=tuple(extent["min"]), opt=tuple(extent["opt"]), max=tuple(extent["max"]))
+        for name, shape in inputs.items():
+            # the other inputs it adds itself, under their plain names, which as patterns may not match them
+            if name not in profile["shapes"] and literal_glob(name) != name:
+                one.add(literal_glob(name), tuple(shape), tuple(shape), tuple(shape))
         made.append(one)
     return made
 

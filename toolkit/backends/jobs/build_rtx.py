@@ -58,7 +58,9 @@ def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     try:
         arguments = common_arguments(trt, settings, talk)
         create = CreateConfigRTX(
-            profiles=polygraphy_profiles(request["profiles"]), compute_capabilities=capabilities, **arguments
+            profiles=polygraphy_profiles(request["profiles"], {t["name"]: t["shape"] for t in walked["inputs"]}),
+            compute_capabilities=capabilities,
+            **arguments,
         )
         engine = EngineBytesFromNetwork(opened, config=with_timing(trt, create, settings), save_timing_cache=cache)()
     except (PolygraphyException, RuntimeError) as error:

@@ -160,7 +160,8 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Channel, cali
         arguments |= _flags(trt, network, request)
     if calibration is not None:
         arguments["calibrator"] = calibration.calibrator
-    create = CreateConfig(profiles=polygraphy_profiles(request["profiles"]), tf32=settings["tf32"], **arguments)
+    profiles = polygraphy_profiles(request["profiles"], _input_shapes(network))
+    create = CreateConfig(profiles=profiles, tf32=settings["tf32"], **arguments)
     create = with_timing(trt, create, settings)
     return PostprocessConfig(create, calibration.choose_profile) if calibration is not None else create
 

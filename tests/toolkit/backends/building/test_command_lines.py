@@ -66,9 +66,18 @@ def test_polygraphy_takes_no_name_for_a_pattern():
     start = words.index("--trt-opt-shapes") + 1
     written = [word.rpartition(":")[0] for word in words[start : start + 3]]
     extents = {name: {"min": one.min, "opt": one.opt, "max": one.max} for name, one in shapes.items()}
-    (profile,) = polygraphy_profiles([{"shapes": extents}])
+    (profile,) = polygraphy_profiles([{"shapes": extents}], dict.fromkeys(names, (-1, 3)))
     for keys in (written, list(profile)):
         assert match_keys(keys, names) == (dict(zip(names, keys)), [])
+
+
+@pytest.mark.parametrize("profiles", [[], [{"shapes": {"x[0]": {"min": (1, 3), "opt": (2, 3), "max": (4, 3)}}}]])
+def test_a_fixed_input_whose_name_is_a_pattern_has_its_own_shape_in_a_profile(profiles):
+    """Polygraphy would add it under its plain name, and then find no input that this matches."""
+    inputs = {"x[0]": (-1, 3) if profiles else (2, 3), "x[1]": (4, 5), "plain": (6, 7)}
+    (profile,) = polygraphy_profiles(profiles, inputs)
+    wanted = ["x[[]0]", "x[[]1]"]
+    assert sorted(profile) == wanted and tuple(profile["x[[]1]"].opt) == (4, 5)
 
 
 def test_trtexec_gives_weakly_typed_layers_their_types():
