@@ -244,13 +244,14 @@ def _batch_axis(
 
 
 def _makers(output: gs.Tensor) -> frozenset[str]:
+    """The operators that compute an output's values, through those that only move or join them."""
     found: set[str] = set()
-    waiting, steps = [output], 0
-    while waiting and steps < 100:
-        steps += 1
+    waiting, looked = [output], set[int]()
+    while waiting:
         tensor = waiting.pop()
-        if not tensor.inputs:
+        if id(tensor) in looked or not tensor.inputs:
             continue
+        looked.add(id(tensor))
         node = tensor.inputs[0]
         if node.op in _PASSING and node.inputs:
             waiting.append(node.inputs[0])
