@@ -67,9 +67,9 @@ class InspectorAttribution:
         layers = engine.layers.get(node.name, [])
         if is_constant_node(node) and engine.how.get(node.name) not in ("metadata", "name"):
             if node.op in PAIR_OPERATORS and layers:
-                return self._record(node, self.flow.pair_type(node), layers, "fused", EngineCode.DONE_WHILE_BUILDING())
+                return self._record(self.flow.pair_type(node), layers, "fused", EngineCode.DONE_WHILE_BUILDING())
             known = EngineCode.CONSTANT() if node.op == "Constant" else EngineCode.COMPUTED_WHILE_BUILDING()
-            return self._record(node, None, [], "removed", known)
+            return self._record(None, [], "removed", known)
         if not layers:
             return self._absent(node)
         blocks = [layer for layer in layers if opaque(layer)]
@@ -80,7 +80,7 @@ class InspectorAttribution:
         precision, source = self._precision(node, layers)
         host = self._host(node, layers, mains)
         status, reason = self._compare(node, precision, layers, host)
-        return self._record(node, precision, layers, status, reason, source)
+        return self._record(precision, layers, status, reason, source)
 
     def _alone(self, node: gs.Node, block: Layer, engine: EngineMap) -> bool:
         """Whether a block runs no other computing node than this one: then the block's formats are the node's."""
@@ -169,10 +169,10 @@ class InspectorAttribution:
         asked = self.plan.get(node.name)
         if asked is not None and asked.precision is not precision:
             why = EngineCode.PAIR_TYPE(op=node.op, precision=precision)
-            return self._record(node, precision, layers, "overridden", why)
+            return self._record(precision, layers, "overridden", why)
         if host and engine.how[node.name] != "metadata":
-            return self._record(node, precision, layers, "fused", EngineCode.PART_OF_LAYER(layer=layers[0].name))
-        return self._record(node, precision, layers, "honoured", EngineCode.OWN_KERNEL())
+            return self._record(precision, layers, "fused", EngineCode.PART_OF_LAYER(layer=layers[0].name))
+        return self._record(precision, layers, "honoured", EngineCode.OWN_KERNEL())
 
     def _hidden(self, node: gs.Node, blocks: list[Layer]) -> Actual:
         block = blocks[0]
@@ -182,7 +182,7 @@ class InspectorAttribution:
         wanted = asked.precision if asked is not None and self._is_float(node) else None
         why = self.flow.verdict(node).reason if wanted is not None and wanted.quantized else None
         reason = EngineCode.IN_BLOCK(block=block.name, reads=reads, writes=writes, asked=wanted, why=why)
-        return self._record(node, None, blocks, "opaque", reason)
+        return self._record(None, blocks, "opaque", reason)
 
     def _absent(self, node: gs.Node) -> Actual:
         own = {tensor.name for tensor in self.model.graph.outputs}
@@ -193,12 +193,11 @@ class InspectorAttribution:
         elif not any(tensor.outputs or tensor.name in own for tensor in node.outputs):
             reason = EngineCode.UNREAD()
         else:
-            return self._record(node, None, [], "unknown", EngineCode.NOT_IN_ENGINE())
-        return self._record(node, None, [], "removed", reason)
+            return self._record(None, [], "unknown", EngineCode.NOT_IN_ENGINE())
+        return self._record(None, [], "removed", reason)
 
     def _record(
         self,
-        node: gs.Node,
         precision: Precision | None,
         layers: list[Layer],
         status: str,

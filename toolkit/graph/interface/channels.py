@@ -27,7 +27,7 @@ def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
             continue
         each = node.inputs[1].shape[1] if len(node.inputs[1].shape) > 1 else None
         rank = len(node.inputs[1].shape)
-        origin = _origin(model, node.inputs[0], 1, rank)
+        origin = _origin(model, node.inputs[0], rank)
         if origin is None or (origin[0].shape is not None and len(origin[0].shape) != rank):
             # a constant of higher rank has added dimensions by broadcasting
             continue
@@ -36,8 +36,9 @@ def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
     return found
 
 
-def _origin(model: Model, tensor: gs.Tensor, axis: int, rank: int) -> tuple[gs.Tensor, int] | None:
-    """The tensor that another is computed from elementwise, and the axis in it; None if unknown."""
+def _origin(model: Model, tensor: gs.Tensor, rank: int) -> tuple[gs.Tensor, int] | None:
+    """The tensor that another is computed from elementwise, and the axis of its channels; None if unknown."""
+    axis = 1
     while tensor.inputs:
         node = tensor.inputs[0]
         if node.op == "Transpose":

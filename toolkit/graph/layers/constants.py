@@ -36,7 +36,7 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
     known = model.constant(tensor)
     if known is not None:
         return known
-    order = _makers(model, tensor)
+    order = _makers(tensor)
     if order is None:
         return None
     values: dict[str, Array] = {}
@@ -78,7 +78,7 @@ def is_stored(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) or bool(tensor.inputs and tensor.inputs[0].op == "Constant")
 
 
-def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
+def _makers(tensor: gs.Tensor) -> list[gs.Node] | None:
     """The nodes that compute a tensor from constants only, in order; None if anything else contributes."""
     order: list[gs.Node] = []
     seen: set[int] = set()

@@ -223,7 +223,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     """Write the recipe and the Q/DQ model that are equivalent to the source."""
     source = read_source(asked.words)
     source.orders[:] = _completed(source, asked)
-    model_path = _model_path(source, asked)
+    model_path = _model_path(source)
     model = load_source(model_path)
     refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
     if source.kind == "model" and not pair_count(model) and asked.cache is None and asked.data is None:
@@ -239,7 +239,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     settled = settle(source.orders, model, paired)
     folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
     target = _new_target(folder, model_path.stem, asked)
-    given, fit, said = _ranges(source, asked, settled, model, paired)
+    given, fit, said = _ranges(source, settled, model, paired)
     ranges_path = folder / f"{model_path.stem}.ranges.json" if fit is not None else None
     for made in filter(None, (target, ranges_path, folder / _RECORD)):
         refuse_writing_over(_inputs(model_path, asked), made)
@@ -305,7 +305,7 @@ def _without_file(order: Order, source: MigrationSource) -> Order:
     return order if there else replace(order, why=MigrateCode.CACHE_NOT_THERE())
 
 
-def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
+def _model_path(source: MigrationSource) -> Path:
     named = value_named(source.orders, Term.MODEL)
     if not named:
         engine = f", but the engine {built}" if (built := value_named(source.orders, Term.ENGINE_IN)) else ""
@@ -319,7 +319,7 @@ def _data(source: MigrationSource, settled: Settled) -> Path | None:
 
 
 def _ranges(
-    source: MigrationSource, asked: MigrationRequest, settled: Settled, model: Model, paired: bool
+    source: MigrationSource, settled: Settled, model: Model, paired: bool
 ) -> tuple[Ranges | None, FittedRanges | None, list[Finding]]:
     """The given ranges, the same ranges fitted to the model, and findings about them."""
     if pair_count(model):

@@ -206,7 +206,7 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
         lines += [f'precision = "{kept_in}"'] if kept_in is not Precision.FP16 else []
     if ranges is not None:
         return lines + pass_lines(model, ranges)
-    return lines + _search(model, _helpers(model, prepared), kept_in)
+    return lines + _search(_helpers(model, prepared), kept_in)
 
 
 def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
@@ -236,7 +236,7 @@ def rest_of(model: Model) -> Precision:
     return Precision.BF16 if 2 * wide > len(layers) else Precision.FP16
 
 
-def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[str]:
+def _search(helpers: Sequence[str], kept_in: Precision) -> list[str]:
     word = "bfloat16" if kept_in is Precision.BF16 else "float16"
     # bfloat16 has float32's range, so it needs no guard against overflow
     guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []

@@ -160,7 +160,7 @@ class PassesStep(Step[PassesRecord]):
         return_free_blocks()
         model.source = None
         model.settle(checked=True)
-        ranges = self._observed(model, context)
+        ranges = self._observed(context)
         if ranges is not None:
             self._diagnose(ranges, journal, model)
         return self._record(model, context, ranges)
@@ -213,7 +213,7 @@ class PassesStep(Step[PassesRecord]):
         files = relative(self.folder, *written, *context.files)
         return PassesRecord(plan=context.plan, journal=context.journal, exact=tuple(exact), files=files).holding(model)
 
-    def _observed(self, model: Model, context: Context) -> Ranges | None:
+    def _observed(self, context: Context) -> Ranges | None:
         """The ranges that the passes requested, with observed values of every tensor for float16's limits."""
         ranges = context.known_ranges
         missing = ranges is None or (context.can_calibrate and not ranges.observed)

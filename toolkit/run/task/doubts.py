@@ -44,7 +44,7 @@ def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> li
     """Shortcomings of the samples: no objects, identical outputs, a single answer, or too few samples for a limit."""
     empty, nothing = [tally for tally in found.tallies if tally.empty], samples_show_nothing(found)
     # if all outputs are identical, a single answer is only a consequence
-    one_sided = [] if samples_identical(found) else [_shown(tally, found) for tally in one_answer(found)]
+    one_sided = [] if samples_identical(found) else [_shown(tally) for tally in one_answer(found)]
     doubts = [
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
         for tally in empty
@@ -145,7 +145,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _shown(tally: AnswerTally, found: EvaluationResult) -> Finding:
+def _shown(tally: AnswerTally) -> Finding:
     """The finding that the samples show only a single answer."""
     return ReportCode.SAMPLES_SHOW_ONE_ANSWER(
         outputs=tally.part.outputs, samples=tally.answers, only=tally.only,
