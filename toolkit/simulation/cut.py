@@ -198,20 +198,14 @@ class Cutter:
         made = {name for segment in self.segments[begin:end] for name in segment.outputs}
         needed_later = {name for segment in self.segments[end:] for name in segment.inputs}
         outputs = sorted(made & (needed_later | self.graph.outputs))
-        built = PieceBuilder(self.graph)
-        for kind, (low, high) in zip(kinds, bounds):
-            for segment in self.segments[low:high]:
-                built.add(segment, kind)
-        built.drop_unread(outputs)
+        built = self._built(kinds, bounds, outputs)
         inner = {name for node in built.nodes for name in node.output}
         used = {name for node in built.nodes for name in reads_of(node)}
         constants = {**self.graph.constants, **built.constants}
         outer = sorted(name for name in used - inner - set(constants) if not name.startswith((SWITCH, SCALE)))
-        values = [self.graph.value_info(name) for name in outer]
-        values += [helper.make_tensor_value_info(SWITCH + name, TensorProto.BOOL, []) for name in built.switches]
-        values += [helper.make_tensor_value_info(SCALE + name, kind, []) for name, kind in built.scales.items()]
         graph = helper.make_graph(
-            built.nodes, "piece", values, [self.graph.value_info(name, shaped=False) for name in outputs],
+            built.nodes, "piece", self._inputs(outer, built),
+            [self.graph.value_info(name, shaped=False) for name in outputs],
             [constants[name] for name in sorted(used) if name in constants],
         )  # fmt: skip
         version = max(self.graph.proto.ir_version, 8)
@@ -225,3 +219,22 @@ class Cutter:
             tuple(built.switches),
             built.scales,
         )
+
+    def _built(
+        self, kinds: Sequence[StageKind], bounds: Sequence[tuple[int, int]], outputs: Sequence[str]
+    ) -> PieceBuilder:
+        """The nodes of consecutive stages, by the bounds of their segments."""
+        built = PieceBuilder(self.graph)
+        for kind, (low, high) in zip(kinds, bounds):
+            for segment in self.segments[low:high]:
+                built.add(segment, kind)
+        built.drop_unread(outputs)
+        return built
+
+    def _inputs(self, outer: Sequence[str], built: PieceBuilder) -> list[onnx.ValueInfoProto]:
+        """The inputs of a piece: tensors of earlier stages, switches and scales."""
+        return [
+            *(self.graph.value_info(name) for name in outer),
+            *(helper.make_tensor_value_info(SWITCH + name, TensorProto.BOOL, []) for name in built.switches),
+            *(helper.make_tensor_value_info(SCALE + name, kind, []) for name, kind in built.scales.items()),
+        ]

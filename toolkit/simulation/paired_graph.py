@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 from threading import Lock
 from typing import Any
@@ -78,15 +78,7 @@ class PairedGraph:
             cut(self.proto, left)
         graph = self.proto.graph
         self.outputs = {value.name for value in graph.output}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.nodes: list[onnx.NodeProto] = []
-        for node in graph.node:
-            constant = _constant_of(node)
-            # an output that is constant needs its node
-            if constant is None or constant.name in self.outputs:
-                self.nodes.append(node)
-            else:
-                self.constants[constant.name] = constant
+        self.nodes, self.constants = _nodes_and_constants(graph, self.outputs)
         self.inputs = [value for value in graph.input if value.name not in self.constants]
         self.declared = {value.name: value for value in (*graph.output, *graph.value_info)}
         self.names = set(switches.names)
@@ -230,6 +222,22 @@ class PairedGraph:
             return helper.make_tensor_value_info(name, kind, [self._lengths[name]])
         # sizes stay open: the facts may be of a single profile
         return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
+
+
+def _nodes_and_constants(
+    graph: onnx.GraphProto, outputs: Collection[str]
+) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto]]:
+    """A graph's nodes without its Constants, and the initializers and the values of these Constants by name."""
+    nodes: list[onnx.NodeProto] = []
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        constant = _constant_of(node)
+        # an output that is constant needs its node
+        if constant is None or constant.name in outputs:
+            nodes.append(node)
+        else:
+            constants[constant.name] = constant
+    return nodes, constants
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
