@@ -10,6 +10,7 @@ from toolkit.base.cells import Input
 from toolkit.base.errors import ModelError
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import node_name
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.codes import PlacementCode
@@ -21,7 +22,7 @@ from toolkit.placement.place import Placer
 from toolkit.placement.qdq import bypass, without_pairs
 
 
-def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
+def free_neighbours(context: Context, kept: Collection[str | gs.Node]) -> list[str]:
     """Remove pairs that were useful only next to layers that are now in float.
 
     A pool between two quantized layers, or the Add after them, has pairs that keep it in the quantized type; once one
@@ -30,7 +31,7 @@ def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
 
     Args:
         context: its model is changed; its plan loses the requests for these nodes, its journal gets an entry for each.
-        kept: names of the nodes whose pairs ``keep_float`` removed.
+        kept: the nodes whose pairs ``keep_float`` removed, or their names.
 
     Returns:
         The nodes' names.
@@ -40,7 +41,7 @@ def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
         raise ModelError("free_neighbours was called outside a pass: the context has no model")
     facts = model.facts(context.profiles)
     freed = []
-    for node, inputs, why in _left_alone(model, facts, kept):
+    for node, inputs, why in _left_alone(model, facts, [node_name(node) for node in kept]):
         tensors = bypass(node, model, inputs)
         if all(dequantizer(tensor) is None for tensor in node.inputs):
             context.plan.withdraw(node.name)

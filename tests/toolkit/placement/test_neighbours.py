@@ -4,9 +4,10 @@ from itertools import combinations
 
 import pytest
 
+from passes.insert_qdq import InsertQDQ
 from tests.benchmarks.bench_graph import concats, residual, transformer
 from tests.toolkit.placement.test_sums import bottleneck, leaky, silu
-from toolkit import TARGETS, Code, Model, place
+from toolkit import TARGETS, Code, Context, Model, Range, Ranges, free_neighbours, keep_float, place
 from toolkit.placement import neighbours
 from toolkit.placement.pairs import Use
 
@@ -38,3 +39,16 @@ def test_what_kept_layers_leave_alone_is_as_if_each_state_were_placed_anew(name:
         assert lost == (before - after, why)
         some_lost |= any(use.node not in kept for use in lost[0])
     assert some_lost
+
+
+def test_kept_layers_are_given_as_nodes_or_by_name() -> None:
+    freed = []
+    for by_name in (True, False):
+        model = MODELS["bottleneck, silu"].copy()
+        context = Context(model=model, known_ranges=Ranges({t: Range(1.0, "by hand") for t in model.graph.tensors()}))
+        InsertQDQ()(model, context)
+        layers = [node for node in model.nodes if node.op in TARGETS]
+        for node in layers:
+            keep_float(context, node, "fp16", "a test")
+        freed.append(free_neighbours(context, [node.name for node in layers] if by_name else layers))
+    assert freed[0] == freed[1] and freed[0]
