@@ -6,8 +6,9 @@ Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--fold
 The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 10 times a
 second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
 back where memory is short (PSS: a page that is mapped twice counts once). The weights' share of a peak tells how often
-they are held. ``--memory`` is the recipes' ``[run] memory``. With ``--limit`` every command is in a memory cgroup of its own
-that has so much, files that are mapped or written among it: what takes more is killed (Linux, as root).
+they are held. ``--memory`` is the recipes' ``[run] memory`` instead of the 1.3 times the weights that ``new`` sets;
+``none`` sets no limit. With ``--limit`` every command is in a memory cgroup of its own that has so much, files that are
+mapped or written among it: what takes more is killed (Linux, as root).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from toolkit.base.settings import byte_size
 ROOT = Path(__file__).resolve().parents[2]
 _INTERVAL = 0.1
 _SEARCH = re.compile(r'\[\[pass\]\]\nuse = "search_precision".*?\n\n', re.DOTALL)
+_LIMIT = re.compile(r"\[run\]\nmemory.*?\n\n")
 _INSERT = '[[pass]]\nuse = "insert_qdq"\n\n'
 
 
@@ -120,7 +122,9 @@ def timed(folder: Path, weights: int, words: Sequence[str], limit: int | None = 
 def recipes(folder: Path, memory: str | None) -> None:
     """Recipes beside the one that ``new`` wrote: of the search, of plain INT8 with and without an engine, of stripping."""
     text = (folder / "new.toml").read_text().replace('backend = "auto"', 'backend = "none"')
-    text += f'\n[run]\nmemory = "{memory}"\n' if memory is not None else ""
+    if memory is not None:
+        # new sets 1.3 times the weights; none leaves memory unlimited
+        text = _LIMIT.sub("" if memory == "none" else f'[run]\nmemory = "{memory}"\n\n', text)
     plain = _SEARCH.sub(_INSERT, text)
     (folder / "searched.toml").write_text(text)
     (folder / "plain.toml").write_text(plain)

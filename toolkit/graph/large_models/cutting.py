@@ -170,6 +170,11 @@ class Cut:
             self._holds = [{name for i in own for name in self._reads[i] if name in sizes} for own in self._own]
         self._lives = self._find_lives()
 
+    @property
+    def largest(self) -> int:
+        """The size of the node with the largest weights."""
+        return max(map(self._size, self._holds), default=0)
+
     def makes_outputs(self) -> bool:
         """Whether each of the graph's outputs is produced by a node."""
         return self._outputs <= {name for made in self._makes for name in made}

@@ -11,6 +11,7 @@ place, among convolutions that pass on results in blocked layout, the last bits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.large_models.cutting import SHARE, Cut, Partition, widened_bytes
-from toolkit.graph.large_models.memory import loaded, weights_limit
+from toolkit.graph.large_models.memory import least_limit, loaded, weights_limit
 from toolkit.graph.large_models.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.large_models.partition_types import HALF, narrowed, rounded, widen_between_partitions, widened
-from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.light import LightModel, fits_message
 from toolkit.graph.proto.on_disk import spilled
 from toolkit.graph.surgery.tensors import arrays_digest
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _PACKED = 2
 """Memory of a partition in multiples of its weights, if onnxruntime also keeps them packed for its kernels."""
+_BOUND = 1.3
+"""Memory in which models above protobuf's limit are to run, as a multiple of their weights."""
 
 
 def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
@@ -73,11 +76,27 @@ def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
     Raises:
         ModelError: the weights of a single node do not fit; the message names the node with the largest weights.
     """
-    room = weights_limit()
-    sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
+    room, sizes = weights_limit(), _session_bytes(model, packed)
     if room is None or sum(sizes.values()) <= room // SHARE:
         return [Partition.whole(model)]
     return Cut(model, room // SHARE, sizes).partitions()
+
+
+def bounding_limit(model: LightModel) -> int | None:
+    """A memory limit of 1.3 times the weights of a model that is too large for one message; None if it is smaller.
+
+    Without a limit a search maps the weights of the float and of the quantized model, twice the size of the model. The
+    limit is higher if one node holds so much of the weights that it would not fit.
+    """
+    if fits_message(model.weight_bytes):
+        return None
+    weights = sum(map(widened_bytes, model.weights.values()))
+    return max(math.ceil(_BOUND * weights), least_limit(SHARE * Cut(model, 0, _session_bytes(model, True)).largest))
+
+
+def _session_bytes(model: LightModel, packed: bool) -> dict[str, int]:
+    """Bytes that a session needs for each large weight."""
+    return {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
 
 
 class Value(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from toolkit.contract.roles import Role
 from toolkit.evaluation.metrics.by_name import make_metric
 from toolkit.graph.files.header import model_files
 from toolkit.graph.interface.states import shapes_to_join
+from toolkit.graph.large_models.partitions import bounding_limit
 from toolkit.graph.layers.forms import Forms, constant_affine
 from toolkit.graph.layers.layer_weights import bias_of
 from toolkit.graph.model import Model
@@ -118,6 +120,7 @@ def recipe_for(
         "[calibration]",
         *_calibration(target, data, ranges, samples.image_lines),
         *passes,
+        *_memory(model),
         *("", "[engine]", 'backend = "auto"', f'rest = "{rest}"', "", "[evaluation]"),
     ]
     if by_ranges and test is None:
@@ -138,6 +141,18 @@ def recipe_for(
         [*decided, *evaluation.said],
         [*lacking, *doubts, *evaluation.warnings],
     )
+
+
+def _memory(model: Model) -> list[str]:
+    """The lines of a memory limit for a model above protobuf's limit; none for a smaller one."""
+    limit = bounding_limit(model.to_light())
+    if limit is None:
+        return []
+    return [
+        "",
+        "[run]",
+        f'memory = "{math.ceil(limit / 1e6)}MB"             # the model runs in parts that fit; more is faster',
+    ]
 
 
 def _refuse_unknown(metric: str | None) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -17,6 +18,7 @@ from toolkit.graph.large_models.memory import least_limit, loaded, memory_limit,
 from toolkit.graph.large_models.partitions import (
     Boundaries,
     PartitionedSession,
+    bounding_limit,
     by_partition,
     partitions_of,
     resident_bytes,
@@ -315,3 +317,32 @@ def test_constants_are_folded_in_a_partition_of_few_nodes(blocks, monkeypatch, n
     found = session(proto, threads=1).run({"x0": x})["y"]
     assert len(made) == 3 and all(("ConstantFolding" not in unwanted) is folded for unwanted in made)
     assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(("widths", "factor"), [([64] * 6, 1.3), ([64, 64, 512], None)])
+def test_the_limit_that_bounds_a_large_model_lets_each_node_run(tmp_path, monkeypatch, widths, factor):
+    # the last layer may hold most of the weights: then 1.3 times their size would leave no room for it
+    nodes, weights = [], {}
+    for number, width in enumerate(widths):
+        weights[f"w{number}"] = numpy_helper.from_array(
+            np.ones((widths[number - 1] if number else 64, width), np.float16)
+        )
+        nodes.append(helper.make_node("MatMul", [f"x{number}", f"w{number}"], [f"x{number + 1}"], name=f"n{number}"))
+    half, last = TensorProto.FLOAT16, f"x{len(widths)}"
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x0", half, ["n", 64])],
+        [helper.make_tensor_value_info(last, half, ["n", widths[-1]])],
+        [helper.make_tensor(name, half, one.dims, one.raw_data, raw=True) for name, one in weights.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    model = Model.load(tmp_path / "m.onnx")
+    assert bounding_limit(model.to_light()) is None
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 0)
+    size = sum(4 * int(np.prod(one.dims)) for one in weights.values())
+    limit = bounding_limit(model.to_light())
+    assert limit is not None and (limit == int(np.ceil(1.3 * size)) if factor else limit > 2 * size)
+    with memory_limit(limit):
+        assert len(partitions_of(model.to_light(), packed=True)) > 1
+    if not factor:
+        with memory_limit(int(0.9 * limit)), pytest.raises(ModelError, match=r"'n2' .MatMul. alone needs"):
+            partitions_of(model.to_light(), packed=True)

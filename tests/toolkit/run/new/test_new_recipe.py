@@ -285,3 +285,13 @@ def test_what_is_no_recipe_either_is_no_valid_model(place, capsys, content):
     (place / "broken.onnx").write_bytes(content)
     said = complain(place, capsys, "new", str(place / "broken.onnx"), "--out", str(place / "other.toml"))
     assert "this is not a valid ONNX model" in said or "the model has no nodes" in said
+
+
+def test_a_model_above_protobufs_limit_gets_a_memory_limit(place, capsys, monkeypatch):
+    network(place, ["n", 3, 20, 20])
+    given = ["new", f"{place}/model.onnx", "--data", f"{place}/photos", "--out"]
+    assert invoke([*given, f"{place}/small.toml"]) == 0
+    assert Recipe.load(place / "small.toml").run.memory is None
+    monkeypatch.setattr("toolkit.run.new.new_recipe.bounding_limit", lambda light: 2_966_211_789)
+    assert invoke([*given, f"{place}/large.toml"]) == 0
+    assert Recipe.load(place / "large.toml").run.memory_bytes == 2_967_000_000
