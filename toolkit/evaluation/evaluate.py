@@ -36,6 +36,7 @@ from toolkit.evaluation.node_errors.float_form import node_reference
 from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors
+from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel, SerializedModel
 from toolkit.graph.sessions.runnable import not_run
@@ -56,10 +57,8 @@ _FEW_SAMPLES, _FEW_OF = 16, 32
 """Samples used to choose the form of a model to measure: at most the first number, and one in the second number."""
 _UNROUNDED_SHARE, _UNROUNDED_LEAST, _UNROUNDED_OF_FEW = 0.125, 32, 0.25
 """Samples on which the model is also run in onnxruntime's own arithmetic, if there are more than a few: this share of
-all, but at least this many, and of few samples at most this share.
-
-This run costs two to four inferences per sample and only explains a difference between runtimes: an estimate will do.
-"""
+all, but at least this many, and of few samples at most this share. This run costs two to four inferences per sample and
+only explains a difference between runtimes: an estimate will do."""
 _OFTEN = 64
 """Samples from which on a session that loads slower but runs faster pays: MobileNetV2 saves 3 of 40 ms per sample."""
 _MOST_UNROUNDED = 20_000
@@ -67,6 +66,7 @@ _MOST_UNROUNDED = 20_000
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
+@run_pool.freed_after()
 def evaluate(
     reference: Model,
     subject: Model,
@@ -129,13 +129,14 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
-    # default optimizations are only tried if there are nodes that they are known to change
+    # default optimizations are only tried on nodes that they are known to change
     nodes = rewritten(subject) if form.name == "lowered" else []
     outputs = outputs_of(runs, data, steps.few) if nodes else []
     del other_session, runs
     floats.give_back()
     return_free_blocks()
     fault = defaults_fault(subject, outputs, named, nodes) if nodes else None
+    run_pool.shrink()  # layer errors need blocks of other sizes
     ended = ended_sessions(subject) if form.name == "lowered" else []
     result.notes += [*([fault] if fault is not None else []), *ended, *told]
     pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]

@@ -34,7 +34,8 @@ def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData
     """
     # no fusions: the last bits that they change may flip as many answers as rounding does; constants are still folded
     light = widen_weights(quantized_in_float32(subject.to_light(metadata=False)), subject.facts().types)
-    run = partial(run_on, session(light, outputs=list(named.values()), optimise="constants"), named=named)
+    opened = session(light, outputs=list(named.values()), optimise="constants", arena="shared")
+    run = partial(run_on, opened, named=named)
     run(next(data.batches(1)).inputs)
     return run
 

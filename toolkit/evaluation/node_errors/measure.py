@@ -89,7 +89,9 @@ class MeasuredForm:
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
         if isinstance(source, LightModel) and not self.extra and apart:
             fused_more(source, wanted)
-        found = session(source, outputs=wanted, optimise=self.optimise, boundaries=boundaries, often=often)
+        found = session(
+            source, outputs=wanted, optimise=self.optimise, arena="shared", boundaries=boundaries, often=often
+        )
         if self.extra:
             self._opened.append(found)
         return found
@@ -196,7 +198,7 @@ def node_errors(
         for group in taps.groups[state.groups :]:
             held = set(group)
             within = [pair for pair in looked_at if pair[1] in held]
-            plain = taps.whole or session(reference, outputs=group, boundaries=handed)
+            plain = taps.whole or session(reference, outputs=group, arena="shared", boundaries=handed)
             own = subject.session(sorted({sub for _, _, sub in within}), handed_on) if within else None
             run = _GroupRun(group, within, plain, own, positions)
             for part in islice(chosen.batches(taps.batch), state.batches, None):
@@ -278,7 +280,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
     """How to measure these tensors, by their sizes and the model's arithmetic on one sample."""
     if not names:
         return Taps([], 1, 1)
-    probe = session(model, outputs=names)
+    probe = session(model, outputs=names, arena="shared")
     for part in data.batches(1):
         arrays = probe.run(part.inputs)
         sizes = {name: int(value.nbytes) for name, value in arrays.items()}

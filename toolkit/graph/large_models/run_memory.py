@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -52,6 +53,14 @@ class RunPool:
             options = ort.RunOptions()
             options.add_run_config_entry(*_SHRINK)
             _nothing().run(None, {}, options)
+
+    @contextmanager
+    def freed_after(self) -> Iterator[None]:
+        """Free unused blocks after the block, or after a function decorated with this, also if it fails."""
+        try:
+            yield
+        finally:
+            self.shrink()
 
 
 run_pool = RunPool()

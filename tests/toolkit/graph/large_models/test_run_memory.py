@@ -5,10 +5,12 @@ import gc
 import numpy as np
 import pytest
 
-from tests.conftest import MODELS
+from tests.conftest import MODELS, normal
 from tests.toolkit.search.planted import chain
 from toolkit.base.collection import resident, return_free_blocks
-from toolkit.graph.large_models.run_memory import run_pool
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.evaluate import evaluate
+from toolkit.graph.large_models.run_memory import RunPool, run_pool
 from toolkit.graph.sessions.session import session
 
 
@@ -70,3 +72,33 @@ def test_the_pool_gives_back_what_nothing_lies_in():
     del made
     run_pool.shrink()
     assert not held or resident() < held - size // 2
+
+
+def test_the_pool_gives_back_its_blocks_after_a_function_even_if_that_fails(held):
+    rows = {"x": np.zeros((1 << 20, 16), np.float32)}
+    seen = []
+
+    @run_pool.freed_after()
+    def runs(fails: bool) -> None:
+        session(chain(2, 16), threads=1, arena="shared").run(rows)
+        seen.append(held())
+        if fails:
+            raise ValueError("after the run")
+
+    runs(False)
+    after = held()
+    with pytest.raises(ValueError, match="after the run"):
+        runs(True)
+    assert min(seen) > rows["x"].nbytes // 2 > max(after, held())
+
+
+def test_an_evaluation_runs_from_the_pool_and_frees_it_last(monkeypatch):
+    events = []
+    use, shrink = RunPool.use, RunPool.shrink
+    monkeypatch.setattr(RunPool, "use", lambda pool, options: (events.append("use"), use(pool, options)))
+    monkeypatch.setattr(RunPool, "shrink", lambda pool: (events.append("shrink"), shrink(pool)))
+    model = chain(2, 16)
+    found = evaluate(model, model.copy(), CalibrationData.open([{"x": normal(1, 16)}], model))
+    assert found.nodes
+    # the measured form and the layer errors; the float model's own session serves other steps too
+    assert events.count("use") >= 2 and events[-1] == "shrink"
