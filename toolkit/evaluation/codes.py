@@ -36,6 +36,7 @@ class EvaluationCode(BaseCode):
     CALIBRATE_THIS_RANGE = "evaluation-calibrate-this-range"
     TASK_GUESSED = "evaluation-task-guessed"
     TASK_NAMED = "evaluation-task-named"
+    OUTPUTS_UNSEEN = "evaluation-outputs-unseen"
     RULE_EMBEDDING = "evaluation-rule-embedding"
     RULE_DETECTION = "evaluation-rule-detection"
     RULE_INDICES = "evaluation-rule-indices"

@@ -154,3 +154,17 @@ def test_new_says_what_will_happen(tmp_path):
     assert "# onnxruntime cannot run 'plug'" in text
     assert invoke(["check", str(made)]) == 0
     assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("quantizer", ["insert_qdq", "search_precision"])
+@pytest.mark.parametrize("task", ["detection", "classification", "regression", ""])
+def test_a_task_may_be_named_though_a_plugin_computes_all_outputs(tmp_path, task, quantizer):
+    """As for a detector that ends in EfficientNMS: the advice on an unsure guess is to name it."""
+    front = [*FRONT, node("Conv", ["r", "w1"], ["z"])]
+    network(tmp_path, [*front, node("EfficientNMS_TRT", ["z"], ["y"])], ["y"])
+    named = f'task = "{task}"\n' if task else ""
+    _, report, _, _ = run(tmp_path, quantizer, evaluation=f"{named}budget = {{ min_sqnr_db = 10 }}")
+    assert report.accuracy is not None and not report.accuracy.parts
+    as_task = f" as {task}" if task else ""
+    assert report.accuracy.task.why.startswith(f"No output is judged{as_task}: onnxruntime computes none")
+    assert report.accuracy.outputs["z"].sqnr_db > 10

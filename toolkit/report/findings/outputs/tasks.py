@@ -245,6 +245,9 @@ def _off(value: float) -> str:
 TASKS: Table = {
     EvaluationCode.TASK_GUESSED: _guessed,
     EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {_once(outputs)}, as the recipe says.",
+    EvaluationCode.OUTPUTS_UNSEEN: lambda task="": (
+        f"No output is judged{f' as {task}' if task else ''}: onnxruntime computes none of the model's outputs."
+    ),
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
     EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
