@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +32,27 @@ _MISSES = 2
 they were expected to improve on the best plan: further ones promise less and are as likely to miss it."""
 
 OfNoise = Callable[[Outcome], float]
+
+
+@dataclass(frozen=True)
+class _OutputGroup:
+    """A group of outputs that shares no layer with the others.
+
+    Attributes:
+        within: the cheapest of its layers to keep float with which some plan was within the group's limits; all of them
+            if none was.
+        proposed: the layers to keep float that are worth trying next; None if nothing else is worth running.
+        promise: returns the expected gain of other plans for the group, in price.
+    """
+
+    within: Collection[str]
+    proposed: Sequence[str] | None
+    promise: Callable[[], float]
+
+    @property
+    def next(self) -> Collection[str]:
+        """The layers to keep float in the next plan that runs."""
+        return self.within if self.proposed is None else self.proposed
 
 
 class Proposing(Evaluations):
@@ -105,38 +127,64 @@ class Proposing(Evaluations):
         """
         price = {name: self._price(name) for name in harm}
         while True:
-            found = self._by_part(harm, measure, known)
-            groups = Demands(list(harm), [demand for _, demand in found]).apart()
+            whole = [plan for plan in self.plans if plan.amax == self.amax and plan.whole]
+            groups = self._output_groups(harm, measure, known, price, whole)
             if len(groups) < 2:
                 return False
             assert self.best is not None
-            whole = [plan for plan in self.plans if plan.amax == self.amax and plan.whole]
-            most = [self._most_noise(part, whole) for part, _ in found]
-            tried, within, promising = set[str](), set[str](), []
-            for places, own in groups:
-                layers = set(own.names)
-                held = [layers.intersection(plan.kept) for plan in whole
-                        if all(self._holds(found[place][0], plan, most[place]) for place in places)]  # fmt: skip
-                kept = min([layers, *held], key=lambda names: self._sum(price, names))
-                spare, done = self._sum(price, kept), [frozenset(layers.intersection(plan.kept)) for plan in whole]
-                proposals = Proposals(own, price, _CAUTION if self._first_alone else 1.0, each=True)
-                proposed = proposals.best(kept, spare, done)
-                within |= kept
-                tried |= set(proposed[0]) if proposed else kept
-                if proposed:
-                    promising.append((proposals, (kept, spare, done), self._sum(price, own.names)))
+            promising = [group for group in groups if group.proposed is not None]
+            within = {name for group in groups for name in group.within}
             spare = self._given_up(self.best.kept if self.best.passes else self.simulation.names)
             better = self._given_up(sorted(within)) < spare and within not in [set(plan.kept) for plan in whole]
             if self._left() <= 0 or (first and self.best.passes) or not (better or promising):
                 break
-            now = within if better and (first or not promising or self._left() <= 1) else tried
-            self._evaluate(sorted(now), sure=True, race=True)
+            # the combination is run at the end, or at once if a first plan is looked for
+            now = better and (first or not promising or self._left() <= 1)
+            tried = within if now else {name for group in groups for name in group.next}
+            self._evaluate(sorted(tried), sure=True, race=True)
         if not self.best.passes:
             self._confirm(harm, measure, known)
         elif not first:
-            gains = sum(proposals.promise(*asked) * of for proposals, asked, of in promising)
-            self.promise = gains / math.fsum(price.values())
+            self.promise = sum(group.promise() for group in promising) / math.fsum(price.values())
         return True
+
+    def _output_groups(
+        self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]],
+        price: Mapping[str, float], whole: Sequence[SearchedPlan],
+    ) -> list[_OutputGroup]:  # fmt: skip
+        """The groups of outputs that share no layer; empty if there is only one.
+
+        Args:
+            harm: for each layer the noise that it adds.
+            measure: returns the noise of an outcome.
+            known: the outcomes of plans that keep one layer float, on a subset of the samples.
+            price: for each layer the cost of keeping it float.
+            whole: the plans that ran on all samples with the ranges in use.
+        """
+        parts = self._by_part(harm, measure, known)
+        apart = Demands(list(harm), [demand for _, demand in parts]).apart()
+        if len(apart) < 2:
+            return []
+        most = [self._most_noise(part, whole) for part, _ in parts]
+        return [
+            self._output_group(demands, [(parts[place][0], most[place]) for place in places], price, whole)
+            for places, demands in apart
+        ]
+
+    def _output_group(
+        self, demands: Demands, parts: Sequence[tuple[JudgedPart, float]], price: Mapping[str, float],
+        whole: Sequence[SearchedPlan],
+    ) -> _OutputGroup:  # fmt: skip
+        """What the plans so far say of one group; ``parts``: its parts, with the noise that their limits allow."""
+        layers = set(demands.names)
+        ran = [layers.intersection(plan.kept) for plan in whole]
+        held = [kept for kept, plan in zip(ran, whole) if all(self._holds(part, plan, most) for part, most in parts)]
+        kept = min([layers, *held], key=lambda names: self._sum(price, names))
+        spare, done = self._sum(price, kept), [frozenset(names) for names in ran]
+        proposals = Proposals(demands, price, _CAUTION if self._first_alone else 1.0, each=True)
+        proposed = proposals.best(kept, spare, done)
+        of = self._sum(price, demands.names)
+        return _OutputGroup(kept, proposed[0] if proposed else None, lambda: proposals.promise(kept, spare, done) * of)
 
     @staticmethod
     def _sum(price: Mapping[str, float], names: Collection[str]) -> float:

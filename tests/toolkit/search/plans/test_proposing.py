@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.search.budget.spending import Spending
-from toolkit.search.plans.proposing import Proposing
+from toolkit.search.plans.proposing import Proposing, _OutputGroup
 from toolkit.search.plans.searched_plan import SearchedPlan
 
 NAMES = [f"layer{number}" for number in range(100)]
@@ -97,3 +97,8 @@ def test_plans_that_miss_the_budget_in_a_row_end_a_search_whose_inferences_are_l
     search = OfMisses(inferences)
     search._propose(dict.fromkeys(NAMES, 1.0), lambda outcome: outcome.noise)
     assert len(search.plans) - 1 == plans and search.best.passes and search.promise == 0.01
+
+
+@pytest.mark.parametrize(("proposed", "tried"), [(None, ["a", "b"]), (["a"], ["a"]), ([], [])])
+def test_a_group_of_outputs_is_tried_without_float_layers_if_that_is_proposed(proposed, tried):
+    assert list(_OutputGroup(["a", "b"], proposed, float).next) == tried
