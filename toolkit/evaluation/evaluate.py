@@ -129,8 +129,7 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
-    # default optimizations are only tried on nodes that they are known to change
-    nodes = rewritten(subject) if form.name == "lowered" else []
+    nodes = rewritten(subject) if form.name == "lowered" else []  # which default optimizations are known to change
     outputs = outputs_of(runs, data, steps.few) if nodes else []
     del other_session, runs
     floats.give_back()
@@ -345,19 +344,20 @@ def defaults_fault(
     Args:
         subject: the model.
         outputs: for each sample, its inputs and the outputs of the float model and of ``subject`` with pairs computed
-            as written; a few samples suffice, since whole layers go wrong.
+            as written. A few suffice, since whole layers go wrong; samples after the one that shows it are not run.
         named: see ``counterparts``.
         nodes: names of the nodes for which this is known to happen.
     """
     try:
         default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
-        found = [(compare(wanted, written, ()), compare(wanted, run_on(default, inputs, named), ()))
-                 for inputs, (wanted, written) in outputs]  # fmt: skip
+        pairs = []
+        for inputs, (wanted, written) in outputs:
+            pairs.append((compare(wanted, written, ()), compare(wanted, run_on(default, inputs, named), ())))
+            before, after = (summed([pair[place] for pair in pairs]).sqnr_db for place in (0, 1))
+            if after < min(_FAIR_DB, before - _WORSE_DB):
+                return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
     except ModelError as error:
         return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))
-    before, after = (summed([pair[place] for pair in found]).sqnr_db for place in (0, 1))
-    if after < min(_FAIR_DB, before - _WORSE_DB):
-        return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
     return None
 
 

@@ -89,6 +89,18 @@ def test_a_convolution_whose_bias_float16_steps_cannot_count_is_named(bias, name
         assert one.values["sqnr_db"] < 10 < one.values["written_db"]
 
 
+def test_samples_after_the_one_that_shows_the_fault_are_not_run(monkeypatch):
+    runs, real = [], evaluation.run_on
+    monkeypatch.setattr(evaluation, "run_on", lambda *given: (runs.append(given), real(*given))[1])
+    one = {"x": normal(1, 3, 8, 8)}
+    for bias, shown, count in ((0.05, False, 3), (200.0, True, 1)):
+        subject = lowered(convolutions(bias), amax=4.0 + bias)
+        outputs = [session(model).run(one) for model in (convolutions(bias), subject)]
+        runs.clear()
+        found = evaluation.defaults_fault(subject, [(one, outputs)] * 3, {"y": "y"})
+        assert (found is not None, len(runs)) == (shown, count)
+
+
 def test_of_many_nodes_the_float_session_is_gone_when_the_default_one_is_loaded(monkeypatch):
     monkeypatch.setattr(sessions, "MOST_NODES", 4)
     reference = joined(3).settle()
