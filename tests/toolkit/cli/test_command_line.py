@@ -189,7 +189,7 @@ def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command,
     def stopped(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolkit.cli.main._command", lambda: stopped)
+    monkeypatch.setattr("toolkit.cli.main._parser", lambda: stopped)
     assert invoke([command, "x"]) == 130
     said = capsys.readouterr().err
     assert "stopped" in said and ("resumes from there" in said) is kept
