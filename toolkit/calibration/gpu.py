@@ -7,7 +7,10 @@ with the same power-of-two ranges and the same lossless widening.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +34,25 @@ from toolkit.graph.model import Model
 NO_VALUE = 0xFFFFFFFF
 
 
+@dataclass
+class Timing:
+    """How long the device was busy over all batches, in seconds, and how many samples it saw."""
+
+    seconds: float = 0.0
+    samples: int = 0
+
+
 def collect_on_gpu(
     model: Model,
     taps: Sequence[str],
     data: CalibrationData,
     *,
     batch: int = 32,
+    statistics: bool = True,
     tactic_sources: Sequence[str] | None = None,
+    timing_cache: Path | None = None,
     progress: Progress | None = None,
+    timing: Timing | None = None,
 ) -> Collection:
     """Collect histograms of ``taps`` over all samples on the first CUDA device.
 
@@ -46,8 +60,11 @@ def collect_on_gpu(
         model: the float model; not changed.
         taps: float tensors of the main graph, or inputs.
         batch: the most samples, of equal shape, to run at once.
+        statistics: False only runs the tapped engine, to measure the cost of statistics.
         tactic_sources: the kernel libraries that the engine may use; None for TensorRT's default.
+        timing_cache: file of kernel timings, kept between builds.
         progress: called with the current task, the samples done, and their total.
+        timing: filled in if given.
 
     Returns:
         What the CPU collector would return, apart from rounding in the engine's arithmetic.
@@ -61,17 +78,23 @@ def collect_on_gpu(
     check_tensors(model, taps, model.facts(data.profiles))
     inputs = {t.name for t in model.graph.inputs}
     kernels = Kernels()
-    runner = _TappedEngine(model, [t for t in taps if t not in inputs], data, batch, tactic_sources)
+    runner = _TappedEngine(model, [t for t in taps if t not in inputs], data, batch, tactic_sources, timing_cache)
     groups: dict[ProfileNames, _Statistics] = {}
     collection = Collection()
     total, done = len(data), 0
     with runner:
         for part in data.batches(batch):
             with GPU_TURN:
+                start = time.perf_counter()
                 pointers = runner.run(part, taps)
-                state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), BINS))
-                state.add(pointers)
+                if statistics:
+                    state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), BINS))
+                    state.add(pointers)
                 kernels.wait()
+                seconds = time.perf_counter() - start
+            if timing is not None:
+                timing.seconds += seconds
+                timing.samples += part.count
             collection.samples[part.profiles] = collection.samples.get(part.profiles, 0) + part.count
             collection.compare(part)
             done += part.count
@@ -172,6 +195,7 @@ class _TappedEngine:
         data: CalibrationData,
         batch: int,
         tactic_sources: Sequence[str] | None,
+        timing_cache: Path | None,
     ) -> None:
         self.outputs = list(outputs)
         try:
@@ -197,7 +221,8 @@ class _TappedEngine:
         sources = None
         if tactic_sources is not None:
             sources = [getattr(trt.TacticSource, name.upper()) for name in tactic_sources]
-        config = CreateConfig(profiles=[profile], tf32=False, tactic_sources=sources)
+        cache = str(timing_cache) if timing_cache is not None else None
+        config = CreateConfig(profiles=[profile], tf32=False, tactic_sources=sources, load_timing_cache=cache)
         with temporary_folder("gpu") as folder:
             path = folder / "model.onnx"
             twin.save(path, ir_version=8)
@@ -208,7 +233,7 @@ class _TappedEngine:
                 network = ModifyNetworkOutputs(network, outputs=[literal_glob(name) for name in self.outputs])
             try:
                 with GPU_TURN:
-                    engine = EngineFromNetwork(network, config)()
+                    engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
             except Exception as error:
                 raise BackendError(
                     f"the calibration engine cannot be built: {on_one_line(str(error), 300)}",

@@ -17,7 +17,7 @@ from toolkit.data.dataset import CalibrationData
 class Engine:
     """Gives the tensors that it was asked for nothing to count."""
 
-    def __init__(self, model, outputs, data, batch, tactics):
+    def __init__(self, model, outputs, data, batch, tactics, cache):
         self.ran = []
         Engine.made = self
 
