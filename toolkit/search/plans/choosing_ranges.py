@@ -16,9 +16,13 @@ from toolkit.search.sensitivity.measure import Sensitivity
 from toolkit.simulation.state_run import run_each
 
 _BETTER = 0.7
+"""Another range of a layer's input is used if the layer's noise falls below this share, by 1.5 dB."""
 _WORST_GROUPS, _WORST_SHARE = 8, 0.02
+"""The most layers whose inputs' ranges are tried, and the smallest share of the noise that one of them makes."""
 _TRIED_PRICE = 0.7
+"""No further layer's ranges are tried once they have cost this many inferences, by arithmetic."""
 _FEW = 2
+"""The most layers without which ranges are chosen again."""
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
 """Noise limits of a race: (share of the samples, factor). On up to this share of the samples, ranges are run on more
 samples only if their noise is at most this factor times the smallest.

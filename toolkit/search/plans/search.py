@@ -24,7 +24,9 @@ from toolkit.simulation.simulation import Simulation
 _EXPONENTS = (0.25, 1.0)
 """The exponents of a layer's price in the order of layers: a small one, for few float layers, then the full price."""
 _FEW = 2
+"""So few float layers leave little to improve; so many layers are left out at least, whatever that costs."""
 _WORST_GROUPS = 8
+"""The most layers that are left out one by one."""
 _SENSE_PRICE, _FIRST_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.0, 1.0, 0.25, 0.6
 
 
@@ -119,36 +121,10 @@ class Search(ChoosingRanges):
             return self._searched()
 
     def _searched(self) -> SearchResult:
-        names, runner = self.simulation.names, self.simulation.runner
-        self._begin()
         self._shared.enter_context(self.simulation.shared_out())
-        plan = self._everything()
-        sensitivity = None
-        if self.prefer == "time":
-            self._faster((), names)
-        if self.try_ranges and not (plan.whole and self.budget.safely(plan.outcome, runner.float_outcome)):
-            plan = self._best_method()
-        if not plan.meets:
-            self._probes.clear()
-            if self.amax:
-                # states are reused if they begin like the base state, so the base state should have the ranges in use
-                self._shared.close()
-                before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
-                # the float model's states remain valid for the new one
-                before.runner.forget(float_too=False)
-                self._shared.enter_context(self.simulation.shared_out())
-            sensitivity = self._sensed = self._sense()
-            measure = self._measure(sensitivity.full)
-            harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
-            if self.try_ranges and not self._first_alone:
-                plan = self._better_ranges(plan, sensitivity, harm, measure)
-            if not plan.meets:
-                self._measured_with = dict(self.amax)
-                others = self.spending.limited and self.try_ranges and not self._first_alone
-                other = others and self._for_the_others(harm, sensitivity, measure)
-                if other:
-                    self._measured_with = dict(self.amax)
-                self._layers(harm, measure, sensitivity, other)
+        self._begin()
+        plan = self._quantized()
+        sensitivity = self._with_float_layers(plan) if not plan.meets else None
         self._settle()
         assert self.best is not None
         if self.prefer == "time":
@@ -156,7 +132,7 @@ class Search(ChoosingRanges):
         self.progress("search", self.limit, self.limit)
         if not self.best.meets:
             self.notes.append(Code.SEARCH_NEAREST())
-        if len(self.best.kept) == len(names):
+        if len(self.best.kept) == len(names := self.simulation.names):
             faster = [plan for plan in self.plans if plan.seconds < self.cost.time(names)]
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
         return SearchResult(
@@ -173,6 +149,46 @@ class Search(ChoosingRanges):
             squashed_by=self.simulation.squashed_by(self.best.outcome.output),
             promise=self.promise,
         )
+
+    def _quantized(self) -> SearchedPlan:
+        """Evaluate full quantization; with the ranges of each method, unless the recipe's safely meet the budget."""
+        plan = self._everything()
+        if self.prefer == "time":
+            self._faster((), self.simulation.names)
+        safe = plan.whole and self.budget.safely(plan.outcome, self.simulation.runner.float_outcome)
+        return self._best_method() if self.try_ranges and not safe else plan
+
+    def _with_float_layers(self, plan: SearchedPlan) -> Sensitivity:
+        """Measure the layers, improve ranges, and look for the layers to keep float; returns the measurements.
+
+        Args:
+            plan: the fully quantized plan with the best method's ranges, which misses the budget.
+        """
+        self._probes.clear()
+        if self.amax:
+            self._rebase()
+        sensitivity = self._sensed = self._sense()
+        measure = self._measure(sensitivity.full)
+        harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
+        chooses_ranges = self.try_ranges and not self._first_alone
+        if chooses_ranges:
+            plan = self._better_ranges(plan, sensitivity, harm, measure)
+        if plan.meets:
+            return sensitivity
+        self._measured_with = dict(self.amax)
+        other = self.spending.limited and chooses_ranges and self._for_the_others(harm, sensitivity, measure)
+        if other:
+            self._measured_with = dict(self.amax)
+        self._layers(harm, measure, sensitivity, other)
+        return sensitivity
+
+    def _rebase(self) -> None:
+        """Use a simulation whose base state has the ranges in use: states that begin like the base state reuse it."""
+        self._shared.close()
+        before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
+        # the float model's states remain valid for the new one
+        before.runner.forget(float_too=False)
+        self._shared.enter_context(self.simulation.shared_out())
 
     # ---------------------------------------------------------------- the noise of each group
 
@@ -222,7 +238,8 @@ class Search(ChoosingRanges):
         Groups whose effect is known from another form of the model are also measured alone, since they are reported.
         """
         simulation, runner = self.simulation, self.simulation.runner
-        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self.batches or 1) / len(runner.feeds), 1e-9)), _FEW)
+        each = self._whole_price * (self.batches or 1) / len(runner.feeds)
+        some = max(int(_LEFT_OUT_PRICE / max(each, 1e-9)), _FEW)
         worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
         switches, like, log = simulation.switches, simulation.config(()), self._sensitivity_log
         again = [name for name in worst if name in self._taken]
