@@ -44,6 +44,7 @@ class EvaluationCode(BaseCode):
     RULE_MASK = "evaluation-rule-mask"
     RULE_LABELS = "evaluation-rule-labels"
     ONE_SIDED = "evaluation-one-sided"
+    CLASSES_ARE_BINS = "evaluation-classes-are-bins"
     RULE_READING = "evaluation-rule-reading"
     RULE_SNR = "evaluation-rule-snr"
     RULE_SNR_PAIRS = "evaluation-rule-snr-pairs"

@@ -122,6 +122,21 @@ def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Findin
     return [one for one in found if one is not None]
 
 
+def bins_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
+    """A finding that the classes of some outputs are bins of a quantity, such as an angle: adjacent scores correlate.
+
+    Empty if there are none.
+    """
+    by_name = {one.name: one for one in seen.outputs}
+    chosen = [(by_name[part.outputs[0]], part.settings["axis"]) for part in parts if _one_class(part)]
+    names = [output.name for output, axis in chosen if not output.discrete and output.has_bands(axis)]
+    return [EvaluationCode.CLASSES_ARE_BINS(outputs=names)] if names else []
+
+
+def _one_class(part: OutputPart) -> bool:
+    return part.task == "classification" and "axis" in part.settings and "threshold" not in part.settings
+
+
 def class_axis_of(output: SeenOutput) -> int:
     """The axis of classes or features, counted from the end."""
     wide = [place for place, extent in enumerate(output.shape) if extent > 1]

@@ -13,7 +13,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.comparison.outputs import class_like, discrete_outputs
 from toolkit.evaluation.guessing.guess import Guess, guess
-from toolkit.evaluation.guessing.parts import masked_positions, one_sided_among
+from toolkit.evaluation.guessing.parts import bins_among, masked_positions, one_sided_among
 from toolkit.evaluation.labels.label_fit import FittingMetric
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.metrics.table import (
@@ -332,6 +332,7 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
     else:
         found = guess(seen)
         _task(made, found, seen)
+        made.said += bins_among(found.parts, seen)
         limits = {part.task: reader(part).least for part in found.parts}
         if len(set(limits.values())) > 1:
             listed = ", ".join(f"{least:g} of {task}" for task, least in limits.items())

@@ -180,7 +180,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
 
 def _look(inputs: Inputs) -> ObservedTask:
     from toolkit.evaluation.guessing.judged import judged_by
-    from toolkit.evaluation.guessing.parts import masked_positions, one_sided_among
+    from toolkit.evaluation.guessing.parts import bins_among, masked_positions, one_sided_among
     from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 
     job, section = inputs.job, inputs.job.recipe.evaluation
@@ -199,6 +199,7 @@ def _look(inputs: Inputs) -> ObservedTask:
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     notes += one_sided_among(judged.parts, watched)
+    notes += bins_among(judged.parts, watched) if section.metric is None else []
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     drawing, unlike = random_nodes(inputs.source())
     untold = LayerPositions.untold(judged.parts, inputs.reference())

@@ -15,6 +15,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.judged import judged_by
+from toolkit.evaluation.guessing.parts import bins_among
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
@@ -735,3 +736,17 @@ def test_nothing_is_guessed_of_an_output_that_no_sample_has_a_row_of(recwarn):
     found = guess(seen(nothing))
     assert (found.task, found.sure, found.clues) == ("regression", False, []) and not recwarn.list
     assert [part.channels for part in found.parts] == [None]
+
+
+@pytest.mark.parametrize(("width", "told"), [(3.0, True), (0.2, False)])
+def test_classes_that_are_bins_of_a_quantity_are_told(width, told):
+    """A head pose in 33 bins: argmax moves to a neighbour by next to nothing, and no layer stayed in INT8."""
+    random = np.random.default_rng(7)
+    angles, noise = random.uniform(0, 33, (64, 1)), random.standard_normal((64, 33))
+    logits = 8 * np.exp(-(((np.arange(33) - angles) / width) ** 2)) + 0.3 * noise
+    model = seen(out("yaw", logits.astype(np.float32), "Gemm"))
+    found = guess(model)
+    assert found.task == "classification"
+    notes = bins_among(found.parts, model)
+    assert [note.values["outputs"] for note in notes] == ([("yaw",)] if told else [])
+    assert not told or "Neighbouring classes of 'yaw' vary together" in sentence(notes[0])

@@ -8,7 +8,7 @@ from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.words import joined, percent
+from toolkit.report.findings.words import joined, percent, quoted
 from toolkit.report.schema.task import FewAnswers, PartFigures
 
 _WHAT = {
@@ -256,6 +256,11 @@ TASKS: Table = {
         f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
         f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing about them, so their "
         "values are judged too."
+    ),
+    EvaluationCode.CLASSES_ARE_BINS: lambda outputs: (
+        f"Neighbouring classes of {quoted(outputs)} vary together, as bins of a quantity do, such as an angle or an "
+        "age. A class that becomes its neighbour counts as changed; if the quantity is what counts, set [evaluation] "
+        'task = "regression".'
     ),
     ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
         (
