@@ -16,3 +16,4 @@ class RangeCode(BaseCode):
     """What becomes of ranges that are given."""
 
     BY_HAND_UNUSED = "range-by-hand-unused"
+    BY_HAND_UNLIKE = "range-by-hand-unlike"

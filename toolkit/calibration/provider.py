@@ -16,7 +16,7 @@ from toolkit.base.progress import Progress
 from toolkit.base.text import count
 from toolkit.calibration.amax import DEFAULT
 from toolkit.calibration.codes import RangeCode
-from toolkit.calibration.reshaped import with_reshaped
+from toolkit.calibration.reshaped import contradictions, with_reshaped
 from toolkit.calibration.same_values import SameValues, joined
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -195,14 +195,16 @@ class Calibrator:
         if self.methods and self.calibrates and self.collected is None:
             check_methods(self.taps(model, tensors)[0], self.method, self.methods)
         if self.manual and self.calibrates and tensors is not None:
-            self._note_unused(model, tensors)
+            self._note_by_hand(model, tensors)
 
     def _by_hand(self, model: Model) -> Mapping[str, float]:
         """The ranges set by hand; where others would be calibrated, of the same values in other shapes too."""
         return with_reshaped(model, self.manual) if self.calibrates else self.manual
 
-    def _note_unused(self, model: Model, tensors: Sequence[str]) -> None:
-        """Note the ranges set by hand that no Q/DQ pair of the model could use."""
+    def _note_by_hand(self, model: Model, tensors: Sequence[str]) -> None:
+        """Note the ranges set by hand that no Q/DQ pair of the model could use, and unequal ones of the same values."""
+        if unlike := contradictions(model, self.manual):
+            self._note(RangeCode.BY_HAND_UNLIKE(tensors=unlike, amax=[self.manual[name] for name in unlike]))
         used = {*self.taps(model, tensors)[0], *tensors}
         used |= {node.inputs[0].name for node in model.nodes if node.op == QUANTIZE}
         told = with_reshaped(model, dict.fromkeys(used, True))

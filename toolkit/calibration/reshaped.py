@@ -24,7 +24,7 @@ def with_reshaped(model: Model, known: Mapping[str, _Known]) -> dict[str, _Known
     found = dict(known)
     if not found:
         return found
-    links = [(node.inputs[0].name, node.outputs[0].name) for node in model.nodes if _keeps_values(node)]
+    links = _links(model)
     # back to the first of each chain, and from there to all of its branches
     for source, made in reversed(links):
         if made in found:
@@ -33,6 +33,26 @@ def with_reshaped(model: Model, known: Mapping[str, _Known]) -> dict[str, _Known
         if source in found:
             found.setdefault(made, found[source])
     return found
+
+
+def contradictions(model: Model, known: Mapping[str, float]) -> list[str]:
+    """The tensors with the same values as another for which something else is known, in the order of ``known``.
+
+    Args:
+        model: the graph; tensors of its main graph are looked at.
+        known: a number by tensor.
+    """
+    first = dict[str, str]()
+    for source, made in _links(model) if len(known) > 1 else ():
+        first[made] = first.get(source, source)
+    numbers = dict[str, set[float]]()
+    for name, number in known.items():
+        numbers.setdefault(first.get(name, name), set()).add(number)
+    return [name for name in known if len(numbers[first.get(name, name)]) > 1]
+
+
+def _links(model: Model) -> list[tuple[str, str]]:
+    return [(node.inputs[0].name, node.outputs[0].name) for node in model.nodes if _keeps_values(node)]
 
 
 def _keeps_values(node: gs.Node) -> bool:

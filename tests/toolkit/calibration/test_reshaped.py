@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
-from toolkit.calibration.reshaped import with_reshaped
+from toolkit.calibration.reshaped import contradictions, with_reshaped
 from toolkit.run.checks.dry_run import dry_run
 
 
@@ -43,6 +43,28 @@ def test_what_is_known_goes_back_to_the_first_form_and_on_to_its_branches():
     # each keeps its own
     assert with_reshaped(model, {"h": 3, "b": 4}) == {"x": 4, "a": 3, "h": 3, "b": 4, "y": 3}
     assert with_reshaped(model, {"r": 1}) == {"r": 1} and with_reshaped(model, {}) == {}
+
+
+def test_what_is_known_of_the_same_values_may_contradict_itself():
+    nodes = [
+        node("Reshape", ["x", "shape"], ["a"]), node("Identity", ["x"], ["b"]), node("Relu", ["b"], ["r"]),
+        node("Identity", ["r"], ["y"]),
+    ]  # fmt: skip
+    model = Model.from_proto(
+        build(nodes, {"x": ["n", 8]}, {"y": ["n", 8], "a": ["n", 8]}, {"shape": np.int64([-1, 8])})
+    )
+    assert contradictions(model, {"a": 1, "r": 7, "b": 2}) == ["a", "b"]
+    assert contradictions(model, {"x": 1, "b": 2}) == ["x", "b"]
+    assert contradictions(model, {"x": 1, "a": 1, "b": 1, "r": 2, "y": 2}) == []
+    assert contradictions(model, {"x": 1}) == contradictions(model, {}) == []
+
+
+@pytest.mark.parametrize(("manual", "said"), [({"x": 1.5, "u": 2.5}, True), ({"x": 1.5, "u": 1.5}, False)])
+def test_ranges_set_by_hand_that_contradict_each_other_are_named(tmp_path, manual, said):
+    made = recipe(tmp_path, manual=manual)
+    for warnings in (dry_run(made).warnings, run(made, tmp_path / "out").report.summary.warnings):
+        told = [line for line in warnings if "sets 1.5 and 2.5 for 'x' and 'u'" in line]
+        assert len(told) == said
 
 
 def recipe(folder, passes=("insert_qdq",), **calibration):

@@ -150,6 +150,11 @@ DATA: Table = {
         f"{'that tensor' if len(tensors) == 1 else 'these tensors'}. Set those of the tensors that such layers read: "
         "report.json lists each layer's inputs."
     ),
+    RangeCode.BY_HAND_UNLIKE: lambda tensors, amax: (
+        f"[calibration] manual sets {joined([f'{number:g}' for number in amax])} for {quoted(tensors)}, which have the "
+        "same values in another shape or type. Each keeps its own, and other forms of these values get that of the "
+        "last in the graph: set one of them."
+    ),
     Code.CACHE_WITHOUT_RANGE: lambda tensors: (
         f"The calibration cache has NaN instead of a range for {quoted(tensors)}: TensorRT found none."
     ),
