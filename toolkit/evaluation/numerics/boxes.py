@@ -94,8 +94,7 @@ def boxes_known(settings: Mapping[str, Any]) -> bool:
     Args:
         settings: the part's settings, see ``BoxLayout``.
     """
-    form = BoxLayout.of(settings)
-    return form.layout != "indices" and form.format != "offsets"
+    return settings.get("layout") != "indices" and settings.get("format") != "offsets"
 
 
 def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:
