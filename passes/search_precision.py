@@ -113,7 +113,7 @@ class SearchPrecision(InsertQDQ):
     )
     inferences: float | None = Field(
         None, gt=0, le=1e9,
-        description="largest cost of the search, in float inferences of its samples; default 20, three times as "
+        description="largest cost of the search, in float inferences of its samples; default 24, three times as "
         "many if those find little, and more if the search takes only a few seconds",
     )  # fmt: skip
     minutes: float | None = Field(

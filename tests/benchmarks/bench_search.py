@@ -6,7 +6,7 @@ Run: python -m tests.benchmarks.bench_search [planted] [exhaustive] [hard] [cloc
 All but ``clock`` where no part is named. Part clock runs the passes of recipes with search_precision, as ``qtool new``
 writes them (those of bench_real lie in its folder), and prints the seconds of the whole pass, helpers, methods and
 insertion included, over those of plain onnxruntime with one thread on the samples that the search decided on: at most
-20 are wanted, and a first plan within the budget after 5. Such figures are worth something on a quiet machine alone.
+24 are wanted, and a first plan within the budget after 5. Such figures are worth something on a quiet machine alone.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _PARTS = {
     "worst layers": (PlanSearch, "_record"),
 }  # fmt: skip
 """What is priced by itself, see ``toolkit.search.budget.spending``."""
-INFERENCES = 13.0
-"""What search_precision lets plans cost by price, of its 20."""
+INFERENCES = 16.0
+"""The price of plans that a search may pay for: less than search_precision lets them cost, so that it must choose."""
 RECIPE = """
 [model]
 path = "{model}"

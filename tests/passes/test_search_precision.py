@@ -106,7 +106,8 @@ def test_a_first_plan_comes_before_the_helpers_and_stays_where_they_leave_no_min
     assert not tried["applied"] and tried["after_db"] > tried["before_db"] + 1
     found = json.loads((tmp_path / "search.json").read_text())
     assert found["met"] and kept(context) == set(found["best"]["kept"]) and 0.1 < found["best"]["quantized_macs"] < 0.9
-    assert found["first_within_budget"] < 7 < found["inferences"]
+    # up to 3.3 of it are the float model and the layers one by one
+    assert found["first_within_budget"] < 8.5 < found["inferences"]
 
 
 def test_within_budget_it_is_insert_qdq():

@@ -47,8 +47,10 @@ from toolkit.simulation.simulation import Settings, Simulation
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_OF_FORM = 10.0
-"""The price of searching another form of the model in float inferences: methods, layers and some plans."""
+_OF_FORM = 12.3
+"""The price of searching another form of the model in float inferences: 1 for methods, up to 4.6 for layers one by one
+and their ranges, the rest for plans.
+"""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 

@@ -26,7 +26,15 @@ Measured times on two cores for an image classifier (EfficientNet, 64 samples) a
 1.0 and 0.9; 2.1 and 1.7; 1.2 and 1.2; 4.0 and 1.6; 1.1 and 1.5; 1.2 and 1.1; 0.7 and 0.4. To measure them again, run
 ``bench_search clock``, which prints prices and times.
 """
-_USUAL, _USUAL_MINUTES, _AGAIN = 20.0, 3.0, 6.0
+SINGLE_LAYER = 2.0
+"""The time of states with a single layer quantized, or with a single one left float, relative to their arithmetic: many
+short runs, each compared with the float outputs, and sessions of their own. Measured like the others for all layers
+alone: 2.6 and 2.1.
+"""
+_USUAL, _USUAL_MINUTES, _AGAIN = 24.0, 3.0, 6.0
+"""The inferences and minutes of a search whose user sets neither, and the inferences for a few more plans. Of the 20.9
+that prices may use up, 1.3 pay for the float model and up to 4.6 for layers one by one and their ranges.
+"""
 _PRICED = 0.95
 """The share of the allowed inferences that prices may use up, since they count the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
@@ -85,7 +93,7 @@ class Spending:
         """Create the account of a whole search; the checks that follow the plans are included in the allowance.
 
         Args:
-            inferences: the allowance; 20 if None, and more if an inference takes little time.
+            inferences: the allowance; 24 if None, and more if an inference takes little time.
             minutes: how long the search may take. If None, 3 minutes of this process's running time, or no limit if
                 ``inferences`` is given.
         """

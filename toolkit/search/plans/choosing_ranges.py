@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from toolkit.base.files import sha256_json
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.search.budget.racing import significantly_less_noisy
+from toolkit.search.budget.spending import SINGLE_LAYER
 from toolkit.search.plans.proposing import Proposing
 from toolkit.search.plans.range_methods import NEARER, alternatives, whole_model
 from toolkit.search.plans.searched_plan import SearchedPlan
@@ -19,8 +20,8 @@ _BETTER = 0.7
 """Another range of a layer's input is used if the layer's noise falls below this share, by 1.5 dB."""
 _WORST_GROUPS, _WORST_SHARE = 8, 0.02
 """The most layers whose inputs' ranges are tried, and the smallest share of the noise that one of them makes."""
-_TRIED_PRICE = 0.7
-"""No further layer's ranges are tried once they have cost this many inferences, by arithmetic."""
+_TRIED_PRICE = 1.4
+"""No further layer's ranges are tried once they have cost this many inferences, with ``SINGLE_LAYER`` in the price."""
 _FEW = 2
 """The most layers without which ranges are chosen again."""
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
@@ -314,7 +315,7 @@ class ChoosingRanges(Proposing):
         keys = ["range:" + sha256_json([group, sorted(amax.items())]) for group, amax in asked]
         configs = [self.simulation.switches.alone(group, {**self._own, **amax}) for group, amax in asked]
         for config in configs:
-            self.spending.pay(runner.price(config, self.batches))
+            self.spending.pay(SINGLE_LAYER * runner.price(config, self.batches))
         lines = [self.log.get(key) for key in keys]
         missing = [place for place, line in enumerate(lines) if line is None]
         fresh = [configs[place] for place in missing]

@@ -25,11 +25,11 @@ def test_nothing_is_left_when_the_minutes_are_over():
 
 
 def test_a_model_that_takes_no_time_may_have_more_inferences_unless_they_are_given():
-    usual, given = Spending.of_search(None, None), Spending.of_search(20.0, None)
-    assert usual.inferences == given.inferences and usual.inferences < 20
+    usual, given = Spending.of_search(None, None), Spending.of_search(24.0, None)
+    assert usual.inferences == given.inferences and usual.inferences < 24
     for account in (usual, given):
         account.know(1e6)
-    assert usual.inferences > 100 and given.inferences < 20
+    assert usual.inferences > 100 and given.inferences < 24
     large = Spending.of_search(None, None)
     large.know(1e12)
     assert large.inferences == given.inferences

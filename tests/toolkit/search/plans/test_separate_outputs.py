@@ -51,7 +51,8 @@ def test_a_plan_is_found_for_each_of_forty_outputs_at_the_price_of_one(least_db)
     cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
     found = Search(fresh, Budget(min_sqnr_db=least_db), cost, try_ranges=False, spending=account).run()
     assert 0 < best < 1 and found.best.meets and found.best.quantized >= 0.95 * best
-    assert account.priced <= 20 and found.first is not None and found.first <= 8
+    # up to 3.3 of it are the float model and the layers one by one
+    assert account.priced <= 20 and found.first is not None and found.first <= 9
 
 
 def test_what_a_layer_does_alone_is_seen_while_layers_of_other_outputs_are_quantized_too():

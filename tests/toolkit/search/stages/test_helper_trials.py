@@ -89,7 +89,8 @@ def test_another_process_compares_a_helped_form_with_the_same_float_outputs():
 def test_the_search_that_follows_a_first_plan_measures_and_pays_nothing_twice():
     apart, both = (search_of(trained("digits_uneven"), str(MODELS / "digits_calibration.npz")) for _ in range(2))
     first = both.first_plan()
-    assert first is not None and first.meets and both.spending.first == both.spending.priced < 6
+    # up to 3.3 of it are the float model and the layers one by one
+    assert first is not None and first.meets and both.spending.first == both.spending.priced < 8
     found, alone = both.run(), apart.run()
     assert found.best.kept == alone.best.kept and found.first == both.spending.first
     assert both.spending.priced < 1.3 * apart.spending.priced
@@ -118,15 +119,15 @@ def test_a_plan_that_met_the_budget_in_another_form_is_run_before_nothing_is_qua
     cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
 
     def found(inferences, **more):
-        # the layers one by one take 20 inferences
+        # the float model and the layers one by one take 36.7 inferences
         spending = Spending(inferences=inferences)
         search = Search(sim.on(sim.settings), Budget(min_sqnr_db=28), cost, try_ranges=False, spending=spending, **more)
         return search.run().best
 
     likely = ("layer3", "layer5", "layer6", "layer7", "layer8")
-    assert len(found(20.5).kept) == 12 and found(20.5, likely=likely).kept == likely
+    assert len(found(37.0).kept) == 12 and found(37.0, likely=likely).kept == likely
     # where there are inferences for better ones, these are looked for without it
-    assert found(30.0, likely=likely) == found(30.0) and len(found(30.0).kept) < len(likely)
+    assert found(48.0, likely=likely) == found(48.0) and len(found(48.0).kept) < len(likely)
 
 
 def test_that_plan_is_run_on_all_samples_where_few_do_not_tell_and_no_inferences_are_left():
