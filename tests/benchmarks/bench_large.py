@@ -6,7 +6,7 @@ Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--fold
 The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 10 times a
 second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
 back where memory is short (PSS: a page that is mapped twice counts once). The weights' share of a peak tells how often
-they are held. ``--memory`` is the recipes' ``[run] memory`` instead of the 1.3 times the weights that ``new`` sets;
+they are held. ``--memory`` is the recipes' ``[run] memory`` instead of the 1.2 times the weights that ``new`` sets;
 ``none`` sets no limit. With ``--limit`` every command is in a memory cgroup of its own that has so much, files that are
 mapped or written among it: what takes more is killed (Linux, as root).
 """
@@ -123,7 +123,7 @@ def recipes(folder: Path, memory: str | None) -> None:
     """Recipes beside the one that ``new`` wrote: of the search, of plain INT8 with and without an engine, of stripping."""
     text = (folder / "new.toml").read_text().replace('backend = "auto"', 'backend = "none"')
     if memory is not None:
-        # new sets 1.3 times the weights; none leaves memory unlimited
+        # new sets 1.2 times the weights; none leaves memory unlimited
         text = _LIMIT.sub("" if memory == "none" else f'[run]\nmemory = "{memory}"\n\n', text)
     plain = _SEARCH.sub(_INSERT, text)
     (folder / "searched.toml").write_text(text)
