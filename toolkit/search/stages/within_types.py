@@ -30,7 +30,8 @@ def within_types(
 
     If a plan misses the budget in its types, the search goes on with the noise that these types add. A plan found
     earlier that quantizes nearly as much and meets the budget with that noise is tried first. After the last search
-    plans that quantize less are tried too, before nothing is quantized.
+    plans that quantize less are tried too, before nothing is quantized. A plan that misses only part of its margin is
+    used instead of either, even if one that ran after it misses the limits themselves.
 
     Args:
         searches: runs searches, and knows the plans of all of them.
@@ -40,14 +41,19 @@ def within_types(
         note: takes findings for the journal.
     """
     found, searched, tried = _searched(searches, True, note), 1, 0
+    usable: SearchResult | None = None
     while True:
         searches.rest()
         check(found)
         if not found.lacks_in_types or found.rest_lacks:
             return found
         last = not searches.learn_types(found) or searched == _SEARCHES
+        if found.limits_in_types and (usable is None or found.best.quantized > usable.best.quantized):
+            usable = found
         # a float model is better than a plan that misses the limits themselves
-        leave = last and not found.limits_in_types
+        leave = last and usable is None
+        if last and usable is not None:
+            found = usable
         most = _RUNNERS_UP if leave else 0 if last else 1
         other = searches.runner_up(found, 0.0 if leave else _AS_MUCH) if tried < most else None
         lacks, leave = found.lacks_in_types, leave and other is None

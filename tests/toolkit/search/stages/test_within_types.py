@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -52,15 +53,20 @@ class Planned(Searches):
         pass
 
 
-def decided(searches: Planned, holds: set[float], limits: bool = False) -> tuple[SearchResult, list[float], list]:
-    """The result if only plans with these shares meet the budget in their types, the shares tried, and the notes."""
+def decided(
+    searches: Planned, holds: set[float], limits: Collection[float] = ()
+) -> tuple[SearchResult, list[float], list]:
+    """The result if only plans with these shares meet the budget in their types, the shares tried, and the notes.
+
+    Those with a share in ``limits`` lack only some of their margin.
+    """
     tried, notes = list[float](), []
 
     def check(found: SearchResult) -> None:
         tried.append(found.best.quantized)
         assert not found.lacks_in_types or found.best.quantized not in holds
         if found.best.quantized not in holds:
-            found.lacks_in_types, found.limits_in_types = {"min_sqnr_db": 0.1}, limits
+            found.lacks_in_types, found.limits_in_types = {"min_sqnr_db": 0.1}, found.best.quantized in limits
 
     def left_float(found: SearchResult) -> SearchResult:
         return replace(found, best=plan(0.0), lacks_in_types={})
@@ -111,8 +117,15 @@ def test_where_no_other_plan_meets_the_budget_in_its_types_nothing_is_quantized(
 
 def test_a_plan_that_only_lacks_some_of_its_margin_is_better_than_what_quantizes_less():
     searches = Planned.of([0.8, 0.5])
-    found, shares, notes = decided(searches, {0.5}, limits=True)
+    found, shares, notes = decided(searches, {0.5}, limits={0.8})
     assert found.best.quantized == 0.8 and found.lacks_in_types and shares == [0.8] * 3
+    assert notes[-1].values["last"] and "left" not in notes[-1].values
+
+
+@pytest.mark.parametrize("searched", [([0.8], [0.7], [0.6]), ([0.5], [0.8], [0.6]), ([0.8, 0.79], [0.7], [0.6])])
+def test_a_plan_that_only_lacks_some_of_its_margin_is_used_if_later_ones_miss_the_limits_themselves(searched):
+    found, shares, notes = decided(Planned.of(*searched), set(), limits={0.8, 0.5})
+    assert found.best.quantized == 0.8 and found.lacks_in_types and shares[-1] == 0.6
     assert notes[-1].values["last"] and "left" not in notes[-1].values
 
 
