@@ -36,7 +36,7 @@ class Detection(Task):
     def rule(self) -> Finding:
         """See ``Task.rule``."""
         # boxes without scores are all above the threshold
-        layout = self.settings.get("layout")
+        layout = self.settings["layout"]
         if layout == "indices":
             return EvaluationCode.RULE_INDICES(floor=self.level_needed)
         scored = {"scored": False} if layout == "chosen" else {}

@@ -49,7 +49,11 @@ def test_recipes_name_the_tasks_that_there_are():
         ("classification", {"threshold": 0.4, "single": True}, {"threshold": 0.4, "single": True}),
         ("sequence", {}, None),
         ("ctc", {"blank": 7}, {"blank": 7}),
-        ("detection", {"threshold": 0.25}, {"threshold": 0.25, "slack": 0.8, "iou": 0.5, "floor": 0.98}),
+        (
+            "detection",
+            {"layout": "joint", "threshold": 0.25},
+            {"threshold": 0.25, "slack": 0.8, "iou": 0.5, "floor": 0.98},
+        ),
         ("segmentation", {"floor": 0.9}, {"floor": 0.9, "small": 0.002}),
         ("embedding", {}, {"floor": 0.99, "near": 0.1}),
         ("regression", {"few": True}, {"floor": 20.0, "few": True, "quiet": 0.01}),
