@@ -188,7 +188,8 @@ class MeanIoU:
 
     Outputs are scores [batch, classes, height, width], or with classes along the options' ``axis``, a single map of
     scores, or class numbers [batch, height, width]; labels are integers [batch, height, width]. Of several independent
-    masks, labels are 0 or 1 for each, of the outputs' shape; the mean is over the masks.
+    masks, labels are 0 or 1 for each, of the outputs' shape; the mean is over the masks. If they put each pixel of all
+    samples in exactly one mask, they are classes, and the largest score counts.
     """
 
     higher_is_better = True
@@ -199,12 +200,15 @@ class MeanIoU:
         self.samples = 0
         # by class: sample, pixels of the class in both output and label, and in either
         self.counts: dict[int, list[Array]] = {}
+        # the same if labels are 0 or 1 for each mask, but put each pixel in exactly one
+        self.of_largest: dict[int, list[Array]] = {}
+        self.overlap = False
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Add one batch.
 
         Raises:
-            DataError: labels are not a class for every pixel.
+            DataError: labels are not a class for every pixel, nor 0 or 1 for every pixel of each mask.
         """
         scores, label = pick(outputs, self.options, labels)
         if scores.ndim < 3:
@@ -212,8 +216,9 @@ class MeanIoU:
         label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
         axis = 1 if self.options.axis is None else self.options.axis
         if scores.dtype.kind == "f" and label.shape == scores.shape and scores.ndim > 3 and scores.shape[axis] > 1:
-            threshold = threshold_of(scores, self.options)
-            self._add_masks(np.moveaxis(scores, axis, 1) > threshold, np.moveaxis(label, axis, 1))
+            self._add_masks(
+                np.moveaxis(scores, axis, 1), np.moveaxis(label, axis, 1), threshold_of(scores, self.options)
+            )
             return
         single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
         found = mask_of(scores, axis, threshold_of(scores, self.options) if single else None)
@@ -222,23 +227,32 @@ class MeanIoU:
         wanted = label.reshape(len(label), -1).astype(np.int64)
         keep = wanted != UNLABELLED_PIXEL
         for one in np.union1d(found[keep], wanted[keep]).tolist():
-            self._count(one, (found == one) & keep, (wanted == one) & keep)
+            self._count(self.counts, one, (found == one) & keep, (wanted == one) & keep)
         self._told(keep)
 
-    def _add_masks(self, found: Array, label: Array) -> None:
-        """Add which pixels are in each of several masks, and their labels, [batch, masks, height, width] each."""
+    def _add_masks(self, scores: Array, label: Array, threshold: float) -> None:
+        """Add scores and labels of several masks, [batch, masks, height, width] each."""
         wanted = label.reshape(*label.shape[:2], -1)
         keep = wanted != UNLABELLED_PIXEL
-        for one in range(wanted.shape[1]):
-            here = keep[:, one]
-            self._count(one, found.reshape(wanted.shape)[:, one] & here, (wanted[:, one] == 1) & here)
+        if not np.isin(wanted[keep], (0, 1)).all():
+            raise unlike_shapes(scores, label, _PIXELS)
+        values = np.asarray(scores, np.float32).reshape(wanted.shape)
+        best = values.argmax(axis=1)[:, None] == np.arange(wanted.shape[1])[:, None]
+        one_each = (keep.all(axis=1) & ((wanted == 1).sum(axis=1) == 1)) | ~keep.any(axis=1)
+        self.overlap = self.overlap or not bool(one_each.all())
+        for counts, found in ((self.counts, values > threshold), (self.of_largest, best)):
+            # a score that is NaN is wrong, whatever the label
+            right = np.where(np.isnan(values), wanted != 1, found)
+            for one in range(wanted.shape[1]):
+                here = keep[:, one]
+                self._count(counts, one, right[:, one] & here, (wanted[:, one] == 1) & here)
         self._told(keep.reshape(len(label), -1))
 
-    def _count(self, one: int, found: Array, wanted: Array) -> None:
+    def _count(self, counts: dict[int, list[Array]], one: int, found: Array, wanted: Array) -> None:
         """Count the pixels of a class in each sample, bool [batch, pixels] each."""
         both, either = (found & wanted).sum(axis=1), (found | wanted).sum(axis=1)
-        counts = np.stack([self.samples + np.arange(len(found)), both, either], axis=1)
-        self.counts.setdefault(one, []).append(counts[either > 0])
+        pixels = np.stack([self.samples + np.arange(len(found)), both, either], axis=1)
+        counts.setdefault(one, []).append(pixels[either > 0])
 
     def _told(self, keep: Array) -> None:
         self.told.append(np.asarray(keep.any(axis=1)))
@@ -254,7 +268,8 @@ class MeanIoU:
 
     def value_among(self, kept: Array) -> float:
         """The value over the samples that are ``kept``, bool [samples]."""
-        totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in self.counts.values()]
+        chosen = self.of_largest if self.of_largest and not self.overlap else self.counts
+        totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in chosen.values()]
         shares = [int(common) / int(union) for _, common, union in totals if union]
         return math.fsum(shares) / len(shares) if shares else math.nan
 

@@ -238,6 +238,41 @@ def test_masks_that_overlap_are_held_against_labels_of_each(kind):
     assert value("miou", 1 / (1 + np.exp(-scores)), label)[0] == pytest.approx((10 / 26 + 1) / 2)
 
 
+def test_scores_of_masks_that_are_nan_are_wrong_in_and_outside_of_them():
+    """Of 16 pixels 4 are in the mask; an engine that returns NaN for the other 12, or for these 4, loses the rest."""
+    label = np.zeros((1, 2, 4, 4), np.int64)
+    label[:, :, :2, :2], label[:, 1, 2, 2] = 1, 1
+    scores = np.where(label == 1, 5.0, -5.0).astype(np.float32)
+    assert value("miou", scores, label, threshold=0.0)[0] == 1.0
+    outside = np.where(label == 1, scores, np.nan)
+    assert value("miou", outside, label, threshold=0.0)[0] == pytest.approx((4 / 16 + 5 / 16) / 2)
+    assert value("miou", np.where(label == 1, np.nan, scores), label, threshold=0.0)[0] == 0.0
+
+
+def test_one_hot_labels_of_pixels_are_classes_of_which_the_largest_score_counts():
+    """A softmax over three classes seldom exceeds a half."""
+    classes = np.arange(160).reshape(10, 4, 4) % 3
+    label = np.moveaxis(one_hot(classes.reshape(-1), 3).reshape(10, 4, 4, 3), -1, 1).astype(np.int64)
+    scores = np.where(label == 1, 0.4, 0.3).astype(np.float32)
+    scores[0, :, 0] = scores[0, ::-1, 0]
+    assert value("miou", scores, label)[0] == value("miou", scores, classes)[0]
+    assert 0.9 < value("miou", scores, label)[0] < 1
+    # one pixel in no mask, in the last batch, makes them masks that overlap: no score exceeds a half
+    label[9, :, 0, 0] = 0
+    assert value("miou", scores, label)[0] == 0
+    # where every label is left out the pixel has no class
+    label[9, :, 0, 0] = 255
+    assert 0.9 < value("miou", scores, label)[0] < 1
+
+
+@pytest.mark.parametrize("wrong", [0.5, 3, -1])
+def test_labels_of_masks_are_0_or_1(wrong):
+    label = np.zeros((1, 2, 4, 4), np.float32)
+    label[0, 0, 0, 0] = wrong
+    with pytest.raises(DataError, match="with 0 or 1 for each mask"):
+        value("miou", np.ones((1, 2, 4, 4), np.float32), label)
+
+
 def test_neighbours_ranks_and_likelihood():
     vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [1, 1]], np.float32)
     assert value("recall_at_1", vectors, np.array([0, 0, 1, 1, 2])) == (1.0, 4)
