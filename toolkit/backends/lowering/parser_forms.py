@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.graph.layers.layer_weights import has_other_bias
 from toolkit.graph.loop_conditions import add_loop_conditions
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
@@ -147,7 +148,7 @@ def convolve_pooled(model: Model, journal: Journal) -> int:
         by_channel = all(one.attrs.get("axis", 1) % 2 == axis for one in weight)
         if scale is None or (scale.ndim and not by_channel):
             continue
-        if len(node.inputs) > 2 and (bias is None or bias.size != values.shape[axis]):
+        if len(node.inputs) > 2 and (bias is None or bias.size != values.shape[axis] or has_other_bias(model, node)):
             continue
         kernel = (values if axis == 0 else values.T)[:, :, None, None]
         quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_kernel"), kernel)

@@ -135,7 +135,8 @@ def head(turn="Flatten", transposed=1, bias="b", scales="rows", in_front=False, 
     if in_front:
         nodes = [nodes[0], *q, nodes[1], *w, *nodes[2 + len(q) + len(w) :]]
     outputs = {"y": (FLOAT, ["n", 5]), **({"z": (FLOAT, ["n", 4])} if other else {})}
-    biases = {"b": [tensor("b", normal(5))], "row": [tensor("row", normal(1, 5))], "scalar": [tensor("scalar", 0.3)]}
+    biases = {"b": [tensor("b", normal(5))], "row": [tensor("row", normal(1, 5))], "scalar": [tensor("scalar", 0.3)],
+              "column": [tensor("column", normal(5, 1))]}  # fmt: skip
     made = [*qi, *wi, *extra.get(turn, []), *biases.get(bias, [])]
     model = make(nodes, {"x": (FLOAT, ["n", 4, 3, 3])}, outputs, made, opset=17, ir=8)
     float_weights(model, Journal())
@@ -162,7 +163,10 @@ def test_a_quantized_gemm_on_pooled_channels_becomes_a_convolution(changes):
     assert convolve_pooled(model, journal) == 0
 
 
-@pytest.mark.parametrize("changes", [{"alpha": 0.5}, {"bias": "scalar"}, {"scales": "columns"}, {"other": True}])
+@pytest.mark.parametrize(
+    "changes", [{"alpha": 0.5}, {"bias": "scalar"}, {"bias": "column"}, {"scales": "columns"}, {"other": True}]
+)
 def test_other_gemms_stay_as_they_are(changes):
+    """Of five rows, a column of five values is one per row, and no bias of the five channels."""
     model = head(**changes)
     assert convolve_pooled(model, Journal()) == 0 and model.node("gemm").op == "Gemm"
