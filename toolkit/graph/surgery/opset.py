@@ -82,6 +82,15 @@ def known_operators(domain: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1024)
+def _restore_foreign(proto: onnx.ModelProto) -> None:
+    """Undo ``name_foreign``, in place."""
+    for node in all_nodes(proto.graph.node):
+        node.domain = "" if node.domain == _FOREIGN else node.domain
+    kept = [entry for entry in proto.opset_import if entry.domain != _FOREIGN]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+
+
 def _withdrawn(op: str, version: int) -> bool:
     try:
         return bool(onnx.defs.get_schema(op, version, "").deprecated)
@@ -127,8 +136,8 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
             where=where,
             remedy=f"export the model at opset {target} or later",
         ) from error
-    for node in all_nodes(converted.graph.node) if foreign else ():
-        node.domain = "" if node.domain == _FOREIGN else node.domain
+    if foreign:
+        _restore_foreign(converted)
     keep_semantics(converted, model.opset, target)
     inputs = [value for value in converted.graph.input if value.name in given]
     del converted.graph.input[:]

@@ -202,6 +202,7 @@ def test_an_operator_that_onnxruntime_had_before_onnx_is_read_and_kept(op):
     model.raise_opset(19)
     model.check(types=True)
     assert model.opset == 19 and [one.op for one in model.nodes] == ["MatMul", "LayerNormalization"]
+    assert [(one.domain, one.version) for one in model.to_proto().opset_import] == [("", 19)]
     onnx.checker.check_model(model.to_proto(), full_check=True)
     assert np.allclose(run(model, {"x": x})[0], wanted, atol=1e-5)
 
