@@ -81,7 +81,6 @@ def known_operators(domain: str) -> frozenset[str]:
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
 
 
-@lru_cache(maxsize=1024)
 def _restore_foreign(proto: onnx.ModelProto) -> None:
     """Undo ``name_foreign``, in place."""
     for node in all_nodes(proto.graph.node):
@@ -91,6 +90,7 @@ def _restore_foreign(proto: onnx.ModelProto) -> None:
     proto.opset_import.extend(kept)
 
 
+@lru_cache(maxsize=1024)
 def _withdrawn(op: str, version: int) -> bool:
     try:
         return bool(onnx.defs.get_schema(op, version, "").deprecated)
