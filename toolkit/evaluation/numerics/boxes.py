@@ -289,6 +289,9 @@ def _suppressed(boxes: Array, scores: Array, named: Array | None, form: BoxLayou
     anchors, classes, values = anchors[order], classes[order], values[order]
     if named is not None:
         classes = named[anchors]
+    if form.format == "offsets":
+        # no anchor suppresses another, and many of one object score high: the limit is on objects
+        return Detections(boxes[anchors], values, classes)
     kept: list[int] = []
     alive = np.ones(len(anchors), bool)
     for place in range(len(anchors)):

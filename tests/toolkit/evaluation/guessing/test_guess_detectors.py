@@ -168,6 +168,20 @@ def test_offsets_from_anchors_that_the_model_does_not_hold_are_compared_anchor_b
         MeanAveragePrecision(options_for("map", None, found.parts), None).update({}, {})
 
 
+def test_all_anchors_that_score_high_are_compared_where_none_suppresses_another():
+    """Of 600 confident anchors with offsets, scores that a percent of noise reorders are no lost detections."""
+    offsets = (0.3 * DRAW.standard_normal((2, 1000, 4))).astype(np.float32)
+    scores = np.full((2, 1000, 3), 0.01, np.float32)
+    scores[:, :600, 1] = DRAW.uniform(0.7, 0.9, (2, 600))
+    noisy = (scores * (1 + 0.01 * DRAW.standard_normal(scores.shape))).astype(np.float32)
+    settings = {"layout": "apart", "format": "offsets", "variances": [1.0, 1.0], "threshold": 0.5}
+    judge = reader(OutputPart("detection", ("boxes", "scores"), settings))
+    assert [len(one.scores) for one in detections([offsets, scores], settings, 0.5)] == [600, 600]
+    assert judge.compare([offsets, scores], [offsets, noisy])["level"].tolist() == [1.0, 1.0]
+    lost = np.where(np.arange(1000)[:, None] < 60, 0.01, noisy).astype(np.float32)
+    assert judge.compare([offsets, scores], [offsets, lost])["level"].tolist() == [pytest.approx(540 * 2 / 1140)] * 2
+
+
 def test_a_vector_of_numbers_without_suppression_holds_no_places():
     rows = rows_of(1)
     assert guess(seen(SeenOutput("picked", ("k",), rows, None, frozenset({"Gather"})))).task == "sequence"
