@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 _PACKED = 2
 """Memory of a partition in multiples of its weights, if onnxruntime also keeps them packed for its kernels."""
 _BOUND = 1.2
-"""The memory limit of models above protobuf's limit as a multiple of their weights; files that are mapped while they are
-read come on top: with 1.3 a search peaked at 1.37."""
+"""The memory limit of models above protobuf's limit as a multiple of their weights.
+
+Files that are mapped while they are read come on top: with 1.3 a search peaked at 1.37.
+"""
 
 
 def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
