@@ -36,7 +36,7 @@ class Detection(Task):
     def rule(self) -> Finding:
         """See ``Task.rule``."""
         # boxes without scores are all above the threshold
-        layout = self.settings["layout"]
+        layout = self.settings.get("layout")
         if layout == "indices":
             return EvaluationCode.RULE_INDICES(floor=self.level_needed)
         scored = {"scored": False} if layout == "chosen" else {}
