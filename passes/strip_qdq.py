@@ -27,6 +27,7 @@ from toolkit import (
     RangesError,
     Role,
     choose,
+    clamp_weights,
     compare_stripped,
     half_pairs,
     lost_clamps,
@@ -46,7 +47,8 @@ _SAMPLES, _FAR_DB = 16, 20.0
 class StripQDQ(Pass):
     """Remove Q/DQ pairs from QAT or PTQ, of any type and zero point; quantized weights become float again.
 
-    Activations that a quantizer removed because a pair clamps the same way are restored. If there are calibration
+    A weight that its pair clips far more than it rounds it, as after quantization-aware training, is clamped to the
+    pair's range: the model was trained with the clipped values. Activations that a quantizer removed because a pair clamps the same way are restored. If there are calibration
     samples, the result is compared with the model before stripping: a difference that the pairs' rounding does not
     explain is an error.
     """
@@ -74,6 +76,7 @@ class StripQDQ(Pass):
         """
         pairs = self._chosen(model)
         data = _samples(context) if pairs else None
+        clamp_weights(model, (quantize for pair in pairs for quantize in pair.quantizers), context.journal)
         paired = model.copy()
         seen: dict[str, tuple[bool, bool]] | None = None
         if data is not None:

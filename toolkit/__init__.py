@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from toolkit.placement.clamps import Clamp as Clamp
     from toolkit.placement.clamps import LostClamps as LostClamps
     from toolkit.placement.clamps import lost_clamps as lost_clamps
+    from toolkit.placement.clipped_weights import clamp_weights as clamp_weights
     from toolkit.placement.existing import ExistingPair as ExistingPair
     from toolkit.placement.existing import HalfPair as HalfPair
     from toolkit.placement.existing import half_pairs as half_pairs
@@ -185,6 +186,7 @@ _HOMES = {
     "graph.surgery.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
     "graph.layers.work": "Work facts_at_opt role work_of",
     "placement.clamps": "Clamp LostClamps lost_clamps",
+    "placement.clipped_weights": "clamp_weights",
     "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",
     "placement.float_path": "FloatPath",
     "placement.keep": "keep_float",

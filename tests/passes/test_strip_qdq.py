@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Context, Model
@@ -149,3 +150,62 @@ def test_a_pair_that_stood_in_for_a_relu_leaves_one_behind():
     assert ops(model)["Relu"] == 1
     x = normal(1, 3, 6, 6, seed=3)
     assert np.abs(run(model, {"x": x})[0] - run(float_model, {"x": x})[0]).max() < 0.2
+
+
+def clipping(kind, zero=0, axis=None):
+    """A MatMul whose weight [16, 8] has a pair: (the model, the weight as the pair clips it, without rounding)."""
+    weight = normal(16, 8, seed=1, scale=0.5)
+    weight[3, 5], weight[0, 1] = 9.0, -8.0
+    ends = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProto.FLOAT8E4M3FN: (-448, 448)}[kind]
+    scale = np.full([8] if axis is not None else [], 5.0 / (ends[1] - ends[0]), np.float32)
+    low, high = ((end - zero) * scale for end in ends)
+    attrs = {} if axis is None else {"axis": axis}
+    proto = build(
+        [node("QuantizeLinear", ["w", "s", "z"], ["wq"], "quantize", **attrs),
+         node("DequantizeLinear", ["wq", "s", "z"], ["wd"], **attrs), node("MatMul", ["x", "wd"], ["y"], "layer")],
+        {"x": [1, 16]}, {"y": [1, 8]},
+        {"w": weight, "s": scale, "z": np.full(scale.shape, zero, helper.tensor_dtype_to_np_dtype(kind))},
+        opset=19, ir_version=10,
+    )  # fmt: skip
+    return Model.from_proto(proto), np.clip(weight, low, high)
+
+
+KINDS = [(TensorProto.INT8, 0, None), (TensorProto.INT8, 0, -1), (TensorProto.UINT8, 128, 1),
+         (TensorProto.FLOAT8E4M3FN, 0, None)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "zero", "axis"), KINDS)
+def test_a_weight_that_its_pair_clips_is_clamped_and_not_rounded(kind, zero, axis):
+    """After training with quantization the values beyond a range are what training left there, and never used."""
+    model, wanted = clipping(kind, zero, axis)
+    context = Context()
+    StripQDQ()(model, context)
+    assert ops(model) == {"MatMul": 1}
+    assert np.allclose(model.constant(model.node("layer").inputs[1]), wanted, rtol=1e-6)
+    (note,) = [e for e in context.journal.of("noted") if e.rule == "weight-clamped"]
+    assert note.node == "quantize" and note.why.values == {"weight": "w", "share": 2 / 128}
+    x = {"x": normal(1, 16)}
+    assert np.allclose(run(model, x)[0], x["x"] @ wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "zero", "axis"), KINDS)
+def test_a_layer_of_the_source_that_is_kept_float_reads_the_clamped_weight(kind, zero, axis):
+    model, wanted = clipping(kind, zero, axis)
+    KeepPrecision(nodes=["layer"])(model, Context(source=model.copy()))
+    assert ops(model) == {"MatMul": 1}
+    assert np.allclose(model.constant(model.node("layer").inputs[1]), wanted, rtol=1e-6)
+
+
+def test_a_weight_that_is_rounded_more_than_clipped_stays():
+    """A range of the least error clips too; without its pair the weight is the one that was quantized."""
+    weight = normal(4096, 1, seed=3)
+    weight[7] = 1.02 * np.abs(weight).max()
+    scale = np.float32(np.abs(weight).max() / 127 * 0.985)
+    proto = build(
+        [node("QuantizeLinear", ["w", "s", "z"], ["wq"]), node("DequantizeLinear", ["wq", "s", "z"], ["wd"]),
+         node("MatMul", ["x", "wd"], ["y"], "layer")],
+        {"x": [1, 4096]}, {"y": [1, 1]}, {"w": weight, "s": scale, "z": np.int8(0)},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    StripQDQ()(model)
+    assert np.array_equal(model.constant(model.node("layer").inputs[1]), weight)

@@ -13,3 +13,4 @@ class PlacementCode(BaseCode):
     LACKS_INT8 = "lacks-int8"
     UNPAIRED = "unpaired"
     BESIDE_FLOAT = "beside-float"
+    WEIGHT_CLAMPED = "weight-clamped"

@@ -8,6 +8,9 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
+from toolkit.graph.model import Model
+from toolkit.placement.clipped_weights import clamp_weights
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import bypass
 
 
@@ -17,7 +20,8 @@ def keep_float(
     """Request a float precision, and connect the node to the float inputs of its Q/DQ pairs.
 
     ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
-    ``model.tidy()`` after all requests: it drops the pairs that are no longer read.
+    ``model.tidy()`` after all requests: it drops the pairs that are no longer read. A weight that a pair of the source
+    model clips is clamped to that pair's range, see ``clamp_weights``.
 
     Args:
         context: its plan gets the request, its journal an entry.
@@ -38,6 +42,16 @@ def keep_float(
             f"keep_float was asked for {asked} for node '{node.name}'", remedy=f"one of {floats}", value=str(asked)
         )
     context.plan.ask(node.name, asked, why, wider=wider)
+    if context.model is not None and context.source is not None:
+        clamp_weights(context.model, _of_source(node, context.source), context.journal)
     freed = bypass(node, context.model)
     context.journal.changed(node.name, Code.REQUESTED(precision=asked, unquantized=freed), why)
     return freed
+
+
+def _of_source(node: gs.Node, source: Model) -> list[gs.Node]:
+    """The QuantizeLinears that a node reads through their DequantizeLinear and that the source model has too."""
+    own = source.once("quantizers", lambda: {one.name for one, _ in source.walk() if one.op == QUANTIZE})
+    backs = [tensor.inputs[0] for tensor in node.inputs if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE]
+    quantizers = [back.inputs[0].inputs[0] for back in backs if back.inputs[0].inputs]
+    return [one for one in quantizers if one.op == QUANTIZE and one.name in own]

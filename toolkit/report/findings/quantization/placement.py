@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined, pass_for, quoted
+from toolkit.report.findings.words import joined, pass_for, quoted, share_percent
 
 _NAMED = 4
 _FAULTS = {
@@ -144,6 +144,10 @@ PLACEMENT: Table = {
     Code.COMPUTED_WEIGHTS: _computed_weights,
     PlacementCode.UNPAIRED: lambda tensors: f"reads {quoted(tensors)} unquantized",
     PlacementCode.BESIDE_FLOAT: "its pair is useful only between quantized layers, and one of them is float now",
+    PlacementCode.WEIGHT_CLAMPED: lambda weight, share: (
+        f"The Q/DQ pair of weight '{weight}' clips {share_percent(share)} of its values. In float the weight is "
+        "clamped to the pair's range, as the quantized model uses it."
+    ),
     PlacementCode.RUN_TIME_WEIGHTS: "its weights are computed at run time",
     Code.ACTIVATION_MATMUL: (
         "both operands are activations: quantized scores cost accuracy; activation_matmul = true quantizes it"
