@@ -48,9 +48,9 @@ class StripQDQ(Pass):
     """Remove Q/DQ pairs from QAT or PTQ, of any type and zero point; quantized weights become float again.
 
     A weight that its pair clips far more than it rounds it, as after quantization-aware training, is clamped to the
-    pair's range: the model was trained with the clipped values. Activations that a quantizer removed because a pair clamps the same way are restored. If there are calibration
-    samples, the result is compared with the model before stripping: a difference that the pairs' rounding does not
-    explain is an error.
+    pair's range: the model was trained with the clipped values. Activations that a quantizer removed because a pair
+    clamps the same way are restored. If there are calibration samples, the result is compared with the model before
+    stripping: a difference that the pairs' rounding does not explain is an error.
     """
 
     name = "strip_qdq"

@@ -37,6 +37,7 @@ class EngineCode(BaseCode):
     MOVES_FLOAT = "engine-moves-float"
     MOVES_QUANTIZED = "engine-moves-quantized"
     READERS_NOT_QUANTIZED = "engine-readers-not-quantized"
+    PAIRS_KEPT = "engine-pairs-kept"
     KERNEL_READS_FLOAT = "engine-kernel-reads-float"
     NOT_BUILT = "engine-not-built"
     LAYERS_NOT_KNOWN = "engine-layers-not-known"

@@ -226,3 +226,40 @@ def test_notes_on_a_model_are_said_to_whoever_asks(place):
     late = Journal()
     inputs.source(late)
     assert [event.rule for event in late] == ["quantized-source"]
+
+
+@pytest.mark.parametrize("kept", [[], ["b"]])
+def test_pairs_that_a_recipe_keeps_are_what_it_requests(tmp_path, kept):
+    """With no pass that quantizes, too: the engine runs the layers between them quantized."""
+    pair = [node("QuantizeLinear", ["{}", "s", "z"], ["{}_q"]), node("DequantizeLinear", ["{}_q", "s", "z"], ["{}_d"])]
+
+    def paired(tensor):
+        return [
+            node(one.op_type, [i.format(tensor) for i in one.input], [o.format(tensor) for o in one.output])
+            for one in pair
+        ]
+
+    nodes = [
+        *paired("x"), *paired("v"), node("MatMul", ["x_d", "v_d"], ["h"], "a"),
+        *paired("h"), *paired("w"), node("MatMul", ["h_d", "w_d"], ["g"], "b"),
+        node("MatMul", ["g", "u"], ["y"], "c"),
+    ]  # fmt: skip
+    weights = {"v": normal(6, 6), "w": normal(6, 6, seed=1), "u": normal(6, 6, seed=2)}
+    proto = build(
+        nodes, {"x": ["n", 6]}, {"y": ["n", 6]}, {**weights, "s": np.float32(0.05), "z": np.int8(0)}, opset=17
+    )
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(16, 6))
+    recipe = Recipe.build(
+        "r", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=[{"use": "keep_precision", "nodes": kept, "precision": "fp16"}] if kept else [],
+        engine={"backend": "none"}, evaluation={"data": str(tmp_path / "data.npz"), "task": "regression"},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    asked = {layer.node: str(layer.asked_precision) for layer in report.layers if layer.op == "MatMul"}
+    assert asked == {"a": "int8", "b": "fp16" if kept else "int8", "c": "fp16"}
+    assert report.summary.asked_share == pytest.approx(1 / 3 if kept else 2 / 3)
+    first = next(layer for layer in report.layers if layer.node == "a")
+    assert first.asked.by == "the model's Q/DQ pairs" and "its own Q/DQ pairs" in first.asked.reason
+    number = "1 of 3 layers is" if kept else "2 of 3 layers are"
+    assert f"{number} requested in INT8" in report.summary.headline

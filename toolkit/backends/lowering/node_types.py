@@ -123,7 +123,8 @@ def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored
     if ask is not None and not ask.precision.quantized:
         return ask.precision
     # bfloat16 values may exceed the range of float16, so the float side of pairs keeps bfloat16 too
-    if stated is not None and (stated is Precision.BF16 or (authored and ask is None)):
+    # the model's own pairs are only an expectation, and leave the types that it states
+    if stated is not None and (stated is Precision.BF16 or (authored and (ask is None or ask.free))):
         return stated
     return rest
 

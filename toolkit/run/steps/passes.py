@@ -142,6 +142,7 @@ class PassesStep(Step[PassesRecord]):
         Raises:
             QtoolError: a pass failed or refused the model; the message names it.
         """
+        from toolkit.backends.attribution.kept_pairs import expect_kept_pairs
         from toolkit.placement.shared_weights import shared_unlike
 
         passes = passes_of(self.recipe, self.job.allow_code)
@@ -153,6 +154,7 @@ class PassesStep(Step[PassesRecord]):
         if unlike := shared_unlike(source, model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
+        expect_kept_pairs(model, source, context.plan)
         self._clear_checkpoints()
         if any(step.runs_models() for step in passes):
             # a search holds several copies of the model and its activations

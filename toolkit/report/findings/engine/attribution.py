@@ -87,6 +87,7 @@ FROM_PAIRS: Table = {
     EngineCode.MOVES_FLOAT: "{op} only moves values, and its input is not quantized",
     EngineCode.MOVES_QUANTIZED: "it moves the quantized values of '{node}'",
     EngineCode.READERS_NOT_QUANTIZED: "not every reader of its output is quantized",
+    EngineCode.PAIRS_KEPT: "the model has its own Q/DQ pairs there, and no pass removed them: {why}",
     EngineCode.KERNEL_READS_FLOAT: lambda promised, types: f"{promised}, but the engine's kernel reads {joined(types)}",
 }
 
