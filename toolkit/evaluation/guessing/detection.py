@@ -96,13 +96,24 @@ def _with_selected(
 
 
 def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:
-    known = {**settings, "batch_axis": outputs[0].batch_axis}
+    known = {**settings, **_batch_axes(outputs[:-1] if settings.get("selected") else outputs)}
     names = tuple(one.name for one in outputs)
     if settings.get("selected"):
         known["ranked"] = [names[-1]]
     elif _ranked(outputs, known):
         known["ranked"] = True
     return OutputPart("detection", names, {**known, "threshold": _threshold(outputs, known)})
+
+
+def _batch_axes(outputs: Sequence[SeenOutput]) -> dict[str, Any]:
+    """The settings for the outputs' axes of samples, which differ if a model of one image drops that of some outputs.
+
+    If one of them has none, samples must be run one by one: ``batch_axis`` is then None.
+    """
+    axes = [one.batch_axis for one in outputs]
+    if len(set(axes)) == 1:
+        return {"batch_axis": axes[0]}
+    return {"batch_axis": None if None in axes else axes[0], "batch_axes": axes}
 
 
 def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
@@ -269,7 +280,7 @@ def _scores_and_labels(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], anchors: int
 ) -> tuple[SeenOutput | None, SeenOutput | None]:
     """The output with the anchors' scores, preferably one per class, and the output with their class numbers."""
-    beside = [one for one in outputs if one is not boxes and one.batch_axis == boxes.batch_axis]
+    beside = [one for one in outputs if one is not boxes and len(one.samples) == len(boxes.samples)]
     others = [one for one in beside if anchors in one.shape and len(one.shape) <= 2]
     labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
     scored = [one for one in others if one is not labels and not one.discrete]

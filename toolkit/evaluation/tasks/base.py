@@ -188,7 +188,7 @@ class Task(ABC):
             return one_each(np.ones(len(self._samples(pairs[0][0]))))
         if not unlike:
             pairs = [_judged(a, b, self.nothing) for a, b in pairs]
-        both = [self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs]
+        both = self._each([a for a, _ in pairs]), self._each([b for _, b in pairs])
         on = positions_with_answers(self.settings, both[0][0], inputs or {}, wanted)
         return self.compare(*both) if on is None else self._compare_at(*both, on)
 
@@ -207,7 +207,7 @@ class Task(ABC):
 
     def samples(self, outputs: Mapping[str, Array]) -> list[Array]:
         """The part's outputs for one batch, sliced to its channels, with samples along the first axis."""
-        return [self._samples(self._cut(outputs[name])) for name in self.part.outputs]
+        return self._each([self._cut(outputs[name]) for name in self.part.outputs])
 
     nothing: ClassVar[float] = 0.0
     """Replaces values in both outputs if the float model's is NaN or masked; -inf for class scores."""
@@ -283,9 +283,14 @@ class Task(ABC):
         axis, first, last = self.part.channels
         return value[(slice(None),) * (axis % value.ndim) + (slice(first, last + 1),)]
 
-    def _samples(self, value: Array) -> Array:
-        """The output with samples along the first axis; without a batch axis it is a single sample."""
-        axis = self.settings.get("batch_axis", 0)
+    def _each(self, values: Sequence[Array]) -> list[Array]:
+        """All outputs of the part with samples along the first axis."""
+        return [self._samples(value, place) for place, value in enumerate(values)]
+
+    def _samples(self, value: Array, place: int = 0) -> Array:
+        """The part's output at ``place`` with samples along the first axis; without a batch axis it is one sample."""
+        axes = self.settings.get("batch_axes", ())
+        axis = axes[place] if place < len(axes) else self.settings.get("batch_axis", 0)
         if axis is None or value.ndim == 0:
             return value[None]
         return np.moveaxis(value, axis, 0)

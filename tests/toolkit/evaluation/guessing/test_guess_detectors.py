@@ -18,6 +18,7 @@ from toolkit.evaluation.labels.label_fit import fitting_metrics
 from toolkit.evaluation.metrics.boxes import MeanAveragePrecision
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.numerics.boxes import detections
+from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.observation.observed import SeenOutput
 from toolkit.evaluation.tasks import OutputPart, reader
 from toolkit.report.findings import sentence
@@ -277,11 +278,48 @@ def test_four_values_and_a_number_per_sample_are_no_boxes():
     assert {part.task for part in found.parts}.isdisjoint({"detection"})
 
 
-@pytest.mark.parametrize("shape", [(12, 20), (12, 20, 3)])
-def test_scores_whose_samples_are_on_another_axis_are_not_those_of_the_boxes(shape):
-    """Of a part all outputs are read along one axis of samples, that of its first."""
-    scores = DRAW.random(shape, np.float32)
-    scores[DRAW.random(shape) < 0.9] *= 0.01
-    beside = SeenOutput("scores", shape[1:], list(scores), None, frozenset({"Sigmoid"}))
-    found = guess(seen(out("pred_boxes", centred(12, 20), "Concat"), beside))
-    assert {part.task for part in found.parts}.isdisjoint({"detection"})
+def one_image(kept, form, classes):
+    """A detector of one image that returns the boxes with or without an axis of samples, the scores in ``form``.
+
+    Returns what ``observe`` sees of 12 images, and each image's outputs.
+    """
+    count, runs = 40, []
+    extents = {"N": count, "C": classes, "1": 1}
+    shapes = {"boxes": [1, count, 4] if kept else [count, 4], "scores": [extents[one] for one in form]}
+    made = [node("Conv", ["x", "w"], ["c"]), node("Sigmoid", ["c"], ["p"]),
+            node("Reshape", ["c", "b"], ["boxes"]), node("Reshape", ["p", "s"], ["scores"])]  # fmt: skip
+    for _ in range(12):
+        corner, hot = DRAW.uniform(0, 20, (count, 2)), DRAW.random(count) < 0.2
+        boxes = np.concatenate([corner, corner + DRAW.uniform(2, 10, (count, 2))], axis=1).astype(np.float32)
+        scores = DRAW.uniform(0, 0.04, (count, classes)).astype(np.float32)
+        scores[hot, DRAW.integers(0, classes, count)[hot]] = DRAW.uniform(0.6, 0.95, hot.sum())
+        scores = scores if "C" in form else scores.max(axis=1, keepdims=True)
+        turned = scores.T if form == "CN" else scores
+        runs.append({"boxes": boxes.reshape(shapes["boxes"]), "scores": turned.reshape(shapes["scores"])})
+    weights = {"w": np.ones((4, 3, 1, 1), np.float32), **{key: np.ones(len(shapes[one]), np.int64)
+               for key, one in (("b", "boxes"), ("s", "scores"))}}  # fmt: skip
+    model = Model.from_proto(build(made, {"x": [1, 3, 8, 8]}, shapes, weights))
+    image = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    return observe(model, [(image, run, 1) for run in runs]), runs
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("form", ["N", "NC", "CN", "1N", "1NC", "N1"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_boxes_and_scores_of_one_image_are_detections_whichever_drops_the_axis_of_samples(kept, form, classes):
+    model, runs = one_image(kept, form, classes)
+    (part,) = guess(model).parts
+    assert (part.task, part.outputs, part.settings["layout"]) == ("detection", ("boxes", "scores"), "apart")
+    (wanted,) = detections(reader(part).samples(runs[0]), part.settings, 0.5)
+    scores = runs[0]["scores"].reshape(classes if form == "CN" else 40, -1)
+    scores = scores.T if form == "CN" else scores
+    hot = np.flatnonzero(scores.max(axis=1) > 0.5)
+    # a few boxes of one class overlap, so suppression leaves fewer
+    assert 0 < len(wanted.scores) <= len(hot) and set(wanted.scores) <= set(scores.max(axis=1).astype(np.float64))
+    lost = {**runs[0], "boxes": runs[0]["boxes"] + 100}
+    answers = Answers([part])
+    (tally,) = answers.tallies([answers.rows(one, one) for one in runs[1:]] + [answers.rows(runs[0], lost)])
+    assert (tally.kept, tally.answers) == (11, 12)
+    mixed = len({one.batch_axis for one in model.outputs}) > 1
+    assert answers.batch(8) == (1 if any(one.batch_axis is None for one in model.outputs) else 8)
+    assert ("batch_axes" in part.settings) is mixed
