@@ -88,3 +88,22 @@ def test_each_of_several_masks_counts_however_large_the_others_are():
     broken = scores.copy()
     broken[1, 2, 0, 0] = np.nan
     assert levels(broken).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(3, False), (21, False), (40, False), (60, True)])
+@pytest.mark.parametrize("several", [True, False])
+def test_one_mask_or_class_of_many_that_is_lost_shows_though_the_mean_suffices(count, several, kept):
+    """One of 21 leaves a mean of 0.952. In a crowd of 50 or more one may be lost, as of detections."""
+    owner = np.repeat(np.arange(count), 16).reshape(1, 1, count, 16)
+    scores = np.where(owner == np.arange(count)[None, :, None, None], 1.0, -1.0).astype(np.float32)
+    scores = np.repeat(scores, 2, axis=0)
+    settings = {"batch_axis": 0, "axis": -3, **({"threshold": 0.0} if several else {})}
+    task = reader(OutputPart("segmentation", ("masks",), settings))
+    assert task.compare([scores], [scores])["right"].tolist() == [1.0, 1.0]
+    lost = scores.copy()
+    lost[1, 1] = -2.0
+    rows = task.compare([scores], [lost])
+    assert rows["right"].tolist() == [1.0, float(kept)]
+    assert (rows["level"] >= 0.95).tolist() == [True, kept]
+    what = "masks" if several else "classes"
+    assert f"at least 98.0 % of the {what} have an IoU of 0.5 or more" in sentence(task.rule())

@@ -7,6 +7,14 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import percent
 
 
+def _mask(floor: float, small: float, several: bool = False, lost: float = 0.0, share: float = 0.0) -> str:
+    mean = ", the mean over channels, each a mask of its own" if several else ""
+    of = "masks" if several else "classes"
+    each = f", and at least {percent(share)} of the {of} have an IoU of {lost:g} or more" if lost else ""
+    size = f"; classes of less than {percent(small)} of the pixels are left out" if small else ", however small it is"
+    return f"A mask is kept if its mean IoU with the float model's is at least {floor:g}{mean}{each}{size}."
+
+
 def _detections(
     threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True, activation: str = "",
     background: int | None = None, offsets: bool = False,
@@ -56,12 +64,7 @@ RULES: Table = {
         "to the outputs to compare these."
     ),
     EvaluationCode.RULE_POINTS: _points,
-    EvaluationCode.RULE_MASK: lambda floor, small, several=False: (
-        f"A mask is kept if its mean IoU with the float model's is at least {floor:g}"
-        + (", the mean over channels, each a mask of its own" if several else "")
-        + (f"; classes of less than {percent(small)} of the pixels are left out" if small else ", however small it is")
-        + "."
-    ),
+    EvaluationCode.RULE_MASK: _mask,
     EvaluationCode.RULE_LABELS: lambda threshold, single: (
         f"An answer is kept if its score stays on the same side of {threshold:.3g}."
         if single
