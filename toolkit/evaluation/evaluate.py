@@ -27,8 +27,8 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.clipping import Clipping, kept_amax
 from toolkit.evaluation.comparison.counterparts import Run, counterparts, run_on
-from toolkit.evaluation.comparison.outcome import compare, summed
 from toolkit.evaluation.comparison.outputs import EvaluationResult, OutputComparison
+from toolkit.evaluation.default_optimizations import SHOWN, defaults_fault
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.table import together
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
@@ -40,7 +40,7 @@ from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel, SerializedModel
 from toolkit.graph.sessions.runnable import not_run
-from toolkit.graph.sessions.session import MOST_NODES, Session, session
+from toolkit.graph.sessions.session import MOST_NODES, Session
 from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 _EXACT = (1, 24)
 """The first onnxruntime release that quantizes float16 tensors exactly, see ``_inexact``."""
-# integer kernels round differently; an SQNR below the first, and worse by the second, means a wrong rewrite
-_FAIR_DB, _WORSE_DB = 20.0, 6.0
 _FEW_SAMPLES, _FEW_OF = 16, 32
 """Samples used to choose the form of a model to measure: at most the first number, and one in the second number."""
 _UNROUNDED_SHARE, _UNROUNDED_LEAST, _UNROUNDED_OF_FEW = 0.125, 32, 0.25
@@ -130,7 +128,7 @@ def evaluate(
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
     nodes = rewritten(subject) if form.name == "lowered" else []  # which default optimizations are known to change
-    outputs = outputs_of(runs, data, steps.few) if nodes else []
+    outputs = outputs_of(runs, data, max(steps.few, SHOWN)) if nodes else []
     del other_session, runs
     floats.give_back()
     return_free_blocks()
@@ -331,34 +329,6 @@ def outputs_of(
 ) -> list[tuple[Mapping[str, Array], list[dict[str, Array]]]]:
     """For each of the first samples, its inputs and the outputs of all ``runs``."""
     return [(part.inputs, [run(part.inputs) for run in runs]) for part in first_samples(data, 1, samples)]
-
-
-def defaults_fault(
-    subject: Model,
-    outputs: Sequence[tuple[Mapping[str, Array], Sequence[Mapping[str, Array]]]],
-    named: Mapping[str, str],
-    nodes: Sequence[str] = (),
-) -> Finding | None:
-    """A finding that onnxruntime rejects the model with its default optimizations, or computes different results.
-
-    Args:
-        subject: the model.
-        outputs: for each sample, its inputs and the outputs of the float model and of ``subject`` with pairs computed
-            as written. A few suffice, since whole layers go wrong; samples after the one that shows it are not run.
-        named: see ``counterparts``.
-        nodes: names of the nodes for which this is known to happen.
-    """
-    try:
-        default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
-        pairs = []
-        for inputs, (wanted, written) in outputs:
-            pairs.append((compare(wanted, written, ()), compare(wanted, run_on(default, inputs, named), ())))
-            before, after = (summed([pair[place] for pair in pairs]).sqnr_db for place in (0, 1))
-            if after < min(_FAIR_DB, before - _WORSE_DB):
-                return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
-    except ModelError as error:
-        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))
-    return None
 
 
 def _inexact(model: Model) -> bool:

@@ -12,8 +12,9 @@ from toolkit import Code, Journal, Model, Precision
 from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
-from toolkit.evaluation import evaluate as evaluation
+from toolkit.evaluation import default_optimizations
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.default_optimizations import defaults_fault
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph.large_models import cutting
 from toolkit.graph.sessions import session as sessions
@@ -89,16 +90,30 @@ def test_a_convolution_whose_bias_float16_steps_cannot_count_is_named(bias, name
         assert one.values["sqnr_db"] < 10 < one.values["written_db"]
 
 
-def test_samples_after_the_one_that_shows_the_fault_are_not_run(monkeypatch):
-    runs, real = [], evaluation.run_on
-    monkeypatch.setattr(evaluation, "run_on", lambda *given: (runs.append(given), real(*given))[1])
+def test_samples_after_the_third_that_shows_the_fault_are_not_run(monkeypatch):
+    runs, real = [], default_optimizations.run_on
+    monkeypatch.setattr(default_optimizations, "run_on", lambda *given: (runs.append(given), real(*given))[1])
     one = {"x": normal(1, 3, 8, 8)}
-    for bias, shown, count in ((0.05, False, 3), (200.0, True, 1)):
+    for bias, shown, count in ((0.05, False, 5), (200.0, True, 3)):
         subject = lowered(convolutions(bias), amax=4.0 + bias)
         outputs = [session(model).run(one) for model in (convolutions(bias), subject)]
         runs.clear()
-        found = evaluation.defaults_fault(subject, [(one, outputs)] * 3, {"y": "y"})
+        found = defaults_fault(subject, [(one, outputs)] * 5, {"y": "y"})
         assert (found is not None, len(runs)) == (shown, count)
+        assert (defaults_fault(subject, [(one, outputs)], {"y": "y"}) is not None) is shown
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [([0], False), ([2], False), ([0, 1], False), ([0, 1, 3], True)])
+def test_a_decision_that_rounding_reverses_on_a_few_samples_is_no_fault(monkeypatch, wrong, shown):
+    """As of a row that a model selects: a wrong rewrite changes most samples, whichever comes first."""
+    wanted = [normal(1, 40, seed=seed) for seed in range(5)]
+    written = [one + normal(1, 40, seed=9, scale=0.03) for one in wanted]
+    by_default = [{"y": one + 0.9 * (place in wrong)} for place, one in enumerate(written)]
+    monkeypatch.setattr(default_optimizations, "session", lambda *given, **more: None)
+    monkeypatch.setattr(default_optimizations, "run_on", lambda loaded, inputs, named: by_default[inputs["place"]])
+    samples = [({"place": place}, ({"y": a}, {"y": b})) for place, (a, b) in enumerate(zip(wanted, written))]
+    found = defaults_fault(convolutions(0.05), samples, {"y": "y"})
+    assert (found is not None) is shown
 
 
 def test_of_many_nodes_the_float_session_is_gone_when_the_default_one_is_loaded(monkeypatch):
@@ -111,7 +126,7 @@ def test_of_many_nodes_the_float_session_is_gone_when_the_default_one_is_loaded(
             alive.append(opened() is not None)
         return session(*given, **more)
 
-    monkeypatch.setattr(evaluation, "session", load)
+    monkeypatch.setattr(default_optimizations, "session", load)
     (found,) = notes(reference, lowered(joined(3)), normal(4, 4, 4, 4))
     assert found.code is EvaluationCode.DEFAULTS_REFUSE
     assert alive == [False]

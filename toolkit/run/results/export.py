@@ -283,7 +283,8 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
         QtoolError: onnxruntime refuses the model or computes different results, or the float model has changed since.
     """
     from toolkit.evaluation.comparison.counterparts import counterparts, run_on
-    from toolkit.evaluation.evaluate import defaults_fault, outputs_of
+    from toolkit.evaluation.default_optimizations import defaults_fault
+    from toolkit.evaluation.evaluate import outputs_of
     from toolkit.graph.sessions.session import session
 
     with reachable(run.job):
