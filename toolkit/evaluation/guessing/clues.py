@@ -8,7 +8,8 @@ from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
-from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered, unlike_scales
+from toolkit.evaluation.guessing.number_clues import numbers, rows_of_numbers
+from toolkit.evaluation.guessing.value_clues import are_boxes, ordered, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -66,7 +67,7 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """Clues from an output with one vector per sample: class scores, an embedding, a few values, or a signal."""
     if output.discrete:
-        return [] if no_classes(output) else _numbers(output)
+        return numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
     single_row = len(output.shape) == 2 and output.shape[0] == 1 and bool(wide)
     if len(wide) > 1 or single_row or _value_per_position(output):
@@ -181,14 +182,6 @@ def _other_values(output: SeenOutput, axis: int) -> str | None:
     return "ordered" if ordered(output, axis) else "boxes" if called or are_boxes(output, axis) else None
 
 
-def _numbers(output: SeenOutput) -> list[Clue]:
-    """Clues from integers: a class per sample, or a label per position."""
-    if np.prod(output.shape) <= 1:
-        return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
-    fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
-    return fits if len(output.shape) == 1 else []
-
-
 def _chances(output: SeenOutput) -> list[Clue]:
     """Clues from values between 0 and 1 that a Sigmoid produces."""
     if "Sigmoid" not in output.ops or not output.in_unit:
@@ -212,10 +205,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if len(output.shape) != 2:
         return []
     if output.discrete:
-        if no_classes(output):
-            return []
-        task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
-        return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+        return rows_of_numbers(output, is_picture(output, seen))
     if is_picture(output, seen):
         return map_clues(output, seen, None)
     axis = class_axis(output)

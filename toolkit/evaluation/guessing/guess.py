@@ -177,7 +177,7 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
     shape = output.shape
     wide = [extent for extent in shape if extent > 1]
     if output.discrete:
-        places = ("sequence", "segmentation") if len(wide) <= 2 else ("segmentation",)
+        places = ("sequence", "segmentation", "generation") if len(wide) <= 2 else ("segmentation",)
         chosen = places if wide else ("classification",)
         return (*chosen, "regression") if no_classes(output) else chosen
     if output.ops == {"TopK"}:

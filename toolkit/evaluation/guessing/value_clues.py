@@ -36,6 +36,10 @@ is high where no other class is.
 """
 _LEAST_SIDE, _BLANK = 8, 3
 """Smallest side of a map that can show a narrow peak, and how many first samples may show none."""
+_REGIONS = 0.5
+"""Least share of labels that equal their neighbour's, along one of the axes."""
+_LABELS = 256
+"""More distinct integers than this in a map are numbers in a codebook: label maps are stored in 8 bits."""
 _LEVELS = 64
 """More distinct integers than this in an output with colour channels are levels of a colour, not classes."""
 
@@ -165,6 +169,23 @@ def _centred(rows: Array) -> bool:
 
 def _all_but_few(holds: Array) -> bool:
     return bool(holds.all(axis=1).mean() >= _NEARLY)
+
+
+def are_codes(output: SeenOutput, picture: bool) -> bool:
+    """Whether integers with two axes are numbers in codebooks, [codebooks, time] or [height, width], not labels.
+
+    Labels of positions come in regions: most of them are those of a neighbour. Codes have many levels, and each is
+    chosen for itself.
+
+    Args:
+        picture: whether the axes are those of an input image, which may have many labels.
+    """
+    axes = [axis for axis in range(-len(output.shape), 0) if output.shape[axis] > 1]
+    most = _LABELS if picture else _LEVELS
+    if not output.discrete or len(axes) != 2 or len(np.unique(output.flat)) <= most:
+        return False
+    alike = [float(np.mean([(np.diff(one, axis=axis) == 0).mean() for one in output.samples])) for axis in axes]
+    return max(alike) < _REGIONS
 
 
 def no_classes(output: SeenOutput) -> bool:

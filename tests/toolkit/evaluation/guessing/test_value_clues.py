@@ -435,3 +435,30 @@ def test_a_map_of_small_amounts_is_no_mask(op, task):
     """How many there are in a place, 0.02 at most: all its values are close to 0, and none is to 1."""
     found = guess(seen(out("map", np.exp(RNG.standard_normal((8, 1, 64, 64)) - 7), op)))
     assert (found.task, {part.task for part in found.parts}) == (task, {task})
+
+
+CODES = {
+    "codes of audio": (8, 40), "a codebook in a row": (1, 300), "codes of a picture": (16, 16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_numbers_in_codebooks_are_answers_each_for_itself(name):
+    """A sample of 320 codes with a wrong one is not wrong."""
+    codes = RNG.integers(0, 1024, (6, *CODES[name]))
+    given = out("codes" if "row" in name else "out", codes[:, 0] if "row" in name else codes)
+    found = guess(seen(given, inputs={"x": np.zeros((3, 64, 64), np.float32)} if "picture" in name else AUDIO))
+    (part,) = found.parts
+    assert (found.task, part.task, found.sure) == ("generation", "generation", True)
+    values = np.stack(given.samples)
+    other = values.copy()
+    other.reshape(6, -1)[:, 0] += 1
+    answers = Answers([part])
+    (tally,) = answers.tallies([answers.rows({given.name: values}, {given.name: other})])
+    assert tally.share == pytest.approx(1 - 6 / values.size)
+
+
+def test_labels_in_regions_are_no_codes():
+    """Of 100 speakers, each for some frames."""
+    labels = np.repeat(RNG.integers(0, 100, (8, 4, 25)), 4, axis=2)
+    assert guess(seen(out("out", labels), inputs=AUDIO)).task == "sequence"

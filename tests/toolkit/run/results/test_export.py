@@ -134,8 +134,8 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
         patched.setattr("toolkit.run.checks.gpu_types.types_of_pairs", lambda model: {Precision.NVFP4, Precision.INT8})
         assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
         assert "no operators for NVFP4" in capsys.readouterr().err
-    monkeypatch.setattr("toolkit.evaluation.evaluate._FAIR_DB", 500.0)
-    monkeypatch.setattr("toolkit.evaluation.evaluate._WORSE_DB", -500.0)
+    monkeypatch.setattr("toolkit.evaluation.default_optimizations._FAIR_DB", 500.0)
+    monkeypatch.setattr("toolkit.evaluation.default_optimizations._WORSE_DB", -500.0)
     assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
     assert "default optimizations" in capsys.readouterr().err and not (ran / "export").exists()
     assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err

@@ -20,6 +20,7 @@ _WHAT = {
     "two-sided": "its values are close to 0 or 1",
     "pixels": "its values are those of pixels",
     "tokens": "the model reads tokens",
+    "codes": "it holds numbers in codebooks, each chosen for itself",
     "past": "the model passes keys and values on",
     "joint": "boxes and scores lie along one axis",
     "apart": "boxes and scores are outputs of their own",
