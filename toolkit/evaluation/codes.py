@@ -59,6 +59,7 @@ class EvaluationCode(BaseCode):
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
     POSITIONS_OFF = "evaluation-positions-off"
+    ROWS_BY_VALUE = "evaluation-rows-by-value"
     LAYER_POSITIONS_UNTOLD = "evaluation-layer-positions-untold"
     POSITIONS_BEYOND = "evaluation-positions-beyond"
     USUAL_RATE_LIMIT = "evaluation-usual-rate-limit"

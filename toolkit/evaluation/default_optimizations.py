@@ -16,7 +16,7 @@ from toolkit.graph.sessions.session import session
 
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 """Integer kernels round differently; an SQNR below the first, and worse by the second, means a wrong rewrite."""
-SHOWN = 3
+_SHOWN = 3
 """Samples that must show a fault, if there are as many."""
 
 
@@ -42,7 +42,7 @@ def defaults_fault(
         for inputs, (wanted, written) in outputs:
             pairs.append((compare(wanted, written, ()), compare(wanted, run_on(default, inputs, named), ())))
             shown += _is_worse(*_levels(pairs[-1:]))
-            if shown >= SHOWN and 2 * shown > len(pairs):
+            if shown >= _SHOWN and 2 * shown > len(pairs):
                 break
     except ModelError as error:
         return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))

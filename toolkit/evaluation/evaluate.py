@@ -28,7 +28,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.clipping import Clipping, kept_amax
 from toolkit.evaluation.comparison.counterparts import Run, counterparts, run_on
 from toolkit.evaluation.comparison.outputs import EvaluationResult, OutputComparison
-from toolkit.evaluation.default_optimizations import SHOWN, defaults_fault
+from toolkit.evaluation.default_optimizations import defaults_fault
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.table import together
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
@@ -36,6 +36,7 @@ from toolkit.evaluation.node_errors.float_form import node_reference
 from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors
+from toolkit.evaluation.node_errors.row_order import rows_by_value
 from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel, SerializedModel
@@ -128,7 +129,7 @@ def evaluate(
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
     nodes = rewritten(subject) if form.name == "lowered" else []  # which default optimizations are known to change
-    outputs = outputs_of(runs, data, max(steps.few, SHOWN)) if nodes else []
+    outputs = outputs_of(runs, data, steps.few) if nodes else []
     del other_session, runs
     floats.give_back()
     return_free_blocks()
@@ -142,6 +143,7 @@ def evaluate(
         exact, form, data, layer_samples, progress, pairs, result.clipping, kept,
         LayerPositions.of(answers.parts, reference) if answers is not None else None,
     )  # fmt: skip
+    result.notes += rows_by_value(exact)
     if kept.refused is not None:
         result.notes.append(EvaluationCode.NOTHING_TO_GO_ON_WITH(why=on_one_line(str(kept.refused), 400)))
     kept.remove()

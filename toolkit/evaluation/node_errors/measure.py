@@ -25,6 +25,7 @@ from toolkit.evaluation.comparison.clipping import Clipping
 from toolkit.evaluation.comparison.counterparts import run_on
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
+from toolkit.evaluation.node_errors.row_order import selected_rows
 from toolkit.evaluation.numerics.difference import Difference, TensorError
 from toolkit.graph.large_models.partitions import Boundaries, by_partition, shared_weights
 from toolkit.graph.layers.work import node_macs
@@ -232,10 +233,12 @@ def extra_tensors(
 def comparable(reference: Model, subject: Model) -> Pairs:
     """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for corresponding tensors.
 
-    A tensor computed only from constants, such as a transposed weight, does not count as the result of a layer.
+    A tensor computed only from constants, such as a transposed weight, does not count as the result of a layer. Rows
+    that the model selects by value are left out: one decision that differs moves all rows after it.
     """
     facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
+    made -= selected_rows(reference).keys()
     pairs, constant = [], set[int]()
     for node in subject.nodes:
         fixed = all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs)
