@@ -9,7 +9,7 @@ from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.number_clues import numbers, rows_of_numbers
-from toolkit.evaluation.guessing.value_clues import are_boxes, ordered, unlike_scales
+from toolkit.evaluation.guessing.value_clues import are_boxes, is_code, ordered, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -19,7 +19,7 @@ _WORDS = {
     "generation": "lm next",
     "segmentation": "mask masks seg segmentation semantic",
     "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
-    "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction "
+    "regression": "audio wav wave waveform pcm depth image sr flow enhanced denoised restored reconstruction "
     "forecast quantile quantiles",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
@@ -39,10 +39,8 @@ _BLANKS = 0.25
 """Least share of positions at which CTC's blank is the argmax; other first or last classes are rarely that frequent."""
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
-_FEW_CLASSES, _SOME, _NEARLY_ALL = 16, 8, 0.9
-"""``_FEW_CLASSES``: a constant argmax suggests values of different scales only in vectors shorter than this. ``_SOME``,
-``_NEARLY_ALL``: fewest samples that show a code such as a hash, and the share of them that must have its form.
-"""
+_FEW_CLASSES = 16
+"""A constant argmax suggests values of different scales only in vectors shorter than this."""
 _FEATURES = 64
 """From this width on, the output of a Tanh may be a feature vector, like that of BERT's pooler (768)."""
 _FEWEST_TOKENS = 16
@@ -84,7 +82,7 @@ def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clu
         return [*of_values(kind, 2.5), ANY]
     if _ends_a_span(output, seen):
         return [Clue("classification", "values", 2.5, "span")]
-    if _is_code(output, axis):
+    if is_code(output, axis):
         return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
     if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
@@ -97,6 +95,9 @@ def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
+    if not _may_be_classes(count) and output.has_bands(axis):
+        # an embedding has no order of its features
+        return [*found, *of_values("bands", 2.5), ANY]
     found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
     found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
     if _unit_norm(output, axis):
@@ -114,15 +115,6 @@ def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
     if not output.words & _ENDS or not output.words & _SCORED:
         return False
     return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
-
-
-def _is_code(output: SeenOutput, axis: int) -> bool:
-    """Whether several elements share the maximum in nearly every sample, as in a hash of -1 and 1."""
-    rows = output.stacked(axis)
-    if len(rows) < _SOME or "Sigmoid" in output.ops or output.sums_to_one(axis):
-        return False
-    several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
-    return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)
 
 
 def _is_squashed(output: SeenOutput, axis: int) -> bool:

@@ -42,6 +42,8 @@ _LABELS = 256
 """More distinct integers than this in a map are numbers in a codebook: label maps are stored in 8 bits."""
 _LEVELS = 64
 """More distinct integers than this in an output with colour channels are levels of a colour, not classes."""
+_CODED, _NEARLY_ALL = 8, 0.9
+"""Fewest samples that show a code such as a hash, and the share of them that must have its form."""
 
 
 def unlike_scales(output: SeenOutput, axis: int) -> bool:
@@ -198,3 +200,12 @@ def no_classes(output: SeenOutput) -> bool:
     ends = {output.shape[0], output.shape[-1]} if len(output.shape) == 3 else set()
     amounts = output.rounded or bool(ends & {3, 4})
     return low < -1 or high > _VOCABULARY or (amounts and len(np.unique(output.flat)) > _LEVELS)
+
+
+def is_code(output: SeenOutput, axis: int) -> bool:
+    """Whether several elements share the maximum in nearly every sample, as in a hash of -1 and 1."""
+    rows = output.stacked(axis)
+    if len(rows) < _CODED or "Sigmoid" in output.ops or output.sums_to_one(axis):
+        return False
+    several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)

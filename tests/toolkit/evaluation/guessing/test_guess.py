@@ -493,6 +493,18 @@ def test_bands_of_a_spectrum_are_no_classes():
     assert found.task == "ctc"
 
 
+@pytest.mark.parametrize("ops", [("Tanh",), ("MatMul", "Add")])
+def test_a_vector_whose_neighbours_vary_together_is_a_signal_and_no_embedding(ops):
+    """A vocoder's samples: as many as a usual width of features, of which no two neighbours vary together."""
+    phases, steps = np.random.default_rng(3).uniform(0, 6, (8, 2)), np.arange(192)
+    wave = (0.7 * np.sin((0.05 + phases[:, :1] / 40) * steps + phases[:, 1:])).astype(np.float32)
+    given = {"mel": normal(16, 24)}
+    found = guess(seen(out("y", wave, *ops), inputs=given))
+    assert {part.task for part in found.parts} == {"regression"} and found.sure
+    features = guess(seen(out("y", np.random.default_rng(3).permuted(wave, axis=1), *ops), inputs=given))
+    assert "embedding" in {part.task for part in features.parts}
+
+
 @pytest.mark.parametrize("found", [(5, 0, 3), (0, 4), (0, 0)])
 def test_a_picture_without_any_object_is_a_sample_of_a_detector_too(found):
     """Boxes that are suppressed already: as many rows as objects were found, hence none in an empty picture."""

@@ -43,7 +43,7 @@ _WHAT = {
     "beside shares": "another output's classes are made shares, its values are not",
     "spectrum": "the name is that of a spectrogram",
     "like input": "the shape is that of an input of signals",
-    "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
+    "bands": "neighbouring values vary together, as in a signal or a spectrum and unlike classes and features",
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
     "boxes": "it has four values at a time, as boxes do",
