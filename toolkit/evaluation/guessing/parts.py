@@ -230,7 +230,8 @@ _SETTINGS = {
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
     if output.empty:
         return [OutputPart("regression", (output.name,), {**base, "mean": 0.0, "variance": 0.0})]
-    if len(output.shape) == 3 and (height := peak_height(output, axis := channel_axis(output))) is not None:
+    answers = len(output.shape) == 3 and output.name not in seen.states
+    if answers and (height := peak_height(output, axis := channel_axis(output))) is not None:
         several = {"several": True} if has_several_peaks(output, axis, height) else {}
         return [OutputPart("regression", (output.name,), {**base, "axis": axis, "height": height, **several})]
     between = between_samples(output, seen)

@@ -67,13 +67,13 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     if not answers:
         # the only outputs of a model cannot all be pasts
         answers, handed = outputs, {}
-    kept = frozenset(output for _, output in seen.states)
+    carried, kept = (frozenset(pair[place] for pair in seen.states) for place in (0, 1))
     if len(shapes) < 2 or kept >= {one.name for one in answers}:
         # the only input, or all outputs, cannot be states
-        kept = frozenset()
+        carried = kept = frozenset()
     known = vocabularies(model)
     return SeenModel(
-        answers, seen.inputs, ops, kept, frozenset(handed.values()), at_once=max(seen.each, 1), known=known
+        answers, seen.inputs, ops, kept, carried, frozenset(handed.values()), at_once=max(seen.each, 1), known=known
     )
 
 

@@ -226,6 +226,7 @@ class SeenModel:
         inputs: one sample of each input, without the batch axis.
         ops: all operators of the graph and its subgraphs.
         states: names of the outputs that the next step reads as an input, as in a recurrent layer.
+        carried: names of the inputs that such outputs replace; they are not images.
         pasts: names of the inputs that outputs return extended, such as a decoder's keys; they are not images.
         read: the classes that occur in the labels of CTC outputs; none of them is the blank.
         at_once: the fixed number of samples that the model takes at once, see ``rows_at_once``.
@@ -236,6 +237,7 @@ class SeenModel:
     inputs: dict[str, Array]
     ops: frozenset[str]
     states: frozenset[str] = frozenset()
+    carried: frozenset[str] = frozenset()
     pasts: frozenset[str] = frozenset()
     read: frozenset[int] = frozenset()
     at_once: int = 1
@@ -276,7 +278,7 @@ class SeenModel:
         """Height and width of each input that is an image, [C, H, W] or [H, W, C] with at most 4 channels."""
         found = []
         for name, one in self.inputs.items():
-            if name not in self.pasts and one.ndim == 3 and one.dtype.kind not in "b":
+            if name not in self.pasts | self.carried and one.ndim == 3 and one.dtype.kind not in "b":
                 if one.shape[0] <= 4:
                     found.append((one.shape[1], one.shape[2]))
                 elif one.shape[2] <= 4:

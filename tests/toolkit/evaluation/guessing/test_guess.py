@@ -537,6 +537,30 @@ def test_a_state_that_the_next_step_reads_holds_no_answer(read, made):
     assert {p.outputs for p in judged_by(model, "classification", None, None, {}, {})[0].parts} >= {(made,), ("y",)}
 
 
+def test_a_cache_that_a_stream_reads_is_no_image_and_the_next_one_holds_no_key_points():
+    """Frames [8, 20] and a cache [layers, frames, features], of which scores [8, 12] seem to have a half and a quarter."""
+    chunk, cache = normal(16, 8, 20), 0.05 * normal(16, 2, 16, 48)
+    cache[:, :, 5:7, 20:23] += 4
+    scores = np.log(softmax(chunk[:, :, :12]))
+    proto = build(
+        [node("MatMul", ["chunk", "w"], ["s"]), node("LogSoftmax", ["s"], ["log_probs"]),
+         node("Tanh", ["cache"], ["cache_out"])],
+        {"chunk": ["n", 8, 20], "cache": ["n", 2, 16, 48]},
+        {"log_probs": ["n", 8, 12], "cache_out": ["n", 2, 16, 48]}, {"w": normal(20, 12)},
+    )  # fmt: skip
+    model = observe(
+        Model.from_proto(proto), [({"chunk": chunk, "cache": cache}, {"log_probs": scores, "cache_out": cache}, 16)]
+    )
+    assert (model.states, model.carried, model.images) == ({"cache_out"}, {"cache"}, [])
+    found = guess(model)
+    assert found.task == "sequence" and "segmentation" not in {part.task for part in found.parts}
+    kept = [part for part in found.parts if part.outputs == ("cache_out",)]
+    assert kept and all(part.task == "regression" and "height" not in part.settings for part in kept)
+    # the same values are key points where they are what the model is asked for
+    asked = guess(replace(model, states=frozenset(), carried=frozenset())).parts
+    assert any("height" in part.settings for part in asked if part.outputs == ("cache_out",))
+
+
 def test_caches_of_a_stream_that_are_as_wide_as_boxes_hold_no_detections():
     """Dilated convolutions keep the last 4 and the last 2 of what they read, of 48 channels each."""
     caches = [out("cache1_out", normal(8, 48, 4), "Slice"), out("cache0_out", normal(8, 48, 2), "Slice")]
