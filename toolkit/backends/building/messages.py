@@ -53,6 +53,9 @@ _REMEDIES = (
     (r"Attention nodes with one output",
      "TensorRT's Attention does not support past keys and values: put a Concat of the past and the new ones before it, "
      "use its outputs as the present ones, and leave the past inputs of the node empty"),
+    (r"Q, K, and V inputs must have the same number of dimensions",
+     "if this Attention is of the domain com.microsoft, it is onnxruntime's own, which TensorRT takes for ONNX's: give "
+     "the model as it was before onnxruntime's optimizer; ONNX's needs Q, K and V of one rank"),
     (r"indices \([^\0]*must be less than or equal to the extent of data",
      "TensorRT scatters at most as many values along an axis as the data has elements: sum them with a MatMul with a "
      "matrix of ones, [nodes, edges], instead"),
@@ -178,7 +181,7 @@ class Messages:
         errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
         place, operator = self._place(errors, everything, layers)
-        said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
+        said = (_essence(errors) or on_one_line(cause) or "TensorRT gave no reason").rstrip(".")
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=self._remedy(everything, operator))
 
     def _place(self, errors: list[str], everything: str, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
