@@ -13,6 +13,7 @@ from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json, write_text
 from toolkit.base.reading import FileKind, parse_json, read_utf8
 from toolkit.base.schema import value_words
+from toolkit.base.text import count
 from toolkit.contract.ranges import LARGEST, SCHEMA, Range, Ranges
 
 _INT8 = 127.0
@@ -42,7 +43,7 @@ def read_ranges(path: str | Path) -> Ranges:
     if not text.strip():
         raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")
     found = _parsed(text, path)
-    if not found.tensors and not found.made_from.get("without"):
+    if not found.tensors:
         raise RangesError("it holds no ranges", where=str(path), remedy="give ranges.json or a calibration cache")
     return found
 
@@ -67,7 +68,7 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
     ``made_from["without"]`` lists them.
 
     Raises:
-        RangesError: an invalid first line, or a line without a scale; the message names it.
+        RangesError: an invalid first line, or a line without a scale, which the message names; or NaN alone.
     """
     first = text.splitlines()[0].strip() if text else ""
     made_from: dict[str, Any] = {"kind": "tensorrt"}
@@ -103,6 +104,12 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
             without.append(name)
         else:
             _take(tensors, name, scale * _INT8, "cache", f"{where}, line {number}")
+    if without and not tensors:
+        raise RangesError(
+            f"it has NaN in place of a range for each of {count(len(without), 'tensor')}, such as '{without[0]}'",
+            where=where,
+            remedy="calibrate again with TensorRT",
+        )
     if without:
         made_from["without"] = without
     return Ranges(tensors, made_from=made_from)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
-from toolkit.base.text import count
 from toolkit.calibration.amax import DEFAULT
 from toolkit.calibration.codes import RangeCode
 from toolkit.calibration.reshaped import contradictions, with_reshaped
@@ -114,7 +113,7 @@ class Calibrator:
 
         Raises:
             DataError: a sample does not fit.
-            RangesError: a tensor with a manual range does not exist, or none of the given ranges' tensors does.
+            RangesError: a tensor with a manual range does not exist, or the model can use none of the given ranges.
         """
         with model.settled():
             return self._ranges(model, tensors, dtype)
@@ -127,8 +126,6 @@ class Calibrator:
         if self.given is not None:
             known = model.graph.tensors()
             found, said = given_ranges(self.given, known, dtype if self.calibrates else None)
-            if self.given.tensors and not (found or self.manual or self.calibrates):
-                raise self._of_other_tensors(self.given, known)
             for one in said:
                 self._note(one)
             override = self.given_use == "override"
@@ -145,16 +142,6 @@ class Calibrator:
                     Code.NO_VALUES() if by is None else Code.BEHIND_PLUGIN(plugin=by, op=left.plugins[by])
                 )
         return ranges
-
-    @staticmethod
-    def _of_other_tensors(given: Ranges, known: Iterable[str]) -> RangesError:
-        first = min(given.tensors)
-        return RangesError(
-            f"there is no calibration data, and of {count(len(given.tensors), 'given range')}, such as that of "
-            f"'{first}', none belongs to a tensor of the model",
-            remedy=did_you_mean(first, known) or "give ranges under the names of the model's tensors",
-            value="ranges",
-        )
 
     def on_subset(self) -> Calibrator:
         """The same calibration on a quarter of the samples, evenly spread, for trials.
@@ -180,11 +167,17 @@ class Calibrator:
         """Refuse settings that do not fit the model, before it is run.
 
         Raises:
-            RangesError: a tensor with a manual range, or with its own method, does not exist.
+            RangesError: a tensor with a manual range, or with its own method, does not exist, or the model can use none
+                of the given ranges.
         """
+        from toolkit.calibration.given import refuse_given, unused_ranges
         from toolkit.calibration.methods import check_methods
 
-        known = model.graph.tensors() if self.manual else {}
+        known = model.graph.tensors() if self.manual or self.given is not None else {}
+        if self.given is not None:
+            refuse_given(self.given, known)
+            for one in unused_ranges(self.given, known):
+                self._note(one)
         for name in self.manual:
             if name not in known:
                 raise RangesError(

@@ -168,6 +168,44 @@ def test_ranges_of_other_tensors_alone_are_an_error_that_names_the_line_one_of_t
         assert "'p0'" in caught.value.remedy and ":" in str(caught.value.where)
 
 
+SAMPLES = """data = "c.npz"
+method = "minmax"
+"""
+
+
+def with_samples(folder):
+    np.savez(folder / "c.npz", x=normal(6, 3, 8, 8, seed=9))
+
+
+def test_ranges_of_other_tensors_alone_are_an_error_beside_samples_too(tmp_path):
+    with_samples(tmp_path)
+    path = recipe(tmp_path, SAMPLES + files(tmp_path, {"P0_": 1.0, "strange": 2.0}, "json"))
+    for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
+        with pytest.raises(RangesError, match="of 2 given ranges, such as that of 'P0_', none belongs") as caught:
+            go()
+        assert "'p0'" in caught.value.remedy and ":" in str(caught.value.where)
+
+
+def test_check_names_the_ranges_of_other_tensors_beside_samples(tmp_path):
+    with_samples(tmp_path)
+    path = recipe(tmp_path, SAMPLES + files(tmp_path, {"x": 4.5, "strange": 2.0}, "json"))
+    assert any("'strange'" in note for note in dry_run(Recipe.load(path)).notes)
+
+
+def test_a_range_too_small_for_any_scale_is_refused_by_check_as_by_a_run(tmp_path):
+    with_samples(tmp_path)
+    (tmp_path / "given").write_text("TRT-8600-EntropyCalibration2\nx: 3c01\n")  # 3c01 is 0x00003c01
+    path = recipe(tmp_path, SAMPLES + 'ranges = "given"')
+    for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
+        with pytest.raises(RangesError, match=r"tensor 'x' is 2\.7"):
+            go()
+
+
+def test_a_cache_of_nothing_but_nan_holds_no_ranges():
+    with pytest.raises(RangesError, match="NaN in place of a range for each of 2 tensors, such as 'x'"):
+        parse_cache("TRT-8600-EntropyCalibration2\nx: 7fc00000\np0: 7fc00000\n")
+
+
 def test_what_a_cache_says_of_other_tensors_is_told(tmp_path):
     onnx.save(network(), str(tmp_path / "m.onnx"))
     (tmp_path / "given").write_text(cache(AMAX, without=["y"]))
