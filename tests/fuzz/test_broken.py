@@ -786,6 +786,50 @@ def test_code_that_ends_the_program_is_told(here: Path, capsys: pytest.CaptureFi
     assert "SystemExit" in complain(here, capsys, *CHECK, "--allow-code")
 
 
+OWN = "import numpy as np\n\n\ndef samples():\n    rng = np.random.default_rng(0)\n    print('hello')\n    for _ in range(4):\n        yield {'x': rng.standard_normal((1, 3, 4, 4)).astype('f')}\n"
+
+
+@pytest.mark.parametrize("command", [(*CHECK, "--allow-code"), (*RUN, "--allow-code")])
+def test_what_a_users_code_prints_is_no_part_of_the_json(
+    here: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    (here / "own.py").write_text(OWN)
+    recipe('data = "c.npz"', 'data = "own:samples"')(here)
+    assert invoke([*command, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) and "hello" in said.err
+
+
+METRIC = """class Own:
+    higher_is_better = {rising}
+
+    def update(self, outputs, labels):
+        pass
+
+    def value(self):
+        return 1.0
+"""
+
+
+def test_a_metric_that_does_not_say_which_values_are_better_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own.py").write_text(METRIC.format(rising="'yes'"))
+    recipe('metric = "top1"', 'metric = "own:Own"')(here)
+    for command in (CHECK, RUN):
+        assert "higher_is_better of the metric 'own:Own' is 'yes'" in complain(here, capsys, *command, "--allow-code")
+
+
+def test_check_refuses_a_file_of_a_users_pass_that_is_not_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "own.py").write_text(
+        "from toolkit import Pass\n\n\nclass Reads(Pass):\n    def input_files(self, base):\n"
+        "        return [base / 'none.txt']\n\n    def apply(self, model, context):\n        pass\n"
+    )
+    recipe('use = "insert_qdq"', 'use = "own:Reads"')(here)
+    for command in (CHECK, RUN):
+        assert "none.txt" in complain(here, capsys, *command, "--allow-code")
+
+
 def test_one_profile_and_one_pass_may_have_single_brackets(here: Path) -> None:
     recipe("[[profile]]", "[profile]")(here)
     recipe("[[pass]]", "[pass]")(here)

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 def invoke(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit status."""
     from toolkit.base.errors import QtoolError, StoppedError, system_fault
+    from toolkit.cli.output import only_json
     from toolkit.cli.words import empty_word
 
     # --debug is accepted anywhere on the line, since that is where people add it
@@ -81,7 +82,7 @@ def invoke(arguments: list[str]) -> int:
     if (empty := empty_word(words)) is not None:
         return _refuse(empty, json)
     try:
-        with _ended_as_by_interrupt():
+        with only_json(json), _ended_as_by_interrupt():
             status: Any = _parser()(args=words, standalone_mode=False, prog_name="qtool")
     except QtoolError as error:
         if _State.debug:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from json import dumps
-from typing import Any
+from typing import Any, TextIO
 
 from toolkit.base.text import plain_lines
+
+_JSON_GOES_TO: ContextVar[TextIO | None] = ContextVar("json_goes_to", default=None)
+
+
+@contextmanager
+def only_json(wanted: bool) -> Iterator[None]:
+    """If wanted, only ``emit`` writes to standard output in the block; a user's code prints to standard error."""
+    if not wanted:
+        yield
+        return
+    token = _JSON_GOES_TO.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _JSON_GOES_TO.reset(token)
 
 
 def emit(content: Any) -> None:
     """Print JSON; everything that is not ASCII is escaped, including control characters in names."""
-    sys.stdout.write(dumps(content, indent=1, default=str) + "\n")
+    (_JSON_GOES_TO.get() or sys.stdout).write(dumps(content, indent=1, default=str) + "\n")
 
 
 def say(text: str) -> None:

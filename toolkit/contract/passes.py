@@ -24,6 +24,7 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
 from toolkit.contract.installed import installed_passes
+from toolkit.contract.members import check_attributes, guard_members
 from toolkit.contract.model_before import ModelBefore
 from toolkit.contract.order import BEFORE_PAIRS, note_after_pairs, note_all_paired, quantized_by_now
 from toolkit.contract.roles import Harm, Role
@@ -74,6 +75,9 @@ class Pass(BaseModel):
             # another apply may request ranges, which are placeholders in a dry run, or read the evaluation
             if said_by is not cls and getattr(said_by, "apply", cls.apply) not in (Pass.apply, cls.apply):
                 setattr(cls, member, vars(Pass)[member])
+        if cls.__module__.partition(".")[0] not in OWN_PACKAGES:
+            check_attributes(cls)
+            guard_members(cls)
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings.
@@ -179,12 +183,21 @@ class Pass(BaseModel):
                 note_after_pairs(title, model, context, quantized, islice(context.journal, events_before, None))
             elif self.role is Role.QUANTIZE:
                 note_all_paired(title, model, context, quantized, islice(context.journal, events_before, None))
-        before.refuse_new_signature(title, model)
         try:
+            before.refuse_new_signature(title, model)
             self._check(model, before.typed)
             before.refuse_new_scales(model)
         except PassError as error:
-            raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
+            whose = "" if error.what.startswith(f"pass '{title}'") else f"pass '{title}' broke the graph: "
+            raise PassError(f"{whose}{error.what}", remedy=error.remedy) from error
+        except QtoolError:
+            raise
+        except Exception as error:
+            # names, inputs and attributes may hold anything
+            raise PassError(
+                f"pass '{title}' broke the graph, which cannot be written as ONNX: {failure_of(error)}",
+                remedy="names are text, inputs and outputs tensors, attributes numbers, text, lists or arrays",
+            ) from error
         # shapes can be inferred of a sound graph alone
         before.refuse_new_shapes(title, model, context)
         self._refuse_lost_names(model, context, requests_before)

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.code import load_object
-from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.base.code import failure_of, load_object
+from toolkit.base.errors import FAILURES, QtoolError, RecipeError, did_you_mean
 from toolkit.base.schema import no_number, validation_words
 from toolkit.contract.installed import installed_for, installed_passes
 from toolkit.contract.passes import Pass
@@ -51,9 +51,18 @@ def configure_pass(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     """A pass with its settings.
 
     Raises:
-        RecipeError: an unknown key (the message names the closest known one) or a wrong value.
+        RecipeError: an unknown key (the message names the closest known one), a wrong value, or a pass that fails when
+            it is created.
     """
-    made = kind(**settings)
+    try:
+        made = kind(**settings)
+    except QtoolError:
+        raise
+    except FAILURES as error:
+        raise RecipeError(
+            f"the pass '{kind.__module__}:{kind.__qualname__}' cannot be created: {failure_of(error)}",
+            remedy="a pass has no __init__: its annotated fields are its settings, such as count: int = 2",
+        ) from error
     fault = no_number(settings, made)
     if fault is not None:
         raise kind._fault(validation_words(fault))

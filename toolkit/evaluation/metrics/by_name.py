@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit.base.errors import RecipeError, did_you_mean, shortened
 from toolkit.base.given import shown
+from toolkit.base.schema import value_words
 from toolkit.base.types import Array
 from toolkit.evaluation.metric import Metric as Metric
 from toolkit.evaluation.metric import MetricOptions as MetricOptions
@@ -138,7 +139,8 @@ def make_metric(
     """A new metric by name: one that ``METRICS`` lists, or ``module:Name`` if code is allowed.
 
     Raises:
-        RecipeError: there is no such metric, or it is code that lacks a part of ``Metric``.
+        RecipeError: there is no such metric, or it is code that lacks a part of ``Metric`` or says wrongly which values
+            are better.
         NotAllowedError: it is code and code is not allowed.
     """
     if ":" in name:
@@ -153,6 +155,12 @@ def make_metric(
             raise RecipeError(
                 f"the metric '{shown(name)}' has no {lacking[0]}",
                 remedy="a metric has higher_is_better, update(outputs, labels) and value(), which gives a number",
+            )
+        rising = metric.higher_is_better
+        if not isinstance(rising, (bool, np.bool_)):
+            raise RecipeError(
+                f"higher_is_better of the metric '{shown(name)}' is {value_words(rising)}",
+                remedy="set it to True or False",
             )
         return metric
     if name not in METRICS:

@@ -70,6 +70,7 @@ def preflight(job: Job) -> None:
         QtoolError: a file is missing or would be overwritten, a name does not exist, or a setting is invalid.
     """
     inputs_exist(job)
+    _files_exist(located_files(job, code=True))
     _cache_is_apart(job)
     names_exist(job)
     engine_settings(job.recipe)
