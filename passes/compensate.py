@@ -18,6 +18,7 @@ from toolkit import (
     RoundedLayer,
     bias_place,
     make_constant,
+    note_correction,
     onnx_type,
     rounding_correction,
     storable_scale,
@@ -61,6 +62,7 @@ class Compensate(CorrectBias):
         rounding = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         offset = error.number(factor) - rounding_correction(model, layer.node, rounding)
         context.note_float_values(*place.add(model, offset, "compensated", names, layer.weight.dtype))
+        note_correction(model, layer.node, offset, factor if self.scale else None)
         why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(offset).max())
         context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
 

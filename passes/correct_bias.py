@@ -18,6 +18,7 @@ from toolkit import (
     bias_place,
     is_bias_corrected,
     note_bias_corrected,
+    note_correction,
     response,
     rounded_layers,
     rounding_correction,
@@ -108,6 +109,7 @@ class CorrectBias(Helper):
             context.journal.declined(node.name, Code.NO_BIAS())
             return
         context.note_float_values(*place.add(model, -shift, "corrected", names, layer.weight.dtype))
+        note_correction(model, node, -shift)
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
 

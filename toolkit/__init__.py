@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from toolkit.graph.layers.forms import constant_affine as constant_affine
     from toolkit.graph.layers.input_mean import is_bias_corrected as is_bias_corrected
     from toolkit.graph.layers.input_mean import note_bias_corrected as note_bias_corrected
+    from toolkit.graph.layers.input_mean import note_correction as note_correction
     from toolkit.graph.layers.input_mean import note_input_mean as note_input_mean
     from toolkit.graph.layers.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layers.layer_weights import bias_of as bias_of
@@ -176,7 +177,7 @@ _HOMES = {
     "graph.shape_inference.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fixed_dimensions fold",
     "graph.layers.forms": "Forms constant_affine",
-    "graph.layers.input_mean": "is_bias_corrected note_input_mean note_bias_corrected",
+    "graph.layers.input_mean": "is_bias_corrected note_correction note_input_mean note_bias_corrected",
     "graph.layers.layer_weights": "LayerWeights bias_of has_other_bias",
     "graph.layers.macs": "macs",
     "graph.proto.names": "Names",

@@ -3,10 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from passes.compensate import Compensate
 from passes.correct_bias import CorrectBias
 from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
+from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, run, said
-from toolkit import Code, Context, Model, rounded_layers
+from toolkit import Code, Context, Model, note_input_mean, rounded_layers
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 
@@ -89,3 +92,62 @@ def test_a_matmul_of_batched_weights_is_declined():
     x = normal(2, 3, 3, 5, seed=9)
     np.testing.assert_array_equal(run(better, {"x": x})[0], run(plain, {"x": x})[0])
     assert [e.rule for e in context.journal.of("declined", by="correct_bias")] == ["not-supported"]
+
+
+LAYERS = {
+    "conv": ([node("Conv", ["x", "w", "b"], ["y"], pads=[1] * 4)], {"w": normal(6, 8, 3, 3, seed=1), "b": normal(6, seed=2)}),
+    "depthwise": ([node("Conv", ["x", "w"], ["y"], group=8)], {"w": normal(8, 1, 1, 1, seed=1)}),
+    "gemm": ([node("Gemm", ["x", "w", "b"], ["y"], transB=1, alpha=0.5, beta=2.0)], {"w": normal(6, 8, seed=1), "b": normal(6, seed=2)}),
+    "gemm without a bias": ([node("Gemm", ["x", "w"], ["y"])], {"w": normal(8, 6, seed=1)}),
+    "matmul": ([node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])], {"w": normal(8, 6, seed=1), "b": normal(6, seed=2)}),
+}  # fmt: skip
+
+
+def model_layer(model: Model) -> str:
+    return next(one.name for one in model.nodes if one.op in ("Conv", "Gemm", "MatMul"))
+
+
+REMOVALS = {
+    "strip": lambda model, context: StripQDQ()(model, context),
+    "keep": lambda model, context: KeepPrecision(nodes=[model_layer(model)], precision="fp32")(model, context),
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+@pytest.mark.parametrize("correct", [CorrectBias, Compensate], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("mean", [False, True], ids=["", "with a noted mean"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_that_loses_its_pairs_again_is_the_float_layer(kind, mean, correct, removal):
+    """What was corrected for rounding is undone where nothing is rounded: the layer's output is shifted otherwise."""
+    nodes, weights = LAYERS[kind]
+    shape = [8, 6, 6] if "Conv" in nodes[0].op_type else [8]
+    out = ["n", weights["w"].shape[0], 6, 6] if len(shape) == 3 else ["n", 6]
+    proto = build(nodes, {"x": ["n", *shape]}, {"y": out}, weights)
+    model, context, values = Model.from_proto(proto), None, np.abs(normal(40, *shape, seed=7)) + 2
+    samples = [{"x": row[None]} for row in values]
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    if mean:
+        note_input_mean(model, model.nodes[0], np.full(8, 2.5))
+    InsertQDQ()(model, context)
+    correct(only_if_better=False)(model, context)
+    corrected = run(model, {"x": values})[0]
+    REMOVALS[removal](model, context)
+    right = run(Model.from_proto(proto), {"x": values})[0]
+    found = run(model, {"x": values})[0]
+    assert not [one for one in model.nodes if one.op == "QuantizeLinear"]
+    assert np.abs(corrected - right).max() > 1e-4
+    np.testing.assert_allclose(found, right, atol=2e-6 * np.abs(right).max())
+
+
+def test_pairs_that_come_back_are_corrected_anew():
+    nodes, weights = LAYERS["gemm"]
+    model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 6]}, weights))
+    samples = [{"x": np.abs(normal(1, 8, seed=i)) + 2} for i in range(20)]
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    biases = []
+    for _ in range(2):
+        InsertQDQ()(model, context)
+        CorrectBias(only_if_better=False)(model, context)
+        biases.append(model.constant(model.nodes[-1].inputs[2]))
+        StripQDQ()(model, context)
+    np.testing.assert_allclose(biases[1], biases[0], rtol=1e-5)

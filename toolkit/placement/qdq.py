@@ -15,7 +15,9 @@ from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.graph.layers.bias import restore_bias
 from toolkit.graph.layers.constants import constant_value
+from toolkit.graph.layers.input_mean import is_corrected
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.surgery import assemble
@@ -169,7 +171,8 @@ class Inserter:
 def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | None = None) -> list[str]:
     """Connect a node to the float inputs of its Q/DQ pairs; ``model.tidy()`` then drops unread pairs.
 
-    Constants stored quantized stay so: float kernels can read them too.
+    Constants stored quantized stay so: float kernels can read them too. What was corrected in a layer for the rounding
+    of its weights is undone.
 
     Args:
         model: its graph, in which operators between the halves of a pair are duplicated for floats; if None, such
@@ -181,6 +184,8 @@ def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | No
     """
     freed: list[str] = []
     path: FloatPath | None = None
+    if model is not None and (only is None or 1 in only):
+        _restore(model, node)
     for index, tensor in enumerate(list(node.inputs)):
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is None or maker.op != DEQUANTIZE or (only is not None and index not in only):
@@ -198,6 +203,24 @@ def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | No
             node.inputs[index] = path.given(pair)
         freed.append(node.inputs[index].name)
     return freed
+
+
+def _restore(model: Model, node: gs.Node) -> None:
+    """Undo what passes corrected in a layer for the rounding of its weights, before it reads them in float."""
+    back = node.inputs[1].inputs[0] if is_corrected(model, node) and node.inputs[1].inputs else None
+    quantize = (
+        back.inputs[0].inputs[0] if back is not None and back.op == DEQUANTIZE and back.inputs[0].inputs else None
+    )
+    weight = model.constant(quantize.inputs[0]) if quantize is not None and quantize.op == QUANTIZE else None
+    if weight is None:
+        return
+    read = node.inputs[1]
+
+    def rounded() -> Array:
+        values = constant_value(model, read)
+        return weight if values is None else values
+
+    restore_bias(model, node, weight, rounded, model.tensor_names())
 
 
 def _casts(quantize: gs.Node, dequantize: gs.Node) -> bool:

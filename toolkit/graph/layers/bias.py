@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
-from toolkit.graph.layers.input_mean import corrected_mean, input_mean, mark_open
+from toolkit.graph.layers.input_mean import corrected_mean, corrections, forget_corrections, input_mean, mark_open
 from toolkit.graph.layers.layer_weights import LayerWeights, bias_of
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
@@ -150,7 +150,7 @@ def _is_of(mean: Array, node: gs.Node, weight: Array) -> bool:
 
 
 def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
-    """Undo a layer's bias correction for the rounding of its weights, if there is one.
+    """Undo what was corrected in a layer for the rounding of its weights: its bias, and the scale of its weights.
 
     Args:
         weight: its new weight, in the node's own layout.
@@ -158,11 +158,33 @@ def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[
         names: the names of the model's tensors.
     """
     mean = _corrected(model, node, weight)
-    if mean is None:
-        return
-    error = rounded().astype(np.float64) - weight.astype(np.float64)
-    values = response(node, error, mean)
-    place = bias_place(model, node, values.size)
-    if place is not None:
-        place.add(model, values, "float", names, error.dtype)
-        mark_open(model, node)
+    added, factors = corrections(model, node)
+    channels = LayerWeights.channels_of(node, weight)[0]
+    # rounded values are known only as long as the pair reads the scaled weights
+    error = rounded().astype(np.float64) - weight.astype(np.float64) if mean is not None else np.zeros(1)
+    if factors is not None and factors.size == channels and factors.all():
+        # the mean was corrected before the weights were scaled
+        error = error / _unscale(model, node, weight, factors, names)
+    values = response(node, error, mean) if mean is not None else np.zeros(channels)
+    if added is not None and added.size in (1, channels):
+        values = values - added
+    place = bias_place(model, node, channels)
+    if place is not None and (mean is not None or added is not None):
+        place.add(model, values, "float", names, weight.dtype)
+        if mean is not None:
+            mark_open(model, node)
+    forget_corrections(model, node)
+
+
+def _unscale(model: Model, node: gs.Node, weight: Array, factors: Array, names: Names) -> Array:
+    """Divide the float weights that a layer's pair quantizes by the factors of its output channels, which are returned.
+
+    They are returned in the shape in which they multiply the weight.
+    """
+    quantize = node.inputs[1].inputs[0].inputs[0].inputs[0]
+    shape = [1] * weight.ndim
+    shape[int(quantize.attrs.get("axis", 0))] = -1
+    by_channel = factors.reshape(shape)
+    values = (weight.astype(np.float64) / by_channel).astype(weight.dtype)
+    quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_float"), values)
+    return by_channel
