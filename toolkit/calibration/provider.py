@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from toolkit.base.errors import QtoolError, RangesError, did_you_mean
 from toolkit.base.files import sha256_json
@@ -37,6 +37,7 @@ _PARTS, _LEAST_PART = 4, 16
 """Fewer are not enough: ranges from 13 of 52 samples clipped the others so much that a helper seemed to lose 11 dB,
 where it gains 6."""
 
+_Known = TypeVar("_Known")
 _OF_PART = "-part"
 KEPT_OF_PART = f"*{_OF_PART}.npz"
 """The pattern of file names for collections from a part of the samples."""
@@ -129,7 +130,7 @@ class Calibrator:
             for one in said:
                 self._note(one)
             override = self.given_use == "override"
-            told = with_reshaped(model, found) if override and self.calibrates else found
+            told = self._in_other_shapes(model, found) if override or not self.calibrates else found
             ranges.tensors |= {name: one for name, one in told.items() if override or name not in ranges.tensors}
             ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self._by_hand(model).items():
@@ -191,8 +192,12 @@ class Calibrator:
             self._note_by_hand(model, tensors)
 
     def _by_hand(self, model: Model) -> Mapping[str, float]:
-        """The ranges set by hand; where others would be calibrated, of the same values in other shapes too."""
-        return with_reshaped(model, self.manual) if self.calibrates else self.manual
+        """The ranges set by hand, also of the same values in other shapes."""
+        return self._in_other_shapes(model, self.manual)
+
+    def _in_other_shapes(self, model: Model, known: Mapping[str, _Known]) -> dict[str, _Known]:
+        """Extended to the same values in other shapes; if nothing is calibrated, to parts of these tensors too."""
+        return with_reshaped(model, known, parts=not self.calibrates)
 
     def _note_by_hand(self, model: Model, tensors: Sequence[str]) -> None:
         """Note the ranges set by hand that no Q/DQ pair of the model could use, and unequal ones of the same values."""

@@ -115,7 +115,7 @@ def test_a_whole_table_quantizes_every_layer_and_no_data_is_asked_for(tmp_path, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_has_no_range_is_named_and_the_rest_is_quantized(tmp_path, kind):
-    path = recipe(tmp_path, files(tmp_path, {n: v for n, v in AMAX.items() if n not in ("p0", "f")}, kind))
+    path = recipe(tmp_path, files(tmp_path, {n: v for n, v in AMAX.items() if n not in ("p0", "g", "f")}, kind))
     tried = dry_run(Recipe.load(path))
     report = run(path, tmp_path / "out").report
     asked = {layer.node: str(layer.asked_precision) for layer in report.layers if layer.op in ("Conv", "Gemm")}
@@ -216,9 +216,9 @@ def test_what_a_cache_says_of_other_tensors_is_told(tmp_path):
 
 
 def test_a_needed_tensor_whose_range_is_nan_has_none(tmp_path):
-    (tmp_path / "given").write_text(cache({n: v for n, v in AMAX.items() if n != "f"}, without=["f"]))
+    (tmp_path / "given").write_text(cache({n: v for n, v in AMAX.items() if n != "p0"}, without=["p0"]))
     report = run(recipe(tmp_path, 'ranges = "given"'), tmp_path / "out").report
-    assert ("gemm", "no-range") in [(one.node, one.rule) for one in report.declined]
+    assert ("conv1", "no-range") in [(one.node, one.rule) for one in report.declined]
 
 
 FP8 = RECIPE.replace('use = "insert_qdq"', 'use = "insert_qdq"\ndtype = "fp8"')
@@ -401,3 +401,26 @@ def test_no_samples_are_asked_for_that_could_not_fill_a_tensor_that_is_zero_by_c
                           passes=["insert_qdq"], engine={"backend": "none"})  # fmt: skip
     warnings = run(recipe, tmp_path / "out").report.summary.warnings
     assert bool([line for line in warnings if "'h' has the range 0" in line]) is not made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_range_holds_for_the_same_values_in_another_shape_and_for_parts_of_them(tmp_path, kind):
+    """Where there is no data, so that these have no range of their own."""
+    weights = {"w": normal(8, 8, seed=1, scale=0.3), "v": normal(4, 8, seed=2), "size": np.array([-1, 4, 8]),
+               "from": np.array([0]), "to": np.array([4]), "last": np.array([-1])}  # fmt: skip
+    parts = [
+        node("Gemm", ["x", "w"], ["b"], name="g0"), node("Reshape", ["b", "size"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[1, 0, 2]), node("MatMul", ["t", "w"], ["m"], name="turned"),
+        node("Slice", ["b", "from", "to", "last"], ["part"]), node("MatMul", ["part", "v"], ["p"], name="sliced"),
+    ]  # fmt: skip
+    proto = build(parts, {"x": [4, 8]}, {"m": [4, 1, 8], "p": [4, 8]}, weights)
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    text = RECIPE[: RECIPE.index("[[profile]]")] + RECIPE[RECIPE.index("[calibration]") :]
+    (tmp_path / "r.toml").write_text(text % files(tmp_path, {"x": 3.0, "b": 2.0}, kind))
+    tried, report = dry_run(Recipe.load(tmp_path / "r.toml")), run(tmp_path / "r.toml", tmp_path / "out").report
+    asked = {layer.node: layer.asked_precision for layer in report.layers if layer.op in ("Gemm", "MatMul")}
+    assert asked == dict.fromkeys(("g0", "turned", "sliced"), Precision.INT8) and not tried.declined
+    known = Ranges.load(tmp_path / "out" / "ranges.json")
+    assert {name: one.amax for name, one in known.tensors.items()} == pytest.approx(
+        {"x": 3.0, "b": 2.0, "r": 2.0, "t": 2.0, "part": 2.0}
+    )

@@ -289,8 +289,8 @@ TASKS: Table = {
         f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
     ),
     EvaluationCode.ROWS_BY_VALUE: lambda by, layers: (
-        f"{count(layers, 'layer')} after {quoted(by)} {'has' if layers == 1 else 'have'} no error figure: the rows there "
-        "are selected by value, so that row by row the two models may hold different objects."
+        f"{count(layers, 'layer')} after {quoted(by)} {'has' if layers == 1 else 'have'} no error figure: the rows "
+        "there are selected by value, so that row by row the two models may hold different objects."
     ),
     EvaluationCode.LAYER_POSITIONS_UNTOLD: lambda input, positions: (
         f"Errors of layers include the positions that input '{input}' turns off: layers have as many channels as it "
