@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.backends.building import weak_network
 from toolkit.backends.layers import network
 from toolkit.base.errors import QtoolError
-from toolkit.base.profiles import Profiles
+from toolkit.base.profiles import Extent, Profiles
 from toolkit.base.text import literal_glob
 from toolkit.base.versions import major
 
@@ -44,6 +44,7 @@ class BuildOrder:
         amax: per tensor, for implicit quantization with ranges.
         calibrated: whether there is a calibration cache.
         timed: whether there is a timing cache.
+        fixed: shapes of the inputs that are not dynamic, which no profile needs to name.
         attention: whether the model has Attention nodes, for each of which the parser creates an ``IAttention``.
     """
 
@@ -58,6 +59,7 @@ class BuildOrder:
     amax: Mapping[str, float] = field(default_factory=dict)
     calibrated: bool = False
     timed: bool = False
+    fixed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: bool = False
 
     @property
@@ -183,11 +185,12 @@ def polygraphy(order: BuildOrder) -> CommandLine:
 
 def _polygraphy_shapes(order: BuildOrder) -> list[str]:
     words = []
-    for profile in order.profiles:
+    # Polygraphy adds fixed inputs itself, under their plain names, which as patterns may not match them
+    fixed = {name: Extent(*[tuple(s)] * 3) for name, s in order.fixed.items() if literal_glob(name) != name}
+    for profile in [one.shapes for one in order.profiles] or [{}]:
+        named = {**profile, **{name: one for name, one in fixed.items() if name not in profile}}
         for which in ("min", "opt", "max"):
-            shapes = [
-                f"{literal_glob(name)}:[{','.join(map(str, getattr(e, which)))}]" for name, e in profile.shapes.items()
-            ]
+            shapes = [f"{literal_glob(name)}:[{','.join(map(str, getattr(e, which)))}]" for name, e in named.items()]
             words += [f"--trt-{which}-shapes", *shapes] if shapes else []
     return words
 

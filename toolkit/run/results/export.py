@@ -189,6 +189,11 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
         amax=amax,
         calibrated=weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
         timed=timing.is_file(),
+        fixed={
+            name: [one for one in shape if isinstance(one, int)]
+            for name, shape in model.input_shapes().items()
+            if all(isinstance(one, int) for one in shape)
+        },
         attention=any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node, _ in model.walk()),
     )
     return order, timing

@@ -80,6 +80,25 @@ def test_a_fixed_input_whose_name_is_a_pattern_has_its_own_shape_in_a_profile(pr
     assert sorted(profile) == wanted and tuple(profile["x[[]1]"].opt) == (4, 5)
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_fixed_input_whose_name_is_a_pattern_is_in_every_profile_of_the_command(dynamic):
+    """Here too Polygraphy would add it under its plain name."""
+    from polygraphy.util import match_keys
+
+    order = replace(STRONG, fixed={"x[0]": (2, 3), "plain": (6, 7), "k*": ()})
+    order = order if dynamic else replace(order, profiles=Profiles(()))
+    words = polygraphy(order).words
+    for option in ("--trt-min-shapes", "--trt-opt-shapes", "--trt-max-shapes"):
+        places = [at + 1 for at, word in enumerate(words) if word == option]
+        assert len(places) == (2 if dynamic else 1)
+        for start in places:
+            count = 4 if dynamic else 2
+            given = dict(word.rsplit(":", 1) for word in words[start : start + count])
+            assert given["x[[]0]"] == "[2,3]" and given["k[*]"] == "[]" and "plain" not in given
+            names = ["x[0]", "k*", *(["a:0", "n"] if dynamic else [])]
+            assert sorted(match_keys(list(given), names)[0]) == sorted(names) and words[start + count][0] == "-"
+
+
 def test_trtexec_gives_weakly_typed_layers_their_types():
     made = trtexec(WEAK)
     assert {"--fp16", "--int8"} <= set(made.words) and "--stronglyTyped" not in made.words
