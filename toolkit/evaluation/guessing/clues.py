@@ -72,6 +72,9 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return []
     if not wide:
         return _chances(output) or [Clue("regression", "shape", 2.0, "single"), ANY]
+    if output.one_each and output.batch_axis == 1 and len(output.shape) == 1:
+        # [positions, 1] of one sample; class scores of several choices are [samples, choices]
+        return [Clue("regression", "shape", 2.0, "each"), ANY]
     axis = output.shape.index(wide[0]) - len(output.shape)
     return _decisive_values(output, seen, axis) or _scores_or_features(output, seen, axis)
 

@@ -150,10 +150,13 @@ def _rate_drop(metric: str, own: float, samples: int, answers: int, judged: int)
 
 
 def _error_drop(metric: str, own: float, spread: float) -> float:
-    """The limit on an error: a share of the float model's own; if that is none, far below the labels' variation."""
+    """The limit on an error: a share of the float model's own; if that is none, far below the labels' variation.
+
+    An own error beyond that variation, as of energies without their common offset, counts as the variation.
+    """
     none = _NO_ERROR.get(metric, 0.0) * spread
     beside = _SPREAD.get(metric, 0.0) * spread * (min((none / own) ** 2, 1.0) if own else 1.0)
-    return max(METRICS[metric].drop * abs(own), beside)
+    return max(METRICS[metric].drop * (min(abs(own), spread) if spread > 0 else abs(own)), beside)
 
 
 def has_error(metric: str, own: float, spread: float) -> bool:

@@ -462,3 +462,27 @@ def test_labels_in_regions_are_no_codes():
     """Of 100 speakers, each for some frames."""
     labels = np.repeat(RNG.integers(0, 100, (8, 4, 25)), 4, axis=2)
     assert guess(seen(out("out", labels), inputs=AUDIO)).task == "sequence"
+
+
+@pytest.mark.parametrize("form", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_value_for_each_frame_of_one_sample_is_no_class(form, dynamic):
+    """[frames, 1], whose axis of length 1 looks like that of samples."""
+    frames = "frames" if dynamic else 24
+    weights = {"w": RNG.standard_normal((6, 1)).astype(np.float32)}
+    proto = build([node(form, ["x", "w"], ["y"])], {"x": [frames, 6]}, {"y": [frames, 1]}, weights)
+    model, batches = Model.from_proto(proto), []
+    for count in (24, 30, 17, 24, 28, 31, 19, 22) if dynamic else [24] * 8:
+        x = {"x": RNG.standard_normal((count, 6)).astype(np.float32)}
+        batches.append((x, dict(zip(["y"], run(model, x))), 1))
+    found = guess(observe(model, batches))
+    assert (found.task, found.others, found.sure) == ("regression", [], True)
+
+
+def test_scores_of_choices_that_one_layer_computes_each_are_classes():
+    """Of four answers to a question, each read with it: a layer with one output channel, reshaped."""
+    weights = {"w": RNG.standard_normal((6, 1)).astype(np.float32), "s": np.array([-1, 4])}
+    parts = [node("MatMul", ["x", "w"], ["h"]), node("Reshape", ["h", "s"], ["logits"])]
+    model = Model.from_proto(build(parts, {"x": ["n", 4, 6]}, {"logits": ["n", 4]}, weights))
+    x = {"x": RNG.standard_normal((16, 4, 6)).astype(np.float32)}
+    assert guess(observe(model, [(x, {"logits": run(model, x)[0]}, 16)])).task == "classification"

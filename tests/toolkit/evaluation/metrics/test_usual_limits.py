@@ -63,6 +63,21 @@ def test_a_run_and_a_search_without_a_budget_hold_the_same_limit(edits, standing
     assert "cer may grow by 5 % of the float model's own" in sentence(journal.events[0].why)
 
 
+@pytest.mark.parametrize(("metric", "spread"), [("mse", 1.0), ("mae", (2 / np.pi) ** 0.5)])
+def test_an_offset_of_all_labels_is_no_reason_for_a_wide_limit(metric, spread):
+    """Energies of -1000 +- 1 whose common part the model lacks: 5 % of its own mse would be 50,000."""
+    labels = -1000 + normal(4000, 1, seed=1).astype(np.float64)
+    labels = -1000 + (labels - labels.mean()) / labels.std()
+    limits = []
+    for offset in (-1000.0, 0.0):
+        model = make_metric(metric, "y")
+        model.update({"y": labels + 1000 + offset + 0.1 * normal(4000, 1, seed=2)}, {"label": labels})
+        found = score_of(model, metric)
+        limits.append(usual_drop(metric, found.value, spread=found.spread))
+    own = 0.01 if metric == "mse" else 0.1 * spread
+    assert limits == pytest.approx([0.05 * own, 0.05 * spread], rel=0.05)
+
+
 def test_a_limit_that_a_recipe_gives_is_kept():
     found = EvaluationResult("cer", 0.005, 0.014, 0.009, READINGS, metric_answers=CHARACTERS, metric_samples=READINGS)
     assert judge(found, BudgetSection(max_drop=0.01), None, False).standing == "met"

@@ -282,7 +282,8 @@ TASKS: Table = {
     ),
     EvaluationCode.USUAL_ERROR_LIMIT: lambda metric, value: (
         f"The recipe has no budget, so {metric} may grow by {percent(value)} of the float model's own, or, where that "
-        "has none, by noise 30 dB below what varies in the labels."
+        "has none, by noise 30 dB below what varies in the labels. An own error larger than that variation counts as "
+        "the variation."
     ),
     EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
         f"Positions of {_once(outputs)} where input '{input}' is {_off(off)} hold no answers and do not count"
