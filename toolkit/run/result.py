@@ -38,12 +38,16 @@ class Result:
     def session(self) -> Session:
         """model.onnx in onnxruntime, on the CPU: ``session().run({input: array})`` gives ``{output: array}``.
 
-        Raises:
-            ModelError: onnxruntime cannot run it, for instance for lack of CPU kernels for a type.
-        """
-        from toolkit.graph.sessions.session import session
+        If onnxruntime lacks a CPU kernel for one of its types, it is run in float32 with the same Q/DQ pairs, as for
+        the report's figures.
 
-        return session(self.folder / "model.onnx", steady=False)
+        Raises:
+            ModelError: onnxruntime cannot run it.
+        """
+        from toolkit.run.folder.opened import open_model
+
+        refused = self.report.accuracy is not None and self.report.accuracy.refused
+        return open_model(self.folder, refused)
 
     def engine(self) -> EngineRunner:
         """The engine on this machine's GPU: ``engine().run({input: array})`` gives ``{output: array}``.

@@ -24,6 +24,7 @@ from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.qdq import float_constants
 from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.folder.run_folder import PREPARED
 from toolkit.run.keys.lock import read_lock
 from toolkit.run.migrate.pairs import activations, float_layers, ranges_of_pairs, symmetric
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, propagate_ranges_back
@@ -31,7 +32,6 @@ from toolkit.run.migrate.write import profile_tables
 from toolkit.run.new.new_recipe import relative
 from toolkit.run.recipe.new_profile import profile_lines
 from toolkit.run.recipe.recipe import Recipe
-from toolkit.run.steps.passes import PREPARED
 
 FINAL, LOCK = "model.onnx", "recipe.lock.toml"
 MODEL, CACHE, TEXT, COMMAND = "float.onnx", "calibration.cache", "ranges.txt", "trtexec.sh"

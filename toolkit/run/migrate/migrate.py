@@ -24,7 +24,7 @@ from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_lacking, types_of_pairs
 from toolkit.run.folder.guard import refuse_missing, refuse_writing_over
-from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.folder.run_folder import PREPARED, RunFolder
 from toolkit.run.inputs.engine_settings import engine_settings
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
@@ -51,7 +51,6 @@ from toolkit.run.migrate.write import next_command, recipe_text
 from toolkit.run.new.new_recipe import paired_unusably
 from toolkit.run.pipeline import run
 from toolkit.run.recipe.recipe import Recipe
-from toolkit.run.steps.passes import PREPARED
 
 _FORMS = ("explicit", "implicit")
 _FOLDER, _RECORD, _EXPLICIT = "migrated", "migration.json", "explicit"

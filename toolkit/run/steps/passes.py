@@ -18,6 +18,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.run.folder.record_fields import JournalField, PlanField
+from toolkit.run.folder.run_folder import PREPARED
 from toolkit.run.inputs.graph_passes import AppliedPasses
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import hashes
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
-PREPARED = ".qtool/prepared.onnx"
-"""The file of the graph after all passes: float32 with Q/DQ pairs, before lowering."""
 EXACT = ".qtool/exact.npz"
 _RANGES, _SEARCH = "ranges.json", "search.json"
 
