@@ -12,6 +12,7 @@ from toolkit.evaluation.guessing.clue import SHARES, Clue, of_values
 from toolkit.evaluation.guessing.clues import clues_to
 from toolkit.evaluation.guessing.detection import detection_part
 from toolkit.evaluation.guessing.parts import parts_for
+from toolkit.evaluation.guessing.similarities import with_other_towers
 from toolkit.evaluation.guessing.value_clues import no_classes
 from toolkit.evaluation.metrics.table import tasks_judged
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
@@ -112,6 +113,7 @@ def guess(
             parts += parts_for(task, one, seen)
         guesses.append(own)
         of_read += [own] if one.name == reads else []
+    parts = with_other_towers(parts, seen)
     if not guesses:
         return Guess("regression", False, parts)
     # the metric's task is the model's; without one it is that of the first output: exporters put the main output first

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import OutputPart
+
+_TOWERS = 2
 
 _LEAST, _APART, _ROUNDING = 3, 1e-2, 1e-5
 """``_LEAST``: fewest samples to which a factor and an offset can be fitted with one left to check them. ``_APART``,
 ``_ROUNDING``: largest deviation from the fit, as a share of the values' standard deviation plus a share of their
 largest magnitude, which covers float32's rounding of long sums."""
+
+
+def with_other_towers(parts: Sequence[OutputPart], seen: SeenModel) -> list[OutputPart]:
+    """The parts, with those of the vectors of two towers extended by the other tower's output.
+
+    Towers compute vectors of equal width from different inputs, such as users and items, or images and texts, and each
+    sample looks for its neighbours in the other tower's vectors.
+    """
+    vectors = [part for part in parts if part.task == "embedding" and _is_vector(part, seen)]
+    if len(vectors) != _TOWERS:
+        return list(parts)
+    first, second = ({one.name: one for one in seen.outputs}[part.outputs[0]] for part in vectors)
+    apart = first.inputs and second.inputs and first.inputs.isdisjoint(second.inputs)
+    if not apart or first.shape != second.shape or len(first.samples) != len(second.samples):
+        return list(parts)
+    other = {first.name: second.name, second.name: first.name}
+    return [
+        replace(part, outputs=(part.outputs[0], other[part.outputs[0]])) if part in vectors else part for part in parts
+    ]
+
+
+def _is_vector(part: OutputPart, seen: SeenModel) -> bool:
+    output = next(one for one in seen.outputs if one.name == part.outputs[0])
+    return len(output.shape) == 1 and output.batch_axis == 0 and part.channels is None and len(part.outputs) == 1
 
 
 def between_samples(output: SeenOutput, seen: SeenModel) -> Array | None:

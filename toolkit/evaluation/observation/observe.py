@@ -83,7 +83,7 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
     Args:
         sources: by output, the names of the tensors that it is computed from.
     """
-    outputs = []
+    outputs, given = [], {tensor.name for tensor in model.graph.inputs}
     for tensor in model.graph.outputs:
         shape = None if tensor.shape is None else tuple(tensor.shape)
         feeds = frozenset(name for name, read in sources.items() if tensor.name in read) - {tensor.name}
@@ -92,6 +92,7 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
                 tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
                 column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
                 rounded=rounded(model, tensor), channels=layer_channels(model, tensor),
+                inputs=frozenset(given.intersection(sources[tensor.name])),
             )
         )  # fmt: skip
     # an output that is the same for every input has nothing to compare

@@ -54,6 +54,7 @@ class SeenOutput:
             probabilities.
         likenesses: for some samples, the correlation with an input image, -1 to 1; see ``image_correlation``.
         feeds: names of the outputs that are computed from this one.
+        inputs: names of the inputs that it is computed from.
         chosen_by: those of them that show that this one holds class scores; see ``chosen_by``.
         column: whether it holds classes or indices of selected boxes, according to the graph; see ``chosen_column``.
         one_each: whether a layer with one output channel computes its values; see ``one_each``.
@@ -79,6 +80,7 @@ class SeenOutput:
     counted: list[Array] = field(default_factory=list)
     rounded: bool = False
     channels: int | None = None
+    inputs: frozenset[str] = frozenset()
 
     @property
     def discrete(self) -> bool:

@@ -8,10 +8,14 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.parts import parts_for
 from toolkit.evaluation.guessing.similarities import between_samples
+from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import reader
+from toolkit.report.findings import sentence
 
 SAMPLES, WIDE = 12, 32
 
@@ -106,3 +110,33 @@ def test_two_towers_in_int8_are_judged_by_what_int8_changes(tmp_path):
     report = run(recipe, tmp_path / "out").report
     parts = {part.outputs[0]: part for part in report.accuracy.parts}
     assert parts["logits_per_a"].unchanged == 1.0 and report.summary.verdict != "broken"
+
+
+def test_vectors_of_two_towers_look_for_their_neighbours_in_the_other_one():
+    """Users and items: among users alone nothing changes, and every user is recommended another item."""
+    users, items = (normal(30, 16, seed=seed).astype(np.float64) for seed in (1, 2))
+    # as of an image and a text, whose similarities are all alike
+    items = 20 * normal(16, seed=3) + 0.05 * items
+    weights = {"w": np.eye(16, dtype=np.float32)}
+    parts = [node("MatMul", ["u", "w"], ["user"]), node("MatMul", ["i", "w"], ["item"])]
+    ends = {"u": ["n", 16], "i": ["n", 16]}, {"user": ["n", 16], "item": ["n", 16]}
+    model = Model.from_proto(build(parts, *ends, weights))
+    feed = {"u": users.astype(np.float32), "i": items.astype(np.float32)}
+    wanted = {"user": feed["u"], "item": feed["i"]}
+    found = guess(observe(model, [(feed, wanted, 30)]), "embedding")
+    assert [part.outputs for part in found.parts] == [("user", "item"), ("item", "user")]
+    answers = Answers(found.parts)
+    noisy = {"user": feed["u"], "item": feed["i"] + 0.05 * normal(30, 16, seed=4)}
+    same, moved = (answers.tallies([answers.rows(wanted, other)]) for other in (wanted, noisy))
+    assert [one.kept for one in same] == [30, 30]
+    assert moved[0].kept < 25 and moved[0].level == 1.0 and moved[1].level > 0.99
+    assert "the vector of 'item' that is nearest now" in sentence(reader(found.parts[0]).rule())
+
+
+def test_two_vectors_of_the_same_input_are_no_towers():
+    weights = {"w": np.eye(16, dtype=np.float32)}
+    parts = [node("MatMul", ["u", "w"], ["a"]), node("Tanh", ["u"], ["b"])]
+    model = Model.from_proto(build(parts, {"u": ["n", 16]}, {"a": ["n", 16], "b": ["n", 16]}, weights))
+    u = normal(30, 16, seed=1)
+    found = guess(observe(model, [({"u": u}, {"a": u, "b": np.tanh(u)}, 30)]), "embedding")
+    assert all(len(part.outputs) == 1 for part in found.parts)

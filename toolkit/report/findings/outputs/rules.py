@@ -7,6 +7,15 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import percent
 
 
+def _embedding(floor: float, near: float, among: str = "") -> str:
+    sample = f"vector of '{among}'" if among else "sample"
+    return (
+        f"An embedding is kept if its cosine with the float model's is at least {floor:g} and the {sample} that is "
+        f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
+        f"the nearest and the median {'vector' if among else 'sample'}."
+    )
+
+
 def _mask(floor: float, small: float, several: bool = False, lost: float = 0.0, share: float = 0.0) -> str:
     mean = ", the mean over channels, each a mask of its own" if several else ""
     of = "masks" if several else "classes"
@@ -51,11 +60,7 @@ def _points(floor: float, seen: float, slack: float, near: float, several: float
 
 
 RULES: Table = {
-    EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
-        f"An embedding is kept if its cosine with the float model's is at least {floor:g} and the sample that is "
-        f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
-        "the nearest and the median sample."
-    ),
+    EvaluationCode.RULE_EMBEDDING: _embedding,
     EvaluationCode.RULE_DETECTION: _detections,
     EvaluationCode.RULE_INDICES: (
         "The model returns the indices of the chosen boxes, not the boxes: an index of either model is matched if the "
