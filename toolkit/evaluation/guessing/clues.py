@@ -9,7 +9,7 @@ from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.number_clues import numbers, rows_of_numbers
-from toolkit.evaluation.guessing.value_clues import are_boxes, is_code, ordered, unlike_scales
+from toolkit.evaluation.guessing.value_clues import are_boxes, is_code, never_sure, ordered, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -20,7 +20,7 @@ _WORDS = {
     "segmentation": "mask masks seg segmentation semantic",
     "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
     "regression": "audio wav wave waveform pcm depth image sr flow enhanced denoised restored reconstruction "
-    "forecast quantile quantiles",
+    "forecast quantile quantiles landmark landmarks coords coordinates",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _POOLED = frozenset(
@@ -38,6 +38,7 @@ _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 """Least share of positions at which CTC's blank is the argmax; other first or last classes are rarely that frequent."""
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
+_COLOURS = frozenset({"rgb", "rgba", "bgr"})
 _ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
 _FEW_CLASSES = 16
 """A constant argmax suggests values of different scales only in vectors shorter than this."""
@@ -133,7 +134,9 @@ def _scores(output: SeenOutput, axis: int) -> list[Clue]:
     found = _shares(output, axis, "classification")
     if output.ops & SHARES:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & SHARES)[0]))
-    return [*found, *_chances(output)]
+    found += _chances(output)
+    # a single such score is rather that of a classifier
+    return [*found, *of_values("never sure", 2.5), ANY] if never_sure(output) else found
 
 
 def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) -> list[Clue]:
@@ -170,9 +173,11 @@ def _signal_lengths(seen: SeenModel) -> set[int]:
 
 
 def _other_values(output: SeenOutput, axis: int) -> str | None:
-    """The kind of values along an axis, ``ordered`` (quantiles) or ``boxes``; None if they may be class scores."""
+    """The kind of values along an axis: ``ordered`` (quantiles), ``boxes``, ``colours``; None for possible scores."""
     if output.ops & SHARES:
         return None
+    if output.words & _COLOURS and output.shape[axis] in (3, 4) and not output.sums_to_one(axis):
+        return "colours"
     called = bool(output.words & _BOXES) and output.shape[axis] == 4 and not output.sums_to_one(axis)
     return "ordered" if ordered(output, axis) else "boxes" if called or are_boxes(output, axis) else None
 
@@ -231,6 +236,8 @@ def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue
         # multi-label: each position may have any number of labels
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
+    if never_sure(output):
+        found += [*of_values("never sure", 2.5), ANY]
     if seen.pasts:
         found.append(Clue("generation", "shape", 3.0, "past"))
     if (kind := _spectrum(output, seen, axis)) is not None:

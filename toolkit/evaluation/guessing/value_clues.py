@@ -42,8 +42,10 @@ _LABELS = 256
 """More distinct integers than this in a map are numbers in a codebook: label maps are stored in 8 bits."""
 _LEVELS = 64
 """More distinct integers than this in an output with colour channels are levels of a colour, not classes."""
+_SURE = 0.05
+"""A classifier's probabilities are nearer than this to 0 or 1 in some of several samples."""
 _CODED, _NEARLY_ALL = 8, 0.9
-"""Fewest samples that show a code such as a hash, and the share of them that must have its form."""
+"""Fewest samples that show a property of all, such as a code or hash, and the share of them that must have its form."""
 
 
 def unlike_scales(output: SeenOutput, axis: int) -> bool:
@@ -209,3 +211,12 @@ def is_code(output: SeenOutput, axis: int) -> bool:
         return False
     several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
     return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)
+
+
+def never_sure(output: SeenOutput) -> bool:
+    """Whether a Sigmoid's values are never near 0 or 1, as coordinates or other shares of a whole may be.
+
+    Scores of classes may be so too where a model is unsure.
+    """
+    low, high = output.bounds
+    return "Sigmoid" in output.ops and len(output.samples) >= _CODED and low >= _SURE and high <= 1 - _SURE

@@ -486,3 +486,21 @@ def test_scores_of_choices_that_one_layer_computes_each_are_classes():
     model = Model.from_proto(build(parts, {"x": ["n", 4, 6]}, {"logits": ["n", 4]}, weights))
     x = {"x": RNG.standard_normal((16, 4, 6)).astype(np.float32)}
     assert guess(observe(model, [(x, {"logits": run(model, x)[0]}, 16)])).task == "classification"
+
+
+@pytest.mark.parametrize("shape", [(10,), (5, 2)])
+@pytest.mark.parametrize(("name", "both"), [("output", True), ("label_probs", False)])
+def test_a_sigmoid_whose_values_are_never_near_0_or_1_may_give_coordinates(shape, name, both):
+    """Landmarks of a face: by a threshold of half most of them could move as they like."""
+    places = np.tile([0.3, 0.35, 0.7, 0.35, 0.45, 0.55, 0.35, 0.75, 0.65, 0.75], (12, 1))
+    values = (places + np.random.default_rng(4).uniform(-0.2, 0.2, places.shape)).reshape(12, *shape)
+    tasks = {part.task for part in guess(seen(out(name, values, "Sigmoid"))).parts}
+    assert ("regression" in tasks) is (both or shape != (10,)) and (tasks != {"regression"} or shape != (10,))
+    sure = np.where(values > 0.5, 0.97, 0.03)
+    assert "regression" not in {part.task for part in guess(seen(out(name, sure, "Sigmoid"))).parts}
+
+
+@pytest.mark.parametrize(("name", "task"), [("rgb", "regression"), ("class_probs", "classification")])
+def test_three_chances_that_are_called_a_colour_are_values(name, task):
+    values = np.random.default_rng(4).uniform(0, 1, (12, 3))
+    assert {part.task for part in guess(seen(out(name, values, "Sigmoid"))).parts} == {task}
