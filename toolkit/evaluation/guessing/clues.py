@@ -9,7 +9,17 @@ from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.number_clues import numbers, rows_of_numbers
-from toolkit.evaluation.guessing.value_clues import are_boxes, is_code, never_sure, ordered, unlike_scales
+from toolkit.evaluation.guessing.value_clues import (
+    are_boxes,
+    ends_a_span,
+    is_code,
+    is_squashed,
+    never_sure,
+    ordered,
+    own_levels,
+    unit_norm,
+    unlike_scales,
+)
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -20,7 +30,8 @@ _WORDS = {
     "segmentation": "mask masks seg segmentation semantic",
     "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
     "regression": "audio wav wave waveform pcm depth image sr flow enhanced denoised restored reconstruction "
-    "forecast quantile quantiles landmark landmarks coords coordinates",
+    "forecast quantile quantiles landmark landmarks coords coordinates xyz translation rotation rot quaternion quat "
+    "pose angle angles params coeffs offset offsets ppg bvp",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _POOLED = frozenset(
@@ -39,9 +50,10 @@ _BLANKS = 0.25
 """Least share of positions at which CTC's blank is the argmax; other first or last classes are rarely that frequent."""
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _COLOURS = frozenset({"rgb", "rgba", "bgr"})
-_ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
 _FEW_CLASSES = 16
 """A constant argmax suggests values of different scales only in vectors shorter than this."""
+_DIRECTION = 4
+"""Largest width of a direction or a rotation of length 1 rather than an embedding: a quaternion's."""
 _FEATURES = 64
 """From this width on, the output of a Tanh may be a feature vector, like that of BERT's pooler (768)."""
 _FEWEST_TOKENS = 16
@@ -84,11 +96,11 @@ def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clu
     """Clues from a vector's values if they alone decide its task; empty if it may hold scores or features."""
     if (kind := _other_values(output, axis)) is not None:
         return [*of_values(kind, 2.5), ANY]
-    if _ends_a_span(output, seen):
+    if ends_a_span(output, seen):
         return [Clue("classification", "values", 2.5, "span")]
     if is_code(output, axis):
         return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
-    if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
+    if output.shape[axis] < _FEATURES and is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
     return []
 
@@ -104,29 +116,13 @@ def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[
         return [*found, *of_values("bands", 2.5), ANY]
     found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
     found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
-    if _unit_norm(output, axis):
-        found.append(Clue("embedding", "values", 2.0, "normalized"))
-    if count in _signal_lengths(seen) and count not in _IMAGENET and not output.fixed(axis):
+    if unit_norm(output, axis):
+        direction = [*of_values("direction", 2.5), ANY]
+        found += direction if count <= _DIRECTION else [Clue("embedding", "values", 2.0, "normalized")]
+    long = count in _signal_lengths(seen) and count not in _IMAGENET
+    if long and (not output.fixed(axis) or output.has_bands(axis)):
         found += [Clue("regression", "shape", 2.5, "length", count), ANY]
     return found
-
-
-def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether a vector scores the start or end positions of an answer span, and another output the opposite ends.
-
-    The two outputs have the same shape, and names that differ only in the words "start" and "end".
-    """
-    if not output.words & _ENDS or not output.words & _SCORED:
-        return False
-    return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
-
-
-def _is_squashed(output: SeenOutput, axis: int) -> bool:
-    """Whether a Tanh bounds all values, or a Clip whose limits are reached; a Clip that only guards scores is not."""
-    if "Clip" not in output.squashed:
-        return bool(output.squashed)
-    rows = output.stacked(axis)
-    return any(int((rows == ends).sum(axis=0).max(initial=0)) > 1 for ends in (rows.min(axis=0), rows.max(axis=0)))
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:
@@ -144,10 +140,14 @@ def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) ->
     if not _may_be_classes(count):
         return [Clue("embedding", "shape", 1.0, "features", count)] if count % 32 == 0 else []
     found = [Clue("classification", "shape", 1.0, "classes", count)]
-    if count < _FEW_CLASSES and not valued and output.one_largest(axis):
+    if valued or output.ops & SHARES:
+        return found
+    if not output.in_unit and unlike_scales(output, axis):
+        return [*found, *of_values("unlike scales", 2.5), ANY]
+    if count < _FEW_CLASSES and output.one_largest(axis):
         # class scores rarely have the same argmax in all samples, but values of different scales do
-        found += of_values("one largest", 1.5)
-    return found
+        return [*found, *of_values("one largest", 1.5)]
+    return [*found, *of_values("own levels", 1.5)] if own_levels(output, axis) else found
 
 
 def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, features: bool) -> list[Clue]:
@@ -223,7 +223,7 @@ def _decisive_rows(output: SeenOutput, axis: int) -> list[Clue] | None:
     if output.shape[axis] == 1 and "Sigmoid" not in output.ops:
         # with one class the argmax never changes
         return _long(output, axis)
-    if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
+    if output.shape[axis] < _FEATURES and is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
     return None
 
@@ -236,6 +236,8 @@ def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue
         # multi-label: each position may have any number of labels
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
+    if not output.ops & SHARES and own_levels(output, axis):
+        found += of_values("own levels", 1.5)
     if never_sure(output):
         found += [*of_values("never sure", 2.5), ANY]
     if seen.pasts:
@@ -248,7 +250,7 @@ def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue
     found += _tokens(count, seen) if seen.reads_tokens else _readings(output, seen, axis)
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
-    if _unit_norm(output, axis):
+    if unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     return found
 
@@ -383,8 +385,3 @@ def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue
 def _recurrent(output: SeenOutput) -> Clue:
     """A clue to features from a recurrent layer that produces the output: class scores need a linear layer after it."""
     return Clue("embedding", "operator", 2.0, sorted(output.ops)[0])
-
-
-def _unit_norm(output: SeenOutput, axis: int) -> bool:
-    rows = output.stacked(axis)
-    return bool(rows.shape[1] > 1 and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))

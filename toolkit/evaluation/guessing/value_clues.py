@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.observation.observed import SeenOutput
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks.keypoints import peaks, points_of
 
 _FACTOR = 16.0
@@ -42,6 +42,9 @@ _LABELS = 256
 """More distinct integers than this in a map are numbers in a codebook: label maps are stored in 8 bits."""
 _LEVELS = 64
 """More distinct integers than this in an output with colour channels are levels of a colour, not classes."""
+_ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
+_LEVEL = 2.0
+"""By how much the levels of landmarks differ more than each varies. In aligned pictures of faces it is about 4."""
 _SURE = 0.05
 """A classifier's probabilities are nearer than this to 0 or 1 in some of several samples."""
 _CODED, _NEARLY_ALL = 8, 0.9
@@ -220,3 +223,46 @@ def never_sure(output: SeenOutput) -> bool:
     """
     low, high = output.bounds
     return "Sigmoid" in output.ops and len(output.samples) >= _CODED and low >= _SURE and high <= 1 - _SURE
+
+
+def is_squashed(output: SeenOutput, axis: int) -> bool:
+    """Whether a Tanh bounds all values, or a Clip whose limits are reached; a Clip that only guards scores is not."""
+    if "Clip" not in output.squashed:
+        return bool(output.squashed)
+    rows = output.stacked(axis)
+    return any(int((rows == ends).sum(axis=0).max(initial=0)) > 1 for ends in (rows.min(axis=0), rows.max(axis=0)))
+
+
+def own_levels(output: SeenOutput, axis: int) -> bool:
+    """Whether each value stays near a level of its own, as the places of landmarks or parameters around a mean do.
+
+    The means over samples, of the columns of a vector or, column by column, of the positions of rows, then differ more
+    than the values vary from sample to sample. What class scores have in common is the class of the sample or position.
+
+    Args:
+        output: the output, whose samples are vectors or rows.
+        axis: the axis of the columns, counted from the end.
+    """
+    if output.discrete or len(output.samples) < _CODED or any(one.shape != output.shape for one in output.samples):
+        return False
+    values = np.moveaxis(np.stack([np.asarray(one, np.float64) for one in output.samples]), axis, -1)
+    rows = values.reshape(len(values), -1, values.shape[-1])
+    levels = rows.mean(axis=0)
+    apart = levels - levels.mean(axis=0) if len(levels) > 1 else levels - levels.mean()
+    return bool(np.square(apart).mean() > _LEVEL**2 * rows.var(axis=0).mean() > 0)
+
+
+def ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether a vector scores the start or end positions of an answer span, and another output the opposite ends.
+
+    The two outputs have the same shape, and names that differ only in the words "start" and "end".
+    """
+    if not output.words & _ENDS or not output.words & _SCORED:
+        return False
+    return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
+
+
+def unit_norm(output: SeenOutput, axis: int) -> bool:
+    """Whether all vectors along an axis have the length 1."""
+    rows = output.stacked(axis)
+    return bool(rows.shape[1] > 1 and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))

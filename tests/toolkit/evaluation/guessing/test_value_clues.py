@@ -504,3 +504,45 @@ def test_a_sigmoid_whose_values_are_never_near_0_or_1_may_give_coordinates(shape
 def test_three_chances_that_are_called_a_colour_are_values(name, task):
     values = np.random.default_rng(4).uniform(0, 1, (12, 3))
     assert {part.task for part in guess(seen(out(name, values, "Sigmoid"))).parts} == {task}
+
+
+def landmarks(samples=24, count=68):
+    """Places of landmarks around a mean face, from 0 to 1, [samples, count, 2]: all move together, and each a little."""
+    draw = np.random.default_rng(6)
+    mean = draw.uniform(0.15, 0.85, (count, 2))
+    return mean + draw.normal(0, 0.04, (samples, 1, 2)) + draw.normal(0, 0.01, (samples, count, 2))
+
+
+@pytest.mark.parametrize("shape", [(136,), (68, 2)])
+def test_landmarks_are_judged_by_their_places_and_class_scores_by_the_largest_alone(shape):
+    """The largest of 136 coordinates is that of the chin, wherever the other landmarks go."""
+    places = landmarks().reshape(24, *shape)
+    assert "regression" in {part.task for part in guess(seen(out("output", places, "Gemm"))).parts}
+    assert {part.task for part in guess(seen(out("landmarks", places, "Gemm"))).parts} == {"regression"}
+    # a classifier that prefers some classes
+    scores = np.random.default_rng(6).normal(0, 2, (24, *shape)) + np.random.default_rng(7).normal(0, 2, shape[-1])
+    assert "regression" not in {part.task for part in guess(seen(out("output", scores, "Gemm"))).parts}
+
+
+def test_targets_of_unlike_scales_are_no_class_scores():
+    """Twelve properties of a molecule in their units; the largest of them is that of the largest unit."""
+    units = np.array([1, 10, 0.1, 0.1, 0.1, 1000, 0.1, 10, 10, 10, 10, 6])
+    values = np.random.default_rng(6).standard_normal((24, 12))
+    assert {part.task for part in guess(seen(out("output", values * units, "Gemm"))).parts} == {"regression"}
+    assert {part.task for part in guess(seen(out("output", values, "Gemm"))).parts} == {"classification"}
+    named = {part.task for part in guess(seen(out("class_logits", values * units, "Gemm"))).parts}
+    assert named == {"classification", "regression"}
+
+
+@pytest.mark.parametrize(("width", "task"), [(3, "regression"), (4, "regression"), (128, "embedding")])
+def test_a_vector_of_length_1_is_a_direction_if_it_is_short_and_else_an_embedding(width, task):
+    values = np.random.default_rng(6).standard_normal((24, width))
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    assert {part.task for part in guess(seen(out("output", values, "Div"))).parts} == {task}
+
+
+def test_a_pulse_as_long_as_the_clip_that_it_is_read_from_is_a_signal():
+    steps, draw = np.arange(625), np.random.default_rng(6)
+    pulse = np.sin(steps * draw.uniform(0.05, 0.1, (12, 1)) + draw.uniform(0, 6, (12, 1)))
+    clip = {"clip": np.zeros((3, 625, 36, 36), np.float32)}
+    assert {part.task for part in guess(seen(out("output", pulse, "Gemm"), inputs=clip)).parts} == {"regression"}

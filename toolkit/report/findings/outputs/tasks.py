@@ -39,6 +39,8 @@ _WHAT = {
     "code": "nearly every vector has its largest value in several places, as a code of few levels",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
+    "direction": "every vector has the length 1, as a direction or a rotation has",
+    "own levels": "each value stays near a level of its own, as those of landmarks and unlike scores",
     "never sure": "no value is near 0 or 1, as chances of a classifier are and coordinates are not",
     "colours": "the name is that of a colour",
     "beside boxes": "it has values for each of the detector's boxes",
