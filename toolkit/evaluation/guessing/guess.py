@@ -30,9 +30,9 @@ _OF_READ, _OF_OTHERS = 3.0, 2.0
 With the shape that fits (1.0), the first outweighs the clues to continuous values (3.5, see ``clue.of_values``). The
 second does not: the output's own clues decide, so a mask beside boxes is still read as a mask.
 """
-_SAYS_OF_ONE = frozenset({"classification"})
-"""Tasks whose metric is no clue for outputs that it does not read: one class label says nothing about them, whereas a
-model with one continuous output is likely to have others.
+_SAYS_OF_ONE = frozenset({"classification", "segmentation"})
+"""Tasks whose metric is no clue for outputs that it does not read: labels of classes say nothing about them, such as
+the depth beside a mask, whereas a model with one continuous output is likely to have others.
 """
 _DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
 _DETECTION_OPS = frozenset({"NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "NMSRotated"})

@@ -546,3 +546,17 @@ def test_a_pulse_as_long_as_the_clip_that_it_is_read_from_is_a_signal():
     pulse = np.sin(steps * draw.uniform(0.05, 0.1, (12, 1)) + draw.uniform(0, 6, (12, 1)))
     clip = {"clip": np.zeros((3, 625, 36, 36), np.float32)}
     assert {part.task for part in guess(seen(out("output", pulse, "Gemm"), inputs=clip)).parts} == {"regression"}
+
+
+@pytest.mark.parametrize("name", ["depth", "output"])
+@pytest.mark.parametrize("task", [None, "segmentation"])
+def test_a_metric_of_masks_says_nothing_of_the_depth_beside_them(name, task):
+    """Depth is never below 0, so that as a mask it is all of the picture, whatever becomes of it."""
+    draw, block = np.random.default_rng(6), np.ones((1, 1, 4, 4), np.float32)
+    scores = np.kron(draw.normal(size=(12, 4, 8, 8)), block)
+    depth = np.kron(draw.uniform(1, 5, (12, 1, 8, 8)), block)
+    two = seen(
+        out("seg", scores, "Resize"), out(name, depth, "Resize"), inputs={"rgb": np.zeros((3, 32, 32), np.float32)}
+    )
+    read = {(part.outputs[0], part.task) for part in judged_by(two, task, "miou", None, {}, {})[0].parts}
+    assert read == {("seg", "segmentation"), (name, "regression")}
