@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,19 @@ def code_allowed(job: Job) -> None:
         )
 
 
+def _refuse_integer_operators(job: Job) -> None:
+    header, where = job.header, str(job.model_path)
+    if header is None:
+        return
+    try:
+        refuse_integer_operators(header.ops, where)
+    except ModelError:
+        # the file's header counts nodes that nothing reads too
+        from toolkit.placement.spellings import load_source
+
+        refuse_integer_operators(Counter(node.op for node, _ in load_source(job.model_path).walk()), where)
+
+
 def names_exist(job: Job) -> None:
     """Check operators, metric and tensor names before anything is computed.
 
@@ -156,8 +170,7 @@ def names_exist(job: Job) -> None:
         RecipeError: there is no such metric, or no such input or output.
     """
     section, header = job.recipe.evaluation, job.header
-    if header is not None:
-        refuse_integer_operators(header.ops, str(job.model_path))
+    _refuse_integer_operators(job)
     if section.metric is not None:
         from toolkit.evaluation.metrics.by_name import make_metric
 

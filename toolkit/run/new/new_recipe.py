@@ -212,7 +212,10 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
     if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
         prepared.append(Role.FOLD_NORMALIZATION)
-    present = {forms.op(node) for node in model.nodes}
+    after = _prepared(model, prepared)
+    # constant folding may show that what looked like one operator is another
+    ops = Forms(after)
+    present = {ops.op(node) for node in after.nodes}
     fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
@@ -221,11 +224,11 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
         lines += [f'precision = "{kept_in}"'] if kept_in is not Precision.FP16 else []
     if ranges is not None:
         return lines + pass_lines(model, ranges)
-    return lines + _search(_helpers(model, prepared), kept_in)
+    return lines + _search(Helpers(after).able(), kept_in)
 
 
-def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
-    """The helper passes that apply to some layer after the recipe's earlier passes."""
+def _prepared(model: Model, before: Sequence[Role]) -> Model:
+    """The model after the recipe's first passes, those with these roles; the model itself if one of them refuses it."""
     prepared = model.copy()
     try:
         for role in before:
@@ -233,8 +236,8 @@ def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
                 kind()(prepared, Context(dry_run=True))
     except QtoolError:
         # the run will report what is wrong
-        prepared = model
-    return Helpers(prepared).able()
+        return model
+    return prepared
 
 
 def _takes(role: Role, setting: str, value: str) -> bool:

@@ -132,3 +132,43 @@ def test_it_runs_with_any_labels_and_samples_of_other_shapes(name, label, metric
     np.savez(tmp_path / "test.npz", **members)
     made = lives(tmp_path, "--data", tmp_path / "data.npz", "--test", tmp_path / "test.npz")
     assert made.evaluation.metric == metric
+
+
+def written_out(axes: str) -> onnx.ModelProto:
+    """A Conv before a LayerNorm of single nodes, whose second mean has its axes from ``axes``."""
+    weights = {
+        "w": normal(4, 4, 1, 1),
+        "one": np.array([-1], np.int64),
+        "eps": np.float32([1e-3]),
+        "two": np.float32(2.0),
+    }
+    nodes = [
+        node("Identity", ["one"], ["same"]), node("Conv", ["x", "w"], ["c"]), node("ReduceMean", ["c", "same"], ["m"]),
+        node("Sub", ["c", "m"], ["d"]), node("Pow", ["d", "two"], ["s"]), node("ReduceMean", ["s", axes], ["v"]),
+        node("Add", ["v", "eps"], ["e"]), node("Sqrt", ["e"], ["r"]), node("Div", ["d", "r"], ["n"]),
+        node("Conv", ["n", "w"], ["y"]),
+    ]  # fmt: skip
+    return build(nodes, {"x": ["N", 4, 5, 5]}, {"y": ["N", 4, 5, 5]}, weights, opset=18)
+
+
+@pytest.mark.parametrize("axes", ["one", "same"])
+def test_operators_to_keep_are_those_after_constants_are_folded(tmp_path, capsys, axes):
+    """Axes through an Identity made a LayerNorm look like an RMSNorm, which check then found nowhere."""
+    onnx.save(written_out(axes), str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "c.npz", x=normal(6, 4, 5, 5))
+    recipe = tmp_path / "r.toml"
+    assert invoke(["new", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "c.npz"), "--out", str(recipe)]) == 0
+    assert 'ops = ["LayerNormalization"]' in recipe.read_text()
+    assert invoke(["check", str(recipe)]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+
+
+def test_integer_operators_that_nothing_reads_are_no_obstacle_to_check_either(tmp_path, capsys):
+    nodes = [node("Conv", ["x", "w"], ["y"]), node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])]
+    proto = build(nodes, {"x": ["N", 4, 5, 5]}, {"y": ["N", 4, 5, 5]}, {"w": normal(4, 4, 1, 1)})
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "c.npz", x=normal(6, 4, 5, 5))
+    recipe = tmp_path / "r.toml"
+    assert invoke(["new", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "c.npz"), "--out", str(recipe)]) == 0
+    assert invoke(["check", str(recipe)]) == 0, capsys.readouterr().err
+    capsys.readouterr()
