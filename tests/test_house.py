@@ -194,3 +194,15 @@ def test_private_names_stay_in_their_package():
             if owner in aliases and attribute.startswith("_") and not attribute.startswith("__")
         ]
     assert not found, "make it public in its own package, or do without it:\n" + "\n".join(found)
+
+
+def test_no_remedy_begins_with_a_command():
+    """An error begins its remedy with a capital: "Pip install -U onnx" is no command."""
+    command = re.compile(r"remedy=\s*f?[\"'](pip|git|python|apply|onnxruntime|onnx|nvidia-smi)\b")
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group(0)}"
+        for folder in ("toolkit", "passes")
+        for path in (ROOT / folder).rglob("*.py")
+        for match in command.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "begin with a verb, such as 'run pip install ...':\n" + "\n".join(found)

@@ -62,7 +62,7 @@ def cluster(address: str | None = None) -> Iterator[Cluster]:
     """
     if importlib.util.find_spec("ray") is None:
         raise QtoolError(
-            "work is to run on Ray, which is not installed", where="[run] on", remedy="pip install 'qtool[ray]'"
+            "work is to run on Ray, which is not installed", where="[run] on", remedy="run pip install 'qtool[ray]'"
         )
     found = Cluster(address)
     try:

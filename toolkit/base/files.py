@@ -44,11 +44,19 @@ def writing(path: Path, size: int | None = None, written: Callable[[], int] = la
     except OSError as error:
         why = error.strerror or str(error)
         if isinstance(error, (FileExistsError, NotADirectoryError)):
-            why = "a folder of its path is a file"
+            why = _in_the_way(path)
         remedy = system_remedy(error)
         if error.errno in _FULL:
             remedy = _with_room(remedy, path, size, written())
         raise WriteError(f"it cannot be written: {why}", where=str(path), remedy=remedy) from error
+
+
+def _in_the_way(path: Path) -> str:
+    """What stands where a folder of a path is to be made: a link that leads nowhere, or a file."""
+    broken = next((one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None)
+    if broken is None:
+        return "a folder of its path is a file"
+    return f"the link {broken} leads to {broken.readlink()}, which is not there"
 
 
 def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:

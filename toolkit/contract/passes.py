@@ -242,7 +242,7 @@ class Pass(BaseModel):
                 returned.close()
             raise PassError(
                 f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
-                remedy="apply changes the model in place, is not a generator or coroutine, and returns nothing",
+                remedy="change the model in place: apply is not a generator or coroutine, and returns nothing",
             )
 
     def _refuse_lost_names(self, model: Model, context: Context, asked: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.base.files import json_parts
+from toolkit.base.errors import WriteError
+from toolkit.base.files import json_parts, write_text
 from toolkit.base.versions import path_fingerprint
 
 JSON = st.recursive(
@@ -42,3 +43,12 @@ def test_names_that_are_no_text_have_a_fingerprint(tmp_path):
     one = path_fingerprint(tmp_path)
     (tmp_path / "a\udcff.npy").rename(tmp_path / "a\udcfe.npy")
     assert path_fingerprint(tmp_path) != one
+
+
+def test_a_link_that_leads_nowhere_is_named_where_a_folder_is_to_be_made(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(WriteError, match=r"the link .*out leads to nowhere, which is not there"):
+        write_text(tmp_path / "out" / "deep" / "a.txt", "a")
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(WriteError, match="a folder of its path is a file"):
+        write_text(tmp_path / "file" / "a.txt", "a")

@@ -160,7 +160,7 @@ def test_without_ray_the_remedy_is_named_and_nothing_is_written(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more))
     with pytest.raises(QtoolError) as refused, cluster():
         pass
-    assert refused.value.remedy == "pip install 'qtool[ray]'"
+    assert refused.value.remedy == "run pip install 'qtool[ray]'"
     recipe = MODELS.parent / "recipes" / "digits_int8.toml"
     assert invoke(["run", str(recipe), "--on", "ray", "--out", str(tmp_path / "out")]) == 2
     assert "qtool[ray]" in capsys.readouterr().err

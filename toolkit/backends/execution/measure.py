@@ -125,7 +125,7 @@ def latencies_in_turn(
     """
     runtime = cuda_runtime()
     if runtime is None:
-        raise BackendError(_NO_CUDA_PYTHON, remedy="pip install cuda-python")
+        raise BackendError(_NO_CUDA_PYTHON, remedy="run pip install cuda-python")
     found: dict[str, dict[str, list[float]]] = {}
     lacks: dict[str, str] = {}
     names = [profile["name"] for profile in profiles] or ["default"]

@@ -37,7 +37,7 @@ class MeanAveragePrecision:
             from pycocotools import coco, cocoeval  # noqa: F401
         except ImportError as error:
             raise RecipeError("the metric map needs pycocotools, which is not installed",
-                              remedy="pip install 'qtool[detection]'") from error  # fmt: skip
+                              remedy="run pip install 'qtool[detection]'") from error  # fmt: skip
         self.part = OutputPart.from_json(json.loads(options.layout)) if options.layout is not None else None
         self.overlap = overlap
         self.found: list[dict[str, Any]] = []

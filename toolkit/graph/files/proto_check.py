@@ -117,7 +117,7 @@ class _ProtoCheck:
             raise self.fault(
                 f"the model has IR version {proto.ir_version}, and onnx {onnx.__version__} knows {onnx.IR_VERSION} at "
                 "most",
-                "pip install -U onnx, or export the model with an older onnx",
+                "run pip install -U onnx, or export the model with an older onnx",
             )
 
     def opsets(self, owner: onnx.ModelProto | onnx.FunctionProto) -> None:

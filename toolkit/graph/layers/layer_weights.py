@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.layers.input_mean import input_mean, note_input_mean
 from toolkit.graph.model import Model
@@ -39,6 +40,16 @@ def has_other_bias(model: Model, node: gs.Node) -> bool:
     return given and bias_of(model, node) is None
 
 
+def _constant_weight(model: Model, node: gs.Node) -> Array:
+    weight = model.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if weight is None:
+        raise ModelError(
+            f"the weight of node '{node.name}' ({node.op}) is no constant: it is computed, or read through a Q/DQ pair",
+            remedy="change weights before a pass that quantizes; constant_through_pair reads them through a pair",
+        )
+    return weight
+
+
 class LayerWeights:
     """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` stores them.
 
@@ -46,12 +57,14 @@ class LayerWeights:
 
     Args:
         node: the layer; its weight, and its bias if it has one (see ``bias_of``), must be constants.
+
+    Raises:
+        ModelError: its weight is computed, or read through a Q/DQ pair.
     """
 
     def __init__(self, model: Model, node: gs.Node) -> None:
         self.model, self.node = model, node
-        weight = model.constant(node.inputs[1])
-        assert weight is not None
+        weight = _constant_weight(model, node)
         self.dtype = weight.dtype
         self._in_out = is_stored_in_out(node)
         self._own: Array = weight.T if self._in_out else weight
@@ -92,10 +105,12 @@ class LayerWeights:
 
     @staticmethod
     def channels(model: Model, node: gs.Node) -> tuple[int, int]:
-        """The numbers of output and input channels of a layer with a constant weight."""
-        weight = model.constant(node.inputs[1])
-        assert weight is not None
-        return LayerWeights.channels_of(node, weight)
+        """The numbers of output and input channels of a layer with a constant weight.
+
+        Raises:
+            ModelError: its weight is no constant of the model.
+        """
+        return LayerWeights.channels_of(node, _constant_weight(model, node))
 
     @staticmethod
     def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:

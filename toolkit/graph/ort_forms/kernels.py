@@ -95,7 +95,7 @@ def _kernels() -> frozenset[tuple[str, str]]:
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as error:
-        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+        raise BackendError("onnxruntime is not installed", remedy="run pip install onnxruntime") from error
     return frozenset(_on_cpu(state.get_all_opkernel_def()))
 
 

@@ -188,7 +188,7 @@ def _options(threads: int, as_written: bool, arena: Arena) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+        raise BackendError("onnxruntime is not installed", remedy="run pip install onnxruntime") from error
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -253,7 +253,7 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
         return ModelError(
             f"{what}: {on_one_line(text)}",
             where=where,
-            remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
+            remedy=f"version {onnxruntime.__version__} of onnxruntime is too old: pip install -U onnxruntime, "
             "or export the model at an older opset",
         )
     remedy = "check that the model runs in onnxruntime on its own"

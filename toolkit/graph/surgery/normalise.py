@@ -91,7 +91,7 @@ def _readable_opset(proto: onnx.ModelProto, where: str) -> int:
         raise ModelError(
             f"the model uses opset {version}, and onnx {onnx.__version__} knows {known} at most",
             where=where,
-            remedy="pip install -U onnx, or export the model at an older opset",
+            remedy="run pip install -U onnx, or export the model at an older opset",
         )
     return version
 
