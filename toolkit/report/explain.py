@@ -24,7 +24,7 @@ from toolkit.report.findings.commands.explanation import (
 from toolkit.report.findings.words import quoted
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema.part import Part
-from toolkit.report.schema.report import Declined, LayerInfo, RangeInfo, Report
+from toolkit.report.schema.report import Declined, LayerInfo, RangeInfo, Report, TensorInfo
 from toolkit.report.schema.search import CauseInfo, LayerHarm
 from toolkit.report.sections.shares import work_in
 from toolkit.report.sections.wiring import Connection, Mark, Wiring, folded, wiring
@@ -100,16 +100,16 @@ class NodeFacts:
         name = layer.node
         # by position, in two thirds of the time that keywords take: a page calls this for every node
         return Known(
-            layer=layer,
-            declined=self._declined.get(name, ()),
-            harm=self._harms.get(name),
-            kept=name in self._kept,
-            causes=self._causes.get(name, ()),
-            group=self._groups.get(name),
-            against=self._against,
-            work_share=self._work.macs_share(name),
-            other=self._other.get(name),
-            label=self._label,
+            layer,
+            self._declined.get(name, ()),
+            self._harms.get(name),
+            name in self._kept,
+            self._causes.get(name, ()),
+            self._groups.get(name),
+            self._against,
+            self._work.macs_share(name),
+            self._other.get(name),
+            self._label,
         )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
@@ -134,8 +134,8 @@ class NodeFacts:
         return wiring(self.report)
 
     @cached_property
-    def _tensors(self) -> dict[str, tuple[str, list[int | str | None] | None]]:
-        return {tensor.name: (tensor.dtype, tensor.shape) for tensor in self.report.tensors}
+    def _tensors(self) -> dict[str, TensorInfo]:
+        return {tensor.name: tensor for tensor in self.report.tensors}
 
     @cached_property
     def _ranges(self) -> dict[str, RangeInfo]:
@@ -143,15 +143,18 @@ class NodeFacts:
 
     def carries(self, tensor: str) -> str:
         """A tensor's type and shape in words; empty where neither is known."""
-        dtype, shape = self._tensors.get(tensor, ("", None))
-        key = dtype, None if shape is None else tuple(shape)
+        info = self._tensors.get(tensor)
+        if info is None:
+            return ""
+        key = info.dtype, None if info.shape is None else tuple(info.shape)
         if key not in self._worded:
-            self._worded[key] = tensor_words(dtype, shape)
+            self._worded[key] = tensor_words(*key)
         return self._worded[key]
 
     def between(self, one: Connection) -> str:
         """The pairs and Casts on a connection, in words."""
-        carried = self._tensors.get(one.carried, ("", None))[0]
+        info = self._tensors.get(one.carried)
+        carried = info.dtype if info is not None else ""
         key = int(one.marks), carried
         if key not in self._folded:
             self._folded[key] = folded_words(bool(one.marks & Mark.PAIR), bool(one.marks & Mark.CAST), carried)
@@ -170,16 +173,16 @@ class NodeFacts:
 
     def _neighbour(self, ends: list[Connection], reads: bool, weights: bool) -> Neighbour:
         first = ends[0]
-        dtype, shape = self._tensors.get(first.tensor, ("", None))
+        tensor = self._tensors.get(first.tensor)
         indices = dict.fromkeys(one.source if reads else one.target for one in ends)
         info = self._ranges.get(first.tensor)
         words = [self.carries(first.tensor), self.between(first), range_words(info) if info is not None else ""]
         return Neighbour(
             tensor=first.tensor,
-            shape=shape,
+            shape=tensor.shape if tensor is not None else None,
             nodes=[self.report.layers[i].node for i in indices if i >= 0],
             weights=weights,
-            dtype=dtype,
+            dtype=tensor.dtype if tensor is not None else "",
             pair=bool(first.marks & Mark.PAIR),
             range=info,
             text=", ".join(filter(None, words)),

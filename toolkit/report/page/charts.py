@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 from toolkit.report.schema.report import NONE, LayerInfo, RangeInfo, word
 
@@ -73,33 +72,33 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
         inside = min(max(level, low), high)
         return round(ERROR_HEIGHT * (1 - (inside - low) / (high - low)), 1)
 
-    def dot(index: int) -> Dot:
-        x, y = places[index]
-        return Dot(x, y, actual[index], layers[index], ranks.get(layers[index].node, 0))
+    def point(index: int) -> tuple[float, float]:
+        return round((index + 0.5) * step, 2), height(measured[index])
 
-    measured = [(index, level) for index, level in enumerate(levels) if level is not None]
-    places = {index: (round((index + 0.5) * step, 2), height(level)) for index, level in measured}
-    ends = _extremes(list(places.values()))
-    line = " ".join(f"{'M' if index == 0 else 'L'}{x:g} {y:g}" for index, (x, y) in enumerate(ends))
-    shown = map(dot, [index for index in places if layers[index].node in ranks]) if ranks else ()
+    def dot(index: int) -> Dot:
+        return Dot(*point(index), actual[index], layers[index], ranks.get(layers[index].node, 0))
+
+    measured = {index: level for index, level in enumerate(levels) if level is not None}
+    line = " ".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(map(point, _extremes(measured))))
+    shown = map(dot, [index for index in measured if layers[index].node in ranks]) if ranks else ()
     ticks = [(height(low + gap * i), f"{low + gap * i:g}") for i in range(round((high - low) / gap) + 1)]
     return PrecisionMap(
         asked=_bars(asked, step), actual=_bars(actual, step), line=line,
-        dots=list(map(dot, places)) if len(places) <= _MOST_DOTS else [],
+        dots=list(map(dot, measured)) if len(measured) <= _MOST_DOTS else [],
         marked=sorted(shown, key=lambda dot: dot.rank),
         ticks=ticks if finite else [], step=step, precisions=sorted({*asked, *actual} - {NONE}),
     )  # fmt: skip
 
 
-def _extremes(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points, or, if they are closer than a pixel, the highest and the lowest of each column, in order."""
-    each = math.ceil(len(dots) / _MOST_COLUMNS)
+def _extremes(levels: Mapping[int, float]) -> list[int]:
+    """The layers, or, if they are closer than a pixel, the highest and the lowest of each column, in order."""
+    layers = list(levels)
+    each = math.ceil(len(layers) / _MOST_COLUMNS)
     if each <= 2:
-        return list(dots)
-    parts = [dots[start : start + each] for start in range(0, len(dots), each)]
-    height = itemgetter(1)
-    ends = [(min(part, key=height), max(part, key=height)) for part in parts]
-    return [dot for pair in ends for dot in sorted(pair, key=itemgetter(0))]
+        return layers
+    parts = [layers[start : start + each] for start in range(0, len(layers), each)]
+    height = levels.__getitem__
+    return [index for part in parts for index in sorted((max(part, key=height), min(part, key=height)))]
 
 
 def histogram_digits(info: RangeInfo) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic_core import to_json
 
 from toolkit.base.precision import Precision
 from toolkit.report.page.page_data import page_data
@@ -71,11 +72,9 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
 def embed(content: Any) -> str:
     """JSON for the page's script, compressed by zlib, in base 64, so that no name can end the element or run as code.
 
-    Raises:
-        ValueError: ``content`` has a NaN or infinity.
+    NaN and infinity become null, as figures that are not known.
     """
-    text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 6)).decode()
+    return base64.b64encode(zlib.compress(to_json(content, inf_nan_mode="null"), 6)).decode()
 
 
 def _colours(report: Report, other: Mapping[str, LayerInfo] | None) -> list[tuple[str, str]]:
