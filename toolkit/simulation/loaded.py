@@ -114,6 +114,11 @@ class PlannedPiece:
         self.last = first + len(kinds) - 1
         self._choices: dict[str, Array] | None = None
 
+    def load(self) -> None:
+        """Load the piece, unless it is loaded."""
+        with self._loaded.use(self._first, self._kinds, self._often):
+            pass
+
     def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
         """Run the piece on the tensors of ``state``; returns its outputs and the seconds of thread time."""
         with self._loaded.use(self._first, self._kinds, self._often) as (piece, opened):

@@ -227,26 +227,29 @@ class Runner:
     def _run_float(self, only_first: bool) -> tuple[float, list[Tensors]]:
         """Choose the cuts, and run the float model stage by stage; returns the seconds and the outputs by batch.
 
-        One batch is run beforehand, to measure the sizes of states at the cuts, and since a session's first run
-        allocates. With ``only_first`` other batches are run later, as far as a state needs.
+        The largest batch is run before the others, to measure the sizes of states at the cuts. With ``only_first``
+        other batches are run later, as far as a state needs.
         """
         off = StateRun(self, Config(), keep=True)
         apart = self._plan(Config(), off.signatures, 0, apart=True)
+        if self.joins:
+            # small sessions all fit into the memory
+            self._pool(PlannedPiece.load, apart)
         largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
-        _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
+        made, trail, took = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
         scale = sum(self._sizes) / max(self._sizes[largest], 1)
         sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
         self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
         self._loaded.reserve(self._cuts.size)
         wanted = [index for index in range(len(self.feeds)) if not only_first or index in self._cuts.first]
-        done = self._pool(
-            lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
-        )
-        for index, (_, states, _) in zip(wanted, done):
-            for place, state in states.items():
+        others = [index for index in wanted if index != largest]
+        runs = self._pool(lambda i: self._advance(apart, dict(self.feeds[i].inputs), self._cuts.of(i)), others)
+        done = dict(zip(others, runs)) | {largest: (made, {at: trail[at] for at in self._cuts.of(largest)}, took)}
+        for index in wanted:
+            for place, state in done[index][1].items():
                 off.states.setdefault(place, {})[index] = state
         self._kept.append(off)
-        return sum(seconds for *_, seconds in done), [{n: state[n] for n in self.outputs} for state, *_ in done]
+        return sum(done[index][2] for index in wanted), [{n: done[i][0][n] for n in self.outputs} for i in wanted]
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches; ``apart``: the seconds when run stage by stage."""
@@ -387,7 +390,7 @@ class Runner:
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """The results of ``work`` for all items, computed in parallel; without items, for every batch's index."""
         items = items or (range(len(self.feeds)),)
-        if (count := min(self.threads, len(items[0]))) == 1:
+        if (count := min(self.threads, len(items[0]))) <= 1:
             return list(map(work, *items))
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from concurrent.futures import CancelledError
 
 import pytest
@@ -132,3 +133,17 @@ def test_layers_are_measured_from_finer_cuts_whichever_batches_come_first(monkey
     monkeypatch.setattr("toolkit.simulation.runner.representative", lambda order, weights: order[::-1])
     other, as_much, same = measured()
     assert other == order[::-1] and as_much == price and same == outcomes
+
+
+def test_the_float_model_is_run_once_on_every_batch(monkeypatch):
+    sim, ran = simulation(chain(8), feeds(40), batch=10), []
+    run = loaded.PlannedPiece.run
+
+    def noted(piece, state):
+        ran.append((piece._first, piece.last))
+        return run(piece, state)
+
+    monkeypatch.setattr(loaded.PlannedPiece, "run", noted)
+    stages = len(sim.runner._pieces.stages)
+    assert stages > 1 and Counter(ran)[0, 0] == 4
+    assert all(Counter(ran)[stage, stage] == 4 for stage in range(stages))
