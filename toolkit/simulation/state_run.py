@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from toolkit.base.places import Pending, Workers
 from toolkit.base.types import Array
@@ -15,6 +15,8 @@ from toolkit.simulation.switches import Config
 
 _HELD_BYTES = 32 << 20
 _SIDE_BY_SIDE = 2
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
 """For one batch: the comparison, the outputs that the metric needs, and the seconds."""
@@ -137,9 +139,23 @@ def run_each(runner: RunsBatches, configs: Sequence[Config], count: int | None) 
         return
     threads = max(runner.threads // count, _SIDE_BY_SIDE)
     step = max(-(-len(configs) // threads), 1)
+    yield from _in_threads(run, [place for first in range(step) for place in places[first::step]], threads)
+
+
+def run_side_by_side(runner: RunsBatches, states: Sequence[StateRun], count: int) -> None:
+    """Run states on the first ``count`` batches, two at a time: one computes while the other loads its sessions.
+
+    Each state keeps its results. With one thread nothing is done: the states are run when their outcomes are asked for.
+    """
+    if runner.threads >= _SIDE_BY_SIDE and len(states) > 1:
+        list(_in_threads(lambda state: state.run(count), states, _SIDE_BY_SIDE))
+
+
+def _in_threads(work: Callable[[_T], _R], items: Sequence[_T], threads: int) -> Iterator[_R]:
+    """The results of ``work`` for all items, in order; no further item is begun once the caller stops."""
     pool = ThreadPoolExecutor(threads, "states")
     try:
-        yield from pool.map(run, [place for first in range(step) for place in places[first::step]])
+        yield from pool.map(work, items)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from concurrent.futures import CancelledError
+from threading import Barrier
 
 import pytest
 
 from tests.toolkit.search.planted import chain, feeds, simulation
 from toolkit.simulation import loaded
-from toolkit.simulation.state_run import StateRun
+from toolkit.simulation.state_run import StateRun, run_side_by_side
 from toolkit.simulation.switches import Config
 
 
@@ -147,3 +148,21 @@ def test_the_float_model_is_run_once_on_every_batch(monkeypatch):
     stages = len(sim.runner._pieces.stages)
     assert stages > 1 and Counter(ran)[0, 0] == 4
     assert all(Counter(ran)[stage, stage] == 4 for stage in range(stages))
+
+
+def test_a_state_computes_while_the_next_one_loads():
+    runner, both = Stand(), Barrier(2, timeout=30)
+    runner.workers, runner.threads = None, 2
+    compute = runner.compute
+
+    def met(probe, indices, keep):
+        if indices:
+            both.wait()
+        return compute(probe, indices, keep)
+
+    runner.compute = met
+    states = [StateRun(runner, Config()) for _ in range(2)]
+    run_side_by_side(runner, states, 2)
+    assert sorted(runner.ran) == [0, 0, 1, 1]
+    # what is known is not run again
+    assert [state.run(2) for state in states] == [[0, 1], [0, 1]] and len(runner.ran) == 4

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.horizons import forecasts

@@ -70,8 +70,9 @@ class ChoosingRanges(Proposing):
         Args:
             methods: the methods' names, and the ranges that each changes.
         """
-        plans = []
-        for amax in self._unlike((), [{}, *self._methods]):
+        plans, unlike = [], self._unlike((), [{}, *self._methods])
+        self._request((), unlike, until=1)
+        for amax in unlike:
             self.amax = amax
             plans.append(self._evaluate((), until=1, race=True))
         noises = self._noises(plans, self._rounds[0])
@@ -127,7 +128,6 @@ class ChoosingRanges(Proposing):
         Returns:
             The ranges that were run, and whether all plans of the last round miss the budget by far.
         """
-        self._request(kept, live)
         tried: list[dict[str, float]] = []
         for number in range(1, len(self._rounds) + 1):
             run = self._run_round(kept, live, number)
@@ -141,6 +141,7 @@ class ChoosingRanges(Proposing):
 
     def _run_round(self, kept: Sequence[str], live: Sequence[dict[str, float]], number: int) -> list[RangesTried]:
         """Run plans with these ranges on the batches of round ``number``, as many plans as the search may still run."""
+        self._request(kept, live, number)
         run: list[RangesTried] = []
         for amax in live:
             # the last plan is reserved for layers kept float

@@ -23,7 +23,7 @@ from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.search.sensitivity.single_layers import SingleLayerOutcomes
 from toolkit.search.sensitivity.stale_measurements import stale_measurements
 from toolkit.simulation.simulation import Simulation
-from toolkit.simulation.state_run import StateRun
+from toolkit.simulation.state_run import StateRun, run_side_by_side
 from toolkit.simulation.switches import Config
 
 SCHEMA = "qtool-search-1"
@@ -213,13 +213,30 @@ class Evaluations:
             self._probes[key] = runner.probe(config, keep=not runner.joins)
         return self._probes[key]
 
-    def _request(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
-        """Start the next plans side by side if worker processes run the batches."""
-        count = self._rounds[0]
-        for amax in ranges if self.simulation.runner.workers is not None and len(self._rounds) > 1 else ():
+    def _request(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]], until: int) -> None:
+        """Run a plan with each of these ranges up to round ``until`` side by side, or send its batches to workers.
+
+        Each plan is then evaluated as usual, and pays for what was run. Nothing is run if the inferences or plans that
+        are left might not suffice for all of them.
+        """
+        runner, count, price = self.simulation.runner, self._rounds[until - 1], 0.0
+        asked: list[tuple[str, Config]] = []
+        for amax in ranges if len(self._rounds) > 1 else ():
             key = plan_key(kept, amax)
-            if key not in self._known and self.log.get(f"{key}:{count}") is None:
-                self._probe(key, self.simulation.config(kept, {**self._own, **amax})).ask(count)
+            before = self._known.get(key)
+            name = key if count == len(runner.feeds) else f"{key}:{count}"
+            if (before is None or before.batches < count) and self.log.get(name) is None:
+                config = self.simulation.config(kept, {**self._own, **amax})
+                price += runner.price(config, count, self._anchor)
+                asked.append((key, config))
+        if len(asked) < 2 or self._left(price) <= len(asked):
+            return
+        states = [self._probe(key, config) for key, config in asked]
+        for state in states:
+            state.ask(count)
+        # where states start at the cuts of the last plan within the budget, each one waits for what the others show
+        if runner.workers is None and runner.joins:
+            run_side_by_side(runner, states, count)
 
     def _found(self, kept: Sequence[str], amax: Mapping[str, float]) -> SearchedPlan:
         """The known results of a plan that has run."""
@@ -281,10 +298,10 @@ class Evaluations:
         """How many plans are left of the allowed number; the all-float plan counts too, although it costs nothing."""
         return self.limit - len(self.plans)
 
-    def _left(self) -> int:
-        """How many more plans may be evaluated, with enough left to run one of them on all samples."""
+    def _left(self, price: float = 0.0) -> int:
+        """How many more plans may be evaluated after paying ``price``, with enough left to run one on all samples."""
         part = self._rounds[0] / self._rounds[-1]
-        reserve = self._whole_price * (1 - part)
+        reserve = self._whole_price * (1 - part) + price
         return min(self._left_by_count(), self.spending.left(part * self._whole_price, reserve))
 
     def _faster(self, *starts: Sequence[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
 from tests.toolkit.search.planted import racing_search
 from toolkit.evaluation.budget import Budget
+from toolkit.search.budget.spending import Spending
 
 LOUD_AND_SOFT = (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 30.0, 0.6)
 BY_CHANCE = {True: (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 21.0, 0.6), False: tuple(0.8 * one for one in LOUD_AND_SOFT)}
@@ -49,3 +51,36 @@ def test_ranges_that_suit_a_layer_alone_are_taken_where_all_layers_are_surely_qu
     monkeypatch.setattr(racing, "_tried", lambda asked: [by_name[name] for name, _ in asked])
     found = racing._better_ranges(plan, sensitivity, harm, racing._measure(sensitivity.full))
     assert (found is plan) is (racing.amax == {}) is by_chance
+
+
+def test_the_plans_of_a_round_run_side_by_side_and_pay_as_one_after_the_other(monkeypatch):
+    found = []
+    for threads in (1, 2):
+        racing, _ = racing_search(Budget(min_sqnr_db=60), narrower=1.05)
+        runner, met = racing.simulation.runner, Barrier(2, timeout=30)
+        racing.log.found.clear()
+        del runner.base
+        runner.threads, compute = threads, runner.compute
+
+        def first(state, indices, keep, compute=compute, met=met, threads=threads):
+            if threads > 1 and 0 < len(indices) < 8 and not state._parts:
+                met.wait()
+            return compute(state, indices, keep)
+
+        monkeypatch.setattr(runner, "compute", first)
+        racing._best_method()
+        found.append((racing.plans, racing.spending.priced))
+    assert found[0] == found[1] and len(found[0][0]) == 2
+
+
+def test_plans_that_might_not_be_paid_for_are_not_run_side_by_side(monkeypatch):
+    racing, _ = racing_search(Budget(min_sqnr_db=60), narrower=1.05)
+    racing.log.found.clear()
+    ran = []
+    monkeypatch.setattr("toolkit.search.plans.evaluations.run_side_by_side", lambda *given: ran.append(given))
+    ranges = [{}, dict.fromkeys(racing.simulation.ranges.tensors, 1.0)]
+    racing._request((), ranges, until=1)
+    assert len(ran) == 1
+    racing.spending = Spending(1.0)
+    racing._request((), ranges, until=1)
+    assert len(ran) == 1
