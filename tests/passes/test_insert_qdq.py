@@ -325,6 +325,22 @@ def test_pairs_that_nobody_reads_are_left_out_and_all_else_is_said(residual, fol
     assert [e for e in tried.journal if e.kind in kinds] == [e for e in run_.journal if e.kind in kinds]
 
 
+@pytest.mark.parametrize("weights", ["mse", "output"])
+def test_a_dry_run_takes_the_largest_magnitude_of_weights_without_a_search(weights):
+    # of the first column the least error clips the largest value
+    held = normal(4096, 2)
+    proto = build([node("Gemm", ["x", "w"], ["y"])], {"x": ["n", 4096]}, {"y": ["n", 2]}, {"w": held})
+
+    def amax(**settings: object) -> np.ndarray:
+        model = Model.from_proto(proto)
+        InsertQDQ(weights=weights)(model, placeholder_context(**settings))
+        return 127 * model.nodes[-1].inputs[1].inputs[0].inputs[1].values
+
+    largest = np.abs(held).max(axis=0)
+    assert amax()[0] < 0.99 * largest[0]
+    assert amax(dry_run=True, following=("guard_fp16",)) == pytest.approx(largest, rel=2e-3)
+
+
 @pytest.mark.parametrize("unread", [False, True])
 def test_a_range_that_is_not_finite_is_refused_when_it_is_tried(residual, unread):
     context = placeholder_context(np.inf, dry_run=True, unread=unread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import onnx_graphsurgeon as gs
@@ -265,10 +266,14 @@ class Quantizer(Pass):
     def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
         """The rounder of the weights that get pairs; it is fitted to the calibration samples if the settings say so.
 
-        ``placement`` holds these weights; if None, all that these settings would quantize.
+        In a dry run, the ranges of the weights are those of minmax. ``placement`` holds these weights; if None, all
+        that these settings would quantize.
         """
         plain = self.plain_rounder()
-        if self.weights != "output" or context.dry_run:
+        if context.dry_run:
+            # a dry run keeps no scale, and searching for each is most of its work
+            return replace(plain, method="minmax")
+        if self.weights != "output":
             return plain
         try:
             data = context.calibration_samples()
