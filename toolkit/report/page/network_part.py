@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pydantic_core import to_json
 from toolkit.base.precision import Precision
 from toolkit.report.page.page_data import page_data
 from toolkit.report.schema.report import LayerInfo, Report, word
+
+_NO_FIGURES = (b"NaN", b"Infinity")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,14 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
 def embed(content: Any) -> str:
     """JSON for the page's script, compressed by zlib, in base 64, so that no name can end the element or run as code.
 
-    NaN and infinity become null, as figures that are not known.
+    Raises:
+        ValueError: a figure is NaN or infinite, which no report holds.
     """
-    return base64.b64encode(zlib.compress(to_json(content, inf_nan_mode="null"), 6)).decode()
+    text = to_json(content, inf_nan_mode="constants")
+    if any(word in text for word in _NO_FIGURES):
+        # in names they may be; as figures json refuses them
+        json.dumps(content, allow_nan=False)
+    return base64.b64encode(zlib.compress(text, 6)).decode()
 
 
 def _colours(report: Report, other: Mapping[str, LayerInfo] | None) -> list[tuple[str, str]]:
