@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.errors import ModelError
 from toolkit.base.text import on_one_line
@@ -50,6 +54,26 @@ def defaults_fault(
     if 2 * shown > len(pairs) and _is_worse(before, after):
         return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
     return None
+
+
+@cache
+def sums_saturate() -> bool:
+    """Whether onnxruntime's integer kernels saturate sums of two products of uint8 and int8 on this processor.
+
+    Those for x86 without VNNI do: a sum of PMADDUBSW ends at 32,767, and two products may reach 64,770. Default
+    optimizations turn int8 activations into uint8, so large weights then give other outputs than on a newer processor.
+    """
+    weight = numpy_helper.from_array(np.full((64, 32), 127, np.int8), "w")
+    ends = [
+        helper.make_tensor_value_info(*one)
+        for one in (("x", TensorProto.UINT8, [4, 64]), ("y", TensorProto.INT32, [4, 32]))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "sums", ends[:1], ends[1:], [weight]
+    )
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    found = session(model).run({"x": np.full((4, 64), 255, np.uint8)})["y"]
+    return bool((found != 64 * 255 * 127).any())
 
 
 def _levels(pairs: Sequence[tuple[BatchOutcome, BatchOutcome]]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import default_optimizations
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.default_optimizations import defaults_fault
+from toolkit.evaluation.default_optimizations import defaults_fault, sums_saturate
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph.large_models import cutting
 from toolkit.graph.sessions import session as sessions
@@ -179,3 +180,11 @@ def test_a_bias_beyond_the_steps_of_its_scales_is_moved_apart():
     assert not rewritten(model) and [n.op for n in model.nodes].count("Add") == 1
     onnx.checker.check_model(onnx.load_from_string(model.to_bytes()), full_check=True)
     np.testing.assert_array_equal(session(model).run({"x": normal(1, 3, 2, 2)})["y"], before)
+
+
+def test_whether_integer_sums_saturate_follows_from_the_processor():
+    """Not on one with VNNI: AVX-VNNI or AVX-512's, of x86."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    if "avx2" not in flags:
+        pytest.skip("the processor's instructions are not known to be those of x86 with AVX2")
+    assert sums_saturate() is not bool({"avx_vnni", "avx512_vnni"} & set(flags))

@@ -288,7 +288,7 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
         QtoolError: onnxruntime refuses the model or computes different results, or the float model has changed since.
     """
     from toolkit.evaluation.comparison.counterparts import counterparts, run_on
-    from toolkit.evaluation.default_optimizations import defaults_fault
+    from toolkit.evaluation.default_optimizations import defaults_fault, sums_saturate
     from toolkit.evaluation.evaluate import outputs_of
     from toolkit.graph.sessions.session import session
 
@@ -300,11 +300,13 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
         written = partial(run_on, session(model, outputs=list(named.values())), named=named)
         fault = defaults_fault(model, outputs_of([floats.run, written], data), named)
     if fault is not None:
+        elsewhere = ", or export on another processor: onnxruntime's integer kernels saturate on this one, without VNNI"
         raise QtoolError(
             sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),
                                                written_db=fault.values.get("written_db"))),
             where=str(run.folder),
-            remedy="exclude the layers that it rewrites, or use model.onnx with session.disable_quant_qdq",
+            remedy="exclude the layers that it rewrites, or use model.onnx with session.disable_quant_qdq"
+                   + (elsewhere if sums_saturate() else ""),
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
 

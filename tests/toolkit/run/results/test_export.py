@@ -136,8 +136,14 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
         assert "no operators for NVFP4" in capsys.readouterr().err
     monkeypatch.setattr("toolkit.evaluation.default_optimizations._FAIR_DB", 500.0)
     monkeypatch.setattr("toolkit.evaluation.default_optimizations._WORSE_DB", -500.0)
-    assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
-    assert "default optimizations" in capsys.readouterr().err and not (ran / "export").exists()
+    for saturate in (False, True):
+        monkeypatch.setattr(
+            "toolkit.evaluation.default_optimizations.sums_saturate", lambda saturate=saturate: saturate
+        )
+        assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
+        told = capsys.readouterr().err
+        assert "default optimizations" in told and ("on another processor" in told) is saturate
+        assert not (ran / "export").exists()
     assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err
 
 
