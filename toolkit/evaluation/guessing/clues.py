@@ -115,8 +115,11 @@ def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[
     found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
     found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
     if unit_norm(output, axis):
-        direction = [*of_values("direction", 2.5), ANY]
-        found += direction if count <= _DIRECTION else [Clue("embedding", "values", 2.0, "normalized")]
+        # probabilities of a classifier that is sure have the length 1 too
+        if count <= _DIRECTION and not output.in_unit:
+            found += [*of_values("direction", 2.5), ANY]
+        else:
+            found.append(Clue("embedding", "values", 2.0, "normalized"))
     long = count in _signal_lengths(seen) and count not in _IMAGENET
     if long and (not output.fixed(axis) or output.has_bands(axis)):
         found += [Clue("regression", "shape", 2.5, "length", count), ANY]
@@ -145,7 +148,7 @@ def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) ->
     if count < _FEW_CLASSES and output.one_largest(axis):
         # class scores rarely have the same argmax in all samples, but values of different scales do
         return [*found, *of_values("one largest", 1.5)]
-    return [*found, *of_values("own levels", 1.5)] if own_levels(output, axis) else found
+    return [*found, *of_values("own levels", 1.5)] if count not in _IMAGENET and own_levels(output, axis) else found
 
 
 def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, features: bool) -> list[Clue]:

@@ -11,8 +11,10 @@ from toolkit.evaluation.tasks.keypoints import peaks, points_of
 _FACTOR = 16.0
 """Least ratio of two channels' standard deviations that shows different kinds of values. Class scores come from one
 matrix product; those of rare classes vary only a few times less than those of common ones."""
+_UNSEEN = 0.05
+"""Share of the channels that vary least and may be classes that never occurred in training."""
 _ROWS, _FEW_ROWS = 32, 8
-"""Fewest positions in which an order, or the form of a box, is hardly a coincidence."""
+"""Fewest positions in which an order, or the form of a box or the scale of a channel, is hardly a coincidence."""
 _NEARLY = 0.98
 """Least share of the positions whose four numbers must form a box; a trained model's may fail at a few."""
 _CROSSED = 0.01
@@ -54,16 +56,28 @@ _CODED, _NEARLY_ALL = 8, 0.9
 def unlike_scales(output: SeenOutput, axis: int) -> bool:
     """Whether the channels' standard deviations differ widely, like a heat map, offsets in cells and sizes in pixels.
 
-    Constant channels are ignored.
+    Of many channels with few positions, one always happens to vary little and another much. So the two are chosen by
+    every other position, and must differ at the rest as well. Constant channels are ignored, and so are the quietest
+    twentieth, such as classes that training never showed.
 
     Args:
         axis: the axis of the channels, counted from the end.
     """
     if output.discrete or output.sums_to_one(axis):
         return False
-    spread = output.stacked(axis).std(axis=0)
-    alive = spread[np.isfinite(spread) & (spread > 1e-9 * spread.max(initial=0.0))]
-    return len(alive) > 1 and bool(alive.max() > _FACTOR * alive.min())
+    rows = output.stacked(axis)
+    if len(rows) < _FEW_ROWS:
+        return False
+    # channels with an infinity or NaN are left out
+    rows = rows[:, np.isfinite(rows).all(axis=0)]
+    chosen, rest = rows[::2].std(axis=0), rows[1::2].std(axis=0)
+    least = np.minimum(chosen, rest)
+    alive = np.flatnonzero(least > 1e-9 * least.max(initial=0.0))
+    if len(alive) < 2:
+        return False
+    order = alive[chosen[alive].argsort()]
+    quiet, loud = order[int(_UNSEEN * (len(order) - 1))], order[-1]
+    return bool(min(chosen[loud] / chosen[quiet], rest[loud] / rest[quiet]) > _FACTOR)
 
 
 def peak_height(output: SeenOutput, axis: int) -> float | None:
@@ -246,6 +260,8 @@ def own_levels(output: SeenOutput, axis: int) -> bool:
     if output.discrete or len(output.samples) < _CODED or any(one.shape != output.shape for one in output.samples):
         return False
     values = np.moveaxis(np.stack([np.asarray(one, np.float64) for one in output.samples]), axis, -1)
+    if not np.isfinite(values).all():
+        return False
     rows = values.reshape(len(values), -1, values.shape[-1])
     levels = rows.mean(axis=0)
     apart = levels - levels.mean(axis=0) if len(levels) > 1 else levels - levels.mean()
