@@ -12,6 +12,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guessing.detection import detection_part
 from toolkit.evaluation.guessing.guess import Guess, fitting, guess, outputs_judged_as
 from toolkit.evaluation.guessing.parts import parts_for
+from toolkit.evaluation.guessing.similarities import with_other_towers
 from toolkit.evaluation.metrics.table import METRICS, task_of, tasks_judged
 from toolkit.evaluation.observation.observed import SeenModel
 from toolkit.evaluation.tasks import OutputPart, reader
@@ -138,7 +139,8 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
             f"no output can be read for the task {task}: a sample has {shapes}",
             remedy="name another task, or leave task out to let it be guessed",
         )
-    return Guess(task, True, [*parts, *guess(seen, said, output, judged_already=parts).parts])
+    parts += guess(seen, said, output, judged_already=parts).parts
+    return Guess(task, True, with_other_towers(parts, seen))
 
 
 def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:

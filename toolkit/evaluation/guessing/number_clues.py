@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from toolkit.evaluation.guessing.clue import Clue
-from toolkit.evaluation.guessing.value_clues import are_codes, no_classes
+from toolkit.evaluation.guessing.value_clues import are_codes, has_many_levels, no_classes
 from toolkit.evaluation.observation.observed import SeenOutput
 
 _CODES = frozenset({"code", "codes", "codebook", "codebooks"})
@@ -21,7 +21,8 @@ def numbers(output: SeenOutput) -> list[Clue]:
         return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
     if len(output.shape) != 1:
         return []
-    if output.words & _CODES:
+    if output.words & _CODES and has_many_levels(output):
+        # the few characters of a postal code are one answer
         return [*_CODED, Clue("generation", "name", 1.0, sorted(output.words & _CODES)[0])]
     return [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
 

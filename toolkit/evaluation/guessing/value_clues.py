@@ -202,8 +202,7 @@ def are_codes(output: SeenOutput, picture: bool) -> bool:
         picture: whether the axes are those of an input image, which may have many labels.
     """
     axes = [axis for axis in range(-len(output.shape), 0) if output.shape[axis] > 1]
-    most = _LABELS if picture else _LEVELS
-    if not output.discrete or len(axes) != 2 or len(np.unique(output.flat)) <= most:
+    if not output.discrete or len(axes) != 2 or not has_many_levels(output, _LABELS if picture else _LEVELS):
         return False
     alike = [float(np.mean([(np.diff(one, axis=axis) == 0).mean() for one in output.samples])) for axis in axes]
     return max(alike) < _REGIONS
@@ -218,7 +217,12 @@ def no_classes(output: SeenOutput) -> bool:
     low, high = output.bounds
     ends = {output.shape[0], output.shape[-1]} if len(output.shape) == 3 else set()
     amounts = output.rounded or bool(ends & {3, 4})
-    return low < -1 or high > _VOCABULARY or (amounts and len(np.unique(output.flat)) > _LEVELS)
+    return low < -1 or high > _VOCABULARY or (amounts and has_many_levels(output))
+
+
+def has_many_levels(output: SeenOutput, most: int = _LEVELS) -> bool:
+    """Whether integers take more than ``most`` different values."""
+    return len(np.unique(output.flat)) > most
 
 
 def is_code(output: SeenOutput, axis: int) -> bool:

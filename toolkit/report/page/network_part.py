@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from toolkit.base.precision import Precision
 from toolkit.report.page.page_data import page_data
@@ -78,7 +78,12 @@ def embed(content: Any) -> str:
     Raises:
         ValueError: a figure is NaN or infinite, which no report holds.
     """
-    text = to_json(content, inf_nan_mode="constants")
+    try:
+        text = to_json(content, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        # half of a surrogate pair, as in a file name that is not UTF-8
+        plain = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = plain.encode("utf-8", "surrogatepass")
     if any(word in text for word in _NO_FIGURES):
         # in names they may be; as figures json refuses them
         json.dumps(content, allow_nan=False)

@@ -16,9 +16,9 @@ from toolkit.base.reading import own_json
 from toolkit.run.folder.state import RunState
 
 BUILD_LOG = "build.log"
+"""TensorRT's log of building an engine, or of the failed build with a backend that ``auto`` chose."""
 PREPARED = ".qtool/prepared.onnx"
 """The file of the graph after all passes: float32 with Q/DQ pairs, before lowering."""
-"""TensorRT's log of building an engine, or of the failed build with a backend that ``auto`` chose."""
 
 
 @dataclass

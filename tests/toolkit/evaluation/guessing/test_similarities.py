@@ -10,6 +10,7 @@ from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
+from toolkit.evaluation.guessing.judged import judged_by
 from toolkit.evaluation.guessing.parts import parts_for
 from toolkit.evaluation.guessing.similarities import between_samples
 from toolkit.evaluation.observation.observe import observe
@@ -123,8 +124,10 @@ def test_vectors_of_two_towers_look_for_their_neighbours_in_the_other_one():
     model = Model.from_proto(build(parts, *ends, weights))
     feed = {"u": users.astype(np.float32), "i": items.astype(np.float32)}
     wanted = {"user": feed["u"], "item": feed["i"]}
-    found = guess(observe(model, [(feed, wanted, 30)]), "embedding")
+    model_seen = observe(model, [(feed, wanted, 30)])
+    found = guess(model_seen, "embedding")
     assert [part.outputs for part in found.parts] == [("user", "item"), ("item", "user")]
+    assert judged_by(model_seen, "embedding", None, None, {}, {})[0].parts == found.parts
     answers = Answers(found.parts)
     noisy = {"user": feed["u"], "item": feed["i"] + 0.05 * normal(30, 16, seed=4)}
     same, moved = (answers.tallies([answers.rows(wanted, other)]) for other in (wanted, noisy))

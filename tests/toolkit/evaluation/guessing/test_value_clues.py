@@ -458,6 +458,10 @@ def test_numbers_in_codebooks_are_answers_each_for_itself(name):
     assert tally.share == pytest.approx(1 - 6 / values.size)
 
 
+def test_the_digits_of_a_postal_code_are_one_answer():
+    assert {part.task for part in guess(seen(out("postal_code", RNG.integers(0, 10, (16, 5))))).parts} == {"sequence"}
+
+
 def test_labels_in_regions_are_no_codes():
     """Of 100 speakers, each for some frames."""
     labels = np.repeat(RNG.integers(0, 100, (8, 4, 25)), 4, axis=2)

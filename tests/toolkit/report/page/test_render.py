@@ -5,6 +5,7 @@ import cProfile
 import hashlib
 import json
 import math
+import os
 import pstats
 import re
 import zlib
@@ -93,6 +94,14 @@ def test_a_figure_that_is_no_number_is_refused_in_the_page_data(figure):
         embed({"x": [figure, 1.5]})
     made = embed({"NaN": "-Infinity"})
     assert json.loads(zlib.decompress(base64.b64decode(made))) == {"NaN": "-Infinity"}
+
+
+def test_a_name_from_a_file_name_that_is_not_utf_8_is_in_the_page_data():
+    name = os.fsdecode(b"run\x80")
+    text = zlib.decompress(base64.b64decode(embed({"label": name, "x": 1.5}))).decode("utf-8", "surrogatepass")
+    assert json.loads(text) == {"label": name, "x": 1.5}
+    with pytest.raises(ValueError):
+        embed({"label": name, "x": math.nan})
 
 
 def test_the_security_policy_allows_this_script_and_no_other():
