@@ -62,7 +62,7 @@ class Compensate(CorrectBias):
         rounding = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         offset = error.number(factor) - rounding_correction(model, layer.node, rounding)
         context.note_float_values(*place.add(model, offset, "compensated", names, layer.weight.dtype))
-        note_correction(model, layer.node, offset, factor if self.scale else None)
+        note_correction(model, layer.node, offset, factor if (factor != 1).any() else None)
         why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(offset).max())
         context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
 
@@ -76,8 +76,9 @@ class Compensate(CorrectBias):
         back, quantize = layer.dequantize, layer.quantize
         readers = len(back.outputs[0].outputs), len(quantize.outputs[0].outputs)
         old = model.constant(quantize.inputs[1])
+        moved = layer.node.inputs[1] is not back.outputs[0]
         # scales that are shared with other layers, or by all channels, stay as they are
-        if layer.axis is None or readers != (1, 1) or old is None:
+        if layer.axis is None or readers != (1, 1) or moved or old is None:
             return np.ones(len(factor))
         wanted = np.asarray(old, np.float64) * np.clip(factor, 1 / _MOST, _MOST)
         precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) or Precision.INT8

@@ -151,3 +151,47 @@ def test_pairs_that_come_back_are_corrected_anew():
         biases.append(model.constant(model.nodes[-1].inputs[2]))
         StripQDQ()(model, context)
     np.testing.assert_allclose(biases[1], biases[0], rtol=1e-5)
+
+
+READS = {
+    "one scale": (None, None, False),
+    "the default axis": (1, None, False),
+    "a negative axis": (1, -1, False),
+    "a Transpose": (0, 0, True),
+}
+
+
+def paired(scales: int | None, axis: int | None, turned: bool, out: int) -> Model:
+    """x @ w + b of ``out`` channels whose weight has a pair of the model's own, with ``scales`` along this axis."""
+    weight = normal(8, out, seed=1)
+    stored = weight.T.copy() if turned else weight
+    largest = np.abs(stored).max(axis=None if scales is None else 1 - scales)
+    scale = np.asarray(largest / 127, np.float32)
+    attrs = {} if axis is None else {"axis": axis}
+    moved = [node("Transpose", ["d"], ["t"], perm=[1, 0])] if turned else []
+    return Model.from_proto(build(
+        [node("QuantizeLinear", ["w", "s", "z"], ["q"], **attrs),
+         node("DequantizeLinear", ["q", "s", "z"], ["d"], **attrs), *moved,
+         node("MatMul", ["x", "t" if turned else "d"], ["m"]), node("Add", ["m", "b"], ["y"])],
+        {"x": ["n", 8]}, {"y": ["n", out]},
+        {"w": stored, "s": scale, "z": np.zeros(scale.shape, np.int8), "b": normal(out, seed=2)},
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("out", [6, 8])
+@pytest.mark.parametrize("correct", [CorrectBias, Compensate], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("read", READS)
+def test_a_models_own_pair_is_corrected_in_the_layout_that_the_layer_reads(read, correct, out):
+    """Pairs of other tools have one scale, or no axis given, or a Transpose before the layer, as PyTorch exports it."""
+    model, x = paired(*READS[read], out), np.abs(normal(40, 8, seed=7)) + 2
+    right = x.astype(np.float64) @ normal(8, out, seed=1) + normal(out, seed=2)
+    data = CalibrationData.open([{"x": row[None]} for row in x], model)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    before = np.abs((run(model, {"x": x})[0] - right).mean(axis=0)).max()
+    correct(only_if_better=False)(model, context)
+    assert np.abs((run(model, {"x": x})[0] - right).mean(axis=0)).max() < 1e-5 < 1e-3 < before
+    for removal in REMOVALS.values() if read != "a Transpose" else [REMOVALS["strip"]]:
+        twin = model.copy()
+        removal(twin, Context(provider=context.provider))
+        assert "QuantizeLinear" not in ops(twin)
+        np.testing.assert_allclose(run(twin, {"x": x})[0], right, atol=1e-5)

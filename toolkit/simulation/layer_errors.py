@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.layers.layer_weights import bias_of, has_other_bias
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
@@ -120,7 +121,10 @@ class RoundedLayer:
 
 
 def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
-    """The Conv, ConvTranspose, Gemm and MatMul nodes whose second input is a constant read through a Q/DQ pair."""
+    """The Conv, ConvTranspose, Gemm and MatMul nodes whose second input is a constant read through a Q/DQ pair.
+
+    Operators that only move values, such as a Transpose, may be between pair and node.
+    """
     for node in model.nodes:
         back = dequantizer(node.inputs[1]) if node.op in TARGETS and len(node.inputs) > 1 else None
         if back is None or not back.inputs[0].inputs or back.inputs[0].inputs[0].op != QUANTIZE:
@@ -129,11 +133,44 @@ def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
         values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
         if values is None or scale is None or values.ndim < 2:
             continue
+        axis = int(quantize.attrs.get("axis", 1)) % values.ndim if scale.size > 1 else None
+        read = _moved(model, node.inputs[1], back, _Read(values, np.atleast_1d(scale), axis))
+        if read is None:
+            continue
         zero = quantize.inputs[2] if len(quantize.inputs) > 2 else None
         precision = Precision.from_onnx(onnx_type(zero.dtype)) if zero is not None else None
-        axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
         block = int(quantize.attrs.get("block_size", 0))
-        yield RoundedLayer(node, quantize, back, values, np.atleast_1d(scale), precision or Precision.INT8, axis, block)
+        yield RoundedLayer(
+            node, quantize, back, read.weight, read.scale, precision or Precision.INT8, read.along, block
+        )
+
+
+class _Read(NamedTuple):
+    """A weight, its scales and their axis, as a node reads them."""
+
+    weight: Array
+    scale: Array
+    along: int | None
+
+
+def _moved(model: Model, tensor: gs.Tensor, back: gs.Node, stored: _Read) -> _Read | None:
+    """What a pair's DequantizeLinear ``back`` returns, moved as ``tensor`` is; None if its scales then fit no axis."""
+    node = tensor.inputs[0]
+    if node is back:
+        return stored
+    before = _moved(model, node.inputs[0], back, stored)
+    if before is None or node.op in ("Identity", "Dropout"):
+        return before
+    weight, scale, along = before
+    blocked = scale.ndim > 1
+    if node.op == "Transpose":
+        perm = [int(axis) for axis in node.attrs.get("perm", range(weight.ndim)[::-1])]
+        turned = scale.transpose(perm) if blocked else scale
+        return _Read(weight.transpose(perm), turned, None if along is None else perm.index(along))
+    made = constant_value(model, node.outputs[0])
+    if made is None or blocked or (along is not None and made.shape[: along + 1] != weight.shape[: along + 1]):
+        return None
+    return _Read(weight.reshape(made.shape), scale, along)
 
 
 def collect_output_errors(

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.layers.input_mean import corrected_mean, corrections, forget_corrections, input_mean, mark_open
-from toolkit.graph.layers.layer_weights import LayerWeights, bias_of
+from toolkit.graph.layers.layer_weights import LayerWeights, bias_of, out_axis
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.surgery.tensors import make_constant
@@ -162,7 +162,7 @@ def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[
     channels = LayerWeights.channels_of(node, weight)[0]
     # rounded values are known only as long as the pair reads the scaled weights
     error = rounded().astype(np.float64) - weight.astype(np.float64) if mean is not None else np.zeros(1)
-    if factors is not None and factors.size == channels and factors.all():
+    if factors is not None and factors.size == weight.shape[out_axis(node)] and factors.all():
         # the mean was corrected before the weights were scaled
         error = error / _unscale(model, node, weight, factors, names)
     values = response(node, error, mean) if mean is not None else np.zeros(channels)
@@ -183,7 +183,7 @@ def _unscale(model: Model, node: gs.Node, weight: Array, factors: Array, names: 
     """
     quantize = node.inputs[1].inputs[0].inputs[0].inputs[0]
     shape = [1] * weight.ndim
-    shape[int(quantize.attrs.get("axis", 0))] = -1
+    shape[out_axis(node)] = -1
     by_channel = factors.reshape(shape)
     values = (weight.astype(np.float64) / by_channel).astype(weight.dtype)
     quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_float"), values)

@@ -178,5 +178,10 @@ def is_stored_in_out(node: gs.Node) -> bool:
     return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
 
 
+def out_axis(node: gs.Node) -> int:
+    """The axis of the output channels in a layer's weight; that of a group's channels in a ConvTranspose's."""
+    return -1 if is_stored_in_out(node) else int(node.op == "ConvTranspose")
+
+
 def _group(node: gs.Node) -> int:
     return int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
