@@ -22,8 +22,12 @@ from toolkit.placement.codes import PlacementCode
 from toolkit.placement.grid import Grid, grid_of, spread
 
 _TIMES = 4.0
-"""Least ratio of clipped power to rounding noise. A range that is chosen for the least error, of a weight that is only
-rounded after training, balances both; clipping such a weight would not give back the float model."""
+"""Least ratio of clipping to rounding noise. A range that is chosen for the least squared error, of a weight that is
+only rounded after training, balances both; clipping such a weight would not give back the float model.
+
+With the largest value c kept, rounding noise is proportional to c * c. So its derivative by c is at most 2 noise / c,
+and that of the clipped power is -2 sum(excess): where the error is least, c * sum(excess) is at most the noise.
+"""
 
 
 def clamp_weights(model: Model, quantizers: Iterable[gs.Node], journal: Journal) -> int:
@@ -65,12 +69,22 @@ def _clipped(model: Model, quantize: gs.Node) -> tuple[Array, float] | None:
     low, high = (spread(end, values, grid.axis, grid.block).astype(np.float32) for end in reach)
     wide = values.astype(np.float32)
     clamped = np.clip(wide, low, high)
-    lost = np.square((wide - clamped).astype(np.float64))
-    noise = np.square((_rounded(clamped, grid) - clamped).astype(np.float64))
-    others = tuple(axis for axis in range(values.ndim) if grid.axis is None or axis != grid.axis % values.ndim)
-    if not np.any(lost.sum(axis=others) > _TIMES * noise.sum(axis=others)):
+    excess = np.abs(wide - clamped).astype(np.float64)
+    noise = _TIMES * _by_scale(np.square((_rounded(clamped, grid) - clamped).astype(np.float64)), grid)
+    power, pull = (_by_scale(excess * factor, grid) for factor in (excess, np.abs(clamped)))
+    if not np.any((power > noise) & (pull > noise)):
         return None
-    return clamped.astype(values.dtype), float(np.count_nonzero(lost) / lost.size)
+    return clamped.astype(values.dtype), float(np.count_nonzero(excess) / excess.size)
+
+
+def _by_scale(values: Array, grid: Grid) -> Array:
+    """The sums of the values that share a scale."""
+    if grid.axis is None:
+        return np.asarray(values.sum())
+    own = grid.axis % values.ndim
+    if grid.block:
+        return np.asarray(np.add.reduceat(values, range(0, values.shape[own], grid.block), axis=own))
+    return np.asarray(values.sum(axis=tuple(axis for axis in range(values.ndim) if axis != own)))
 
 
 def _beyond(values: Array, grid: Grid) -> bool:

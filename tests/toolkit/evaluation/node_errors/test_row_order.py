@@ -83,6 +83,28 @@ def test_a_sum_over_all_that_was_selected_has_no_order():
     assert {"point", "y"} <= tensors and "rows" not in tensors
 
 
+def mixed():
+    """Nodes that mix the rows of the nearest four of each point by a product with their shares, [20, 1, 8]."""
+    return [
+        node("MatMul", ["m", "w"], ["far"]), node("TopK", ["far", "k"], ["best", "at"], "near", axis=1),
+        node("Gather", ["m", "at"], ["rows"]), node("Softmax", ["best"], ["share"], axis=1),
+        node("Unsqueeze", ["share", "one"], ["shares"]), node("MatMul", ["shares", "rows"], ["mix"]),
+    ]  # fmt: skip
+
+
+def test_a_product_over_all_that_was_selected_has_no_order():
+    """As of experts that a router mixes by its shares, after which a model has most of its layers."""
+    model, tensors = measured([SCORES[0], *mixed(), node("MatMul", ["mix", "v"], ["y"])], outputs={"y": [20, 1, 8]})
+    assert {"mix", "y"} <= tensors and "rows" not in tensors and not rows_by_value(model)
+
+
+def test_attention_among_selected_rows_has_a_row_for_each_of_them_again():
+    attention = [node("Transpose", ["rows"], ["turned"], perm=[1, 0]), node("MatMul", ["rows", "turned"], ["far"]),
+                 node("Softmax", ["far"], ["share"], axis=1), node("MatMul", ["share", "rows"], ["mix"])]  # fmt: skip
+    model, tensors = measured([*by_top_k(), *attention, node("MatMul", ["mix", "v"], ["y"])])
+    assert not {"far", "mix", "y"} & tensors and selected_rows(model)["y"] == {"top"}
+
+
 def test_rows_that_an_input_selects_are_the_same_in_both_models():
     """As of a mask, or positions of a token."""
     given = [node("MatMul", ["x", "w"], ["m"]), node("NonZero", ["mask"], ["nz"]), node("Squeeze", ["nz"], ["at"]),
