@@ -20,7 +20,7 @@ _WHAT = {
     "two-sided": "its values are close to 0 or 1",
     "pixels": "its values are those of pixels",
     "tokens": "the model reads tokens",
-    "codes": "it holds numbers in codebooks, each chosen for itself",
+    "codes": "its integers are codebook indices, each an answer of its own",
     "past": "the model passes keys and values on",
     "joint": "boxes and scores lie along one axis",
     "apart": "boxes and scores are outputs of their own",
@@ -39,9 +39,9 @@ _WHAT = {
     "code": "nearly every vector has its largest value in several places, as a code of few levels",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
-    "direction": "every vector has the length 1, as a direction or a rotation has",
-    "own levels": "each value stays near a level of its own, as those of landmarks and unlike scores",
-    "never sure": "no value is near 0 or 1, as chances of a classifier are and coordinates are not",
+    "direction": "every vector has length 1, as directions and rotations do",
+    "own levels": "each value stays near a level of its own, as landmarks do and class scores do not",
+    "never sure": "no value is near 0 or 1, unlike a classifier's probabilities",
     "colours": "the name is that of a colour",
     "beside boxes": "it has values for each of the detector's boxes",
     "beside shares": "another output's classes are made shares, its values are not",
@@ -286,8 +286,8 @@ TASKS: Table = {
     ),
     EvaluationCode.USUAL_ERROR_LIMIT: lambda metric, value: (
         f"The recipe has no budget, so {metric} may grow by {percent(value)} of the float model's own, or, where that "
-        "has none, by noise 30 dB below what varies in the labels. An own error larger than that variation counts as "
-        "the variation."
+        "has none, by noise 30 dB below what varies in the labels. If its own error exceeds that variation, the share "
+        "is one of the variation."
     ),
     EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
         f"Positions of {_once(outputs)} where input '{input}' is {_off(off)} hold no answers and do not count"
