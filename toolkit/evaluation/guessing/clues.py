@@ -109,7 +109,7 @@ def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
-    if not _may_be_classes(count) and output.has_bands(axis):
+    if not _may_be_classes(count) and not _called_scores_or_features(output) and output.has_bands(axis):
         # an embedding has no order of its features
         return [*found, *of_values("bands", 2.5), ANY]
     found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
@@ -284,6 +284,11 @@ def _called_classes(output: SeenOutput) -> bool:
     """Whether an output's name says that it holds class scores or labels of some kind."""
     plain = ("regression", "embedding", "generation")
     return any(output.words & words for task, words in _NAMES.items() if task not in plain)
+
+
+def _called_scores_or_features(output: SeenOutput) -> bool:
+    """Whether an output holds probabilities, or its name says scores or features: neighbouring bins may be alike."""
+    return bool(output.ops & (_CHANCES | SHARES) or output.words & _NAMES["embedding"]) or _called_classes(output)
 
 
 def _value_per_position(output: SeenOutput) -> bool:

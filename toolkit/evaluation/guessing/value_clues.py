@@ -68,8 +68,8 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
     rows = output.stacked(axis)
     if len(rows) < _FEW_ROWS:
         return False
-    # channels with an infinity or NaN are left out
-    rows = rows[:, np.isfinite(rows).all(axis=0)]
+    finite = np.isfinite(rows).all(axis=0)
+    rows = rows if finite.all() else rows[:, finite]
     chosen, rest = rows[::2].std(axis=0), rows[1::2].std(axis=0)
     least = np.minimum(chosen, rest)
     alive = np.flatnonzero(least > 1e-9 * least.max(initial=0.0))

@@ -56,6 +56,20 @@ def test_probabilities_of_a_classifier_that_is_sure_are_no_directions(op, classe
     assert tasks(values, op) == {"classification"}
 
 
+@pytest.mark.parametrize(
+    ("name", "op", "task"),
+    [("logits", "Gemm", "classification"), ("output", "Softmax", "classification"), ("output", "LogSoftmax", "classification"),
+     ("output", "Sigmoid", "classification"), ("embedding", "Gemm", "embedding"), ("wave", "Gemm", "regression")],
+)  # fmt: skip
+def test_bins_of_a_quantity_are_classes_though_neighbours_vary_together(name, op, task):
+    """Ages or pitches in 96 bins: the scores of two neighbouring bins are alike, as two samples of a signal are."""
+    draw, bins = np.random.default_rng(3), np.arange(96)
+    scores = 3 - np.square(bins - draw.uniform(10, 86, (16, 1))) / 90 + draw.normal(0, 0.1, (16, 96))
+    values = {"Softmax": softmax(scores), "LogSoftmax": np.log(softmax(scores)), "Sigmoid": 1 / (1 + np.exp(-scores))}
+    found = {part.task for part in guess(seen(out(name, values.get(op, scores), op))).parts}
+    assert task in found and ("regression" in found) is (task == "regression")
+
+
 def test_samples_that_are_nearly_alike_make_no_landmarks_of_a_thousand_classes():
     """Calibrated on noise, a classifier gives nearly the same scores for all samples."""
     draw = np.random.default_rng(3)
