@@ -65,8 +65,8 @@ def guard_members(cls: type) -> None:
     """Make the members that a class defines raise a ``PassError`` for any failure, and for a result of another type."""
     for name in _RESULTS.keys() & vars(cls).keys():
         written = vars(cls)[name]
-        if isinstance(written, classmethod):
-            setattr(cls, name, classmethod(_guarded(cls, name, written.__func__)))
+        if isinstance(written, (classmethod, staticmethod)):
+            setattr(cls, name, type(written)(_guarded(cls, name, written.__func__)))
         elif callable(written):
             setattr(cls, name, _guarded(cls, name, written))
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.base.code import failure_of
 from toolkit.base.collection import collector_paused
-from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean, system_fault
 from toolkit.base.modules import OWN_PACKAGES
 from toolkit.base.progress import Activity
 from toolkit.base.schema import explain, value_words
@@ -193,6 +193,8 @@ class Pass(BaseModel):
         except QtoolError:
             raise
         except Exception as error:
+            if own or system_fault(error) is not None:
+                raise
             # names, inputs and attributes may hold anything
             raise PassError(
                 f"pass '{title}' broke the graph, which cannot be written as ONNX: {failure_of(error)}",

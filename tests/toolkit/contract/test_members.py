@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node
 from toolkit import Context, Helper, Model, Pass, Quantizer
 from toolkit.base.errors import PassError, RecipeError
@@ -71,6 +73,21 @@ def test_members_that_return_what_they_should_are_left_alone():
     assert Says.title() == "says" and Says.input_files.__name__ == "input_files"
 
 
+def test_a_static_member_is_called_without_the_pass():
+    class Says(Own):
+        @staticmethod
+        def title() -> str:
+            return "says"
+
+        @staticmethod
+        def input_files(base: Path) -> list[Path]:
+            return [base / "a"]
+
+    assert Says.title() == Says().title() == "says" and Says().input_files(Path("b")) == [Path("b/a")]
+    with pytest.raises(PassError, match=r"title of the pass '.*:Odd' returned 3"):
+        type("Odd", (Own,), {"title": staticmethod(lambda: 3)}).title()
+
+
 def test_class_members_are_guarded_too():
     def fails(cls):
         raise KeyError("boom")
@@ -129,3 +146,22 @@ def test_a_graph_that_cannot_be_written_is_laid_to_the_pass_that_made_it(change)
 
     with pytest.raises(PassError, match="pass 'breaks' broke the graph, which cannot be written as ONNX: TypeError"):
         Breaks()(model())
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_fault_of_the_machine_is_not_laid_to_the_pass_before_it(monkeypatch, fault):
+    def fails(*given):
+        raise fault
+
+    monkeypatch.setattr(Pass, "_check", fails)
+    with pytest.raises(type(fault)):
+        Own()(model())
+
+
+def test_a_bug_of_qtools_own_check_is_not_laid_to_a_pass_of_its_own(monkeypatch):
+    def fails(*given):
+        raise AssertionError
+
+    monkeypatch.setattr(Pass, "_check", fails)
+    with pytest.raises(AssertionError):
+        KeepPrecision(ops=["Relu"])(model())
