@@ -72,7 +72,9 @@ class _Followed:
         if node.op in _SCATTERING:
             order = self._put_back(node)
         elif node.op.startswith("Reduce"):
-            order -= self._reduced(node, order)
+            order -= self._summed(order, _reduced_extents(node, self._model, self._facts))
+        elif node.op == "MatMul":
+            order -= self._summed(order, _contracted_extents(node, self._facts))
         for place, tensor in enumerate(node.outputs):
             if computed or makes_floats:
                 self._computed.add(tensor.name)
@@ -93,9 +95,12 @@ class _Followed:
         data, places, rows = (self.order.get(tensor.name, frozenset()) for tensor in node.inputs[:3])
         return data | ((places | rows) - self._nearest.get(node.inputs[1].name, frozenset()))
 
-    def _reduced(self, node: gs.Node, order: Selecting) -> Selecting:
-        """The TopK nodes whose rows, as many as they select, a reduction sums up, whatever their order."""
-        extents = _reduced_extents(node, self._model, self._facts)
+    def _summed(self, order: Selecting, extents: set[int]) -> Selecting:
+        """The TopK nodes whose rows, as many as they select, are summed up, whatever their order.
+
+        Args:
+            extents: those of the axes that the node sums over.
+        """
         return frozenset(name for name in order if self._counts.get(name, 0) in extents)
 
 
@@ -108,6 +113,17 @@ def _reduced_extents(node: gs.Node, model: Model, facts: Facts) -> set[int]:
     axes = node.attrs.get("axes", []) if given is None else given.reshape(-1).tolist()
     rank = len(shapes[0])
     return {shapes[0][axis] for axis in (axes or range(rank)) if -rank <= axis < rank} - {-1, 1}
+
+
+def _contracted_extents(node: gs.Node, facts: Facts) -> set[int]:
+    """The extent of the axis that a MatMul sums over, if known and no axis of the result has it too.
+
+    Experts or neighbours are mixed so. In attention among selected rows, the result has a row for each of them again.
+    """
+    first, second, made = (facts.shapes.get(one.name, [()])[0] for one in (*node.inputs[:2], node.outputs[0]))
+    if not first or not second or not made:
+        return set()
+    return {first[-1], second[max(len(second) - 2, 0)]} - {-1, 1, *made}
 
 
 def _all(node: gs.Node) -> list[gs.Node]:
