@@ -162,6 +162,8 @@ def ordered(output: SeenOutput, axis: int) -> bool:
     if output.discrete or output.shape[axis] < 3 or output.sums_to_one(axis):
         return False
     rows = output.stacked(axis)
+    if not np.isfinite(rows).all():
+        return False
     steps = np.diff(rows, axis=1)
     fallen, moved = float(-steps[steps < 0].sum()), float(np.abs(steps).sum())
     return len(rows) >= _ROWS and fallen <= _CROSSED * moved and bool((steps > 0).any(axis=0).all())

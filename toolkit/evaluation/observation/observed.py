@@ -196,7 +196,7 @@ class SeenOutput:
         """Whether adjacent values along an axis correlate and distant ones do not, as in a spectrum's bands."""
         rows = self.stacked(axis)
         extent = rows.shape[1]
-        if not _BANDS <= extent <= _MOST_BANDS or len(rows) < _SOME:
+        if not _BANDS <= extent <= _MOST_BANDS or len(rows) < _SOME or not np.isfinite(rows).all():
             return False
         # variation that all bands share, such as silence, or a blank in all classes, is removed
         rows = rows - rows.mean(axis=1, keepdims=True)

@@ -77,7 +77,15 @@ def test_samples_that_are_nearly_alike_make_no_landmarks_of_a_thousand_classes()
     assert tasks(values, "Gemm") == {"classification"}
 
 
-def test_scores_of_minus_infinity_are_classes():
-    values = logits(16, 10)
-    values[:, 4] = -np.inf
-    assert tasks(values, "Gemm") == {"classification"}
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("classes", [10, 96, 1000])
+def test_scores_of_minus_infinity_are_classes(classes, everywhere):
+    """Of classes that are masked, and of those that a sample cannot have."""
+    values = logits(16, classes)
+    if everywhere:
+        values[:, 4] = -np.inf
+    else:
+        values[np.random.default_rng(5).random(values.shape) < 0.1] = -np.inf
+    assert "regression" not in tasks(values, "Gemm")
+    assert "classification" in tasks(values, "Gemm")
