@@ -78,11 +78,12 @@ class StateRun:
         keep: whether to keep the state at the cuts, for states with the same beginning.
 
     Attributes:
+        keeps: whether states are kept at the cuts.
         states: by cut and batch, the state there; None if only a worker has it.
     """
 
     def __init__(self, runner: RunsBatches, config: Config, keep: bool = False) -> None:
-        self.config, self._runner, self._keep = config, runner, keep
+        self.config, self._runner, self.keeps = config, runner, keep
         self.signatures = runner.signatures(config)
         self.states: dict[int, dict[int, Tensors | None]] = {}
         self._asked: dict[int, tuple[int, Pending[BatchRun]]] = {}
@@ -98,7 +99,7 @@ class StateRun:
             self._workers = self._runner.workers
         for index in sorted(self._runner.order[:count]):
             if index not in self._parts and index not in self._asked:
-                asked = self._runner.asked(self, index, self._keep)
+                asked = self._runner.asked(self, index, self.keeps)
                 if asked is not None:
                     self._asked[index] = asked
 
@@ -109,10 +110,10 @@ class StateRun:
         for index in [index for index in indices if index in self._asked]:
             start, pending = self._asked.pop(index)
             self._parts[index], self._held[index] = self._runner.answered(pending)
-            for place in self._runner.cuts_after(start, index) if self._keep else ():
+            for place in self._runner.cuts_after(start, index) if self.keeps else ():
                 self.states.setdefault(place, {})[index] = None
         todo = [index for index in indices if index not in self._parts]
-        for index, part, outputs, states in self._runner.compute(self, todo, self._keep):
+        for index, part, outputs, states in self._runner.compute(self, todo, self.keeps):
             self._parts[index], self._held[index] = part, outputs
             for place, state in states.items():
                 self.states.setdefault(place, {})[index] = state
@@ -145,10 +146,16 @@ def run_each(runner: RunsBatches, configs: Sequence[Config], count: int | None) 
 def run_side_by_side(runner: RunsBatches, states: Sequence[StateRun], count: int) -> None:
     """Run states on the first ``count`` batches, two at a time: one computes while the other loads its sessions.
 
-    Each state keeps its results. With one thread nothing is done: the states are run when their outcomes are asked for.
+    Each state keeps its results. Those that keep their cuts are run before, one by one: where others start then depends
+    neither on time nor on the number of threads. With one thread nothing is done: the states are run when their
+    outcomes are asked for.
     """
-    if runner.threads >= _SIDE_BY_SIDE and len(states) > 1:
-        list(_in_threads(lambda state: state.run(count), states, _SIDE_BY_SIDE))
+    if runner.threads < _SIDE_BY_SIDE or len(states) < _SIDE_BY_SIDE:
+        return
+    for state in states:
+        if state.keeps:
+            state.run(count)
+    list(_in_threads(lambda state: state.run(count), [one for one in states if not one.keeps], _SIDE_BY_SIDE))
 
 
 def _in_threads(work: Callable[[_T], _R], items: Sequence[_T], threads: int) -> Iterator[_R]:
