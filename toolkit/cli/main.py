@@ -82,7 +82,7 @@ def invoke(arguments: list[str]) -> int:
     if (empty := empty_word(words)) is not None:
         return _refuse(empty, json)
     try:
-        with only_json(json), _ended_as_by_interrupt():
+        with only_json(json and "--help" not in words), _ended_as_by_interrupt():
             status: Any = _parser()(args=words, standalone_mode=False, prog_name="qtool")
     except QtoolError as error:
         if _State.debug:

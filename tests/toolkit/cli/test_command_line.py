@@ -83,6 +83,11 @@ def test_passes_are_listed_with_settings(capsys):
     assert "exclude" in found["insert_qdq"]["settings"]["properties"]
 
 
+def test_help_goes_to_standard_output_beside_json_too(capsys):
+    assert invoke(["passes", "--json", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: qtool passes")
+
+
 def test_a_pass_of_ones_own_is_listed_like_the_others(tmp_path, capsys, monkeypatch):
     (tmp_path / "own_xyz.py").write_text(
         "from toolkit import Pass\n\nclass Mine(Pass):\n    'Does little.'\n    much: int = 3\n\n    def apply(self, model, context):\n        pass\n"
