@@ -88,7 +88,8 @@ class _Followed:
     def _selects(self, node: gs.Node, place: int) -> bool:
         if node.op == "TopK":
             return place == 1
-        return any(one.op in _SELECTING or "NMS" in one.op for one in _all(node))
+        inner = (one for body in bodies(node, recursive=True) for one in body.nodes)
+        return any(one.op in _SELECTING or "NMS" in one.op for one in (node, *inner))
 
     def _put_back(self, node: gs.Node) -> Selecting:
         """The order after rows were written to their places: that of the places."""
@@ -124,8 +125,3 @@ def _contracted_extents(node: gs.Node, facts: Facts) -> set[int]:
     if not first or not second or not made:
         return set()
     return {first[-1], second[max(len(second) - 2, 0)]} - {-1, 1, *made}
-
-
-def _all(node: gs.Node) -> list[gs.Node]:
-    """The node and all nodes in its subgraphs."""
-    return [node, *(inner for body in bodies(node) for one in body.nodes for inner in _all(one))]
