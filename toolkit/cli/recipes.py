@@ -110,7 +110,7 @@ def new(
     json: Json = False,
 ) -> int:
     """Write a recipe that fits a model."""
-    from toolkit.base.errors import ModelError, QtoolError
+    from toolkit.base.errors import ModelError
     from toolkit.base.files import write_text
     from toolkit.base.reading import FileKind, reading
     from toolkit.base.text import shell_word
@@ -118,14 +118,12 @@ def new(
     from toolkit.report.findings import sentence
     from toolkit.run.folder.guard import refuse_writing_over
     from toolkit.run.new.new_recipe import inputs_of, recipe_for
+    from toolkit.run.recipe.overwriting import refuse_overwriting
 
     refuse_recipe(model)
     target = out if out is not None else Path(f"{model.stem}.toml")
     refuse_writing_over(inputs_of(model, data, test, ranges), target)
-    if target.exists() and not force:
-        raise QtoolError(
-            "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
-        )
+    refuse_overwriting(target, force)
     # the model could be read, so later failures need not be its fault
     kind = FileKind("no recipe can be made for the model", ModelError, "write one by hand, and report it with --debug")
     with reading(model, kind):

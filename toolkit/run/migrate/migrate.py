@@ -23,7 +23,7 @@ from toolkit.placement.spellings import load_source
 from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_lacking, types_of_pairs
-from toolkit.run.folder.guard import refuse_missing, refuse_writing_over
+from toolkit.run.folder.guard import refuse_missing
 from toolkit.run.folder.run_folder import PREPARED, RunFolder
 from toolkit.run.inputs.engine_settings import engine_settings
 from toolkit.run.inputs.inputs import Inputs
@@ -46,6 +46,7 @@ from toolkit.run.migrate.orders.settle import settle, value_named
 from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
+from toolkit.run.migrate.target import RECORD, refuse_migration_over
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.write import next_command, recipe_text
 from toolkit.run.new.new_recipe import paired_unusably
@@ -53,7 +54,7 @@ from toolkit.run.pipeline import run
 from toolkit.run.recipe.recipe import Recipe
 
 _FORMS = ("explicit", "implicit")
-_FOLDER, _RECORD, _EXPLICIT = "migrated", "migration.json", "explicit"
+_FOLDER, _EXPLICIT = "migrated", "explicit"
 _FEW = 12
 """How many tensors are listed individually on the terminal; migration.json lists all."""
 
@@ -143,7 +144,7 @@ class Migration:
             lines.append(f"ranges ({count(len(self.tensors), 'tensor')}):")
             odd = [turn for turn in self.tensors if turn.why.code not in _PLAIN]
             lines += [f"  {turn.tensor}: {sentence(turn.why)}" for turn in odd[:_FEW]]
-            lines += [f"  and {len(odd) - _FEW} more, see {_RECORD}"] if len(odd) > _FEW else []
+            lines += [f"  and {len(odd) - _FEW} more, see {RECORD}"] if len(odd) > _FEW else []
             for code in _PLAIN:
                 alike = [turn for turn in self.tensors if turn.why.code is code]
                 more = f" ({len(alike)} such)" if len(alike) > 1 else ""
@@ -194,28 +195,13 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     version = cache_version(asked.release)
     back = BackToImplicit(load_source(path), requested_types(given), recipe_of_run(given))
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
-    target = _new_target(folder, given.stem, asked)
-    for name in (MODEL, CACHE, TEXT, COMMAND, _RECORD):
-        refuse_writing_over({"the model": path}, folder / name)
+    target, ranges = folder / f"{given.stem}.toml", f"{given.stem}.ranges.json"
+    refuse_migration_over({"the model": path}, target, (MODEL, CACHE, TEXT, COMMAND, ranges), asked.force)
     folder.mkdir(parents=True, exist_ok=True)
     back.write(folder, given.stem, version)
     found = Migration(target, folder / MODEL, "model", [], back.turns, back.said())
-    write_json(folder / _RECORD, found.to_json())
+    write_json(folder / RECORD, found.to_json())
     return found
-
-
-def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
-    """The path of the new recipe.
-
-    Raises:
-        QtoolError: the file exists and ``force`` is not set.
-    """
-    target = folder / f"{stem}.toml"
-    if target.exists() and not asked.force:
-        raise QtoolError(
-            "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
-        )
-    return target
 
 
 def _to_explicit(asked: MigrationRequest) -> Migration:
@@ -237,16 +223,16 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         source.orders[:] = [order for order in source.orders if order.term is not Term.INT8]
     settled = settle(source.orders, model, paired)
     folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
-    target = _new_target(folder, model_path.stem, asked)
+    target = folder / f"{model_path.stem}.toml"
     given, fit, said = _ranges(source, settled, model, paired)
     ranges_path = folder / f"{model_path.stem}.ranges.json" if fit is not None else None
-    for made in filter(None, (target, ranges_path, folder / _RECORD)):
-        refuse_writing_over(_inputs(model_path, asked), made)
+    others = [ranges_path.name] if ranges_path is not None else []
+    refuse_migration_over(_inputs(model_path, asked), target, others, asked.force)
     data = asked.data or _data(source, settled)
     settled.complete_engine(source.folders, asked.capabilities)
     text = recipe_text(
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
-        test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {_RECORD} has the details."],
+        test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {RECORD} has the details."],
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if ranges_path is not None and fit is not None:
@@ -264,7 +250,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     fates = Counter(fate for _, _, fate in {(turn.order.line, turn.order.said, turn.fate) for turn in found.turns})
     if fates["lost"] or fates["look"]:
         found.said.append(MigrateCode.SUMMARY(lost=fates["lost"], look=fates["look"]))
-    write_json(folder / _RECORD, found.to_json())
+    write_json(folder / RECORD, found.to_json())
     return found
 
 
