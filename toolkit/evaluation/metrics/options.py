@@ -33,7 +33,9 @@ def options_for(
     # metrics of classification also apply to positions
     alike = (task, "sequence") if task == "classification" else (task,)
     own = [part for part in parts if output is None or output in part.outputs]
-    chosen = next((part for part in own if part.task in alike), None)
+    fitting = [part for part in own if part.task in alike]
+    # a part of two towers has the other tower's output second
+    chosen = next((part for part in fitting if output in (None, part.outputs[0])), next(iter(fitting), None))
     detectors = [part for part in parts if part.task == "detection"]
     boxes = next((part for part in detectors if boxes_known(part.settings)), next(iter(detectors), None))
     settings = dict(chosen.settings) if chosen is not None else {}
@@ -43,4 +45,5 @@ def options_for(
     # a mask's threshold may have been chosen to compare two models
     limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
     axis, lengths = settings.get("axis"), settings.get("lengths")
-    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths)
+    among = chosen.outputs[1] if chosen is not None and task == "embedding" and len(chosen.outputs) > 1 else None
+    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths, among)

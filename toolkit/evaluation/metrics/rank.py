@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,8 +38,7 @@ class _Vectors:
         if label.size != len(values):
             raise DataError(f"labels have shape {list(label.shape)}, and the batch has {len(values)} samples",
                             remedy="give one label per sample")  # fmt: skip
-        rows = np.asarray(values, np.float64)
-        self.vectors.append(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
+        self.vectors.append(_rows(values))
         self.labels.append(label.reshape(-1))
         self.places += labels.indices if isinstance(labels, Labels) else ()
 
@@ -46,18 +46,40 @@ class _Vectors:
         return np.concatenate(self.vectors), np.concatenate(self.labels)
 
 
+def _rows(values: Array) -> Array:
+    """One vector per sample, float64 [samples, features], averaged over positions if there are any."""
+    rows = np.asarray(values, np.float64)
+    return np.asarray(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
+
+
 class RecallAtK(_Vectors):
-    """Share of samples with their label among the k nearest others by cosine, if another sample has their label."""
+    """Share of samples with their label among the k nearest others by cosine, if another sample has their label.
+
+    In a model of two towers, each sample's neighbours are the other tower's vectors, of which its own is one.
+    """
 
     def __init__(self, k: int, options: MetricOptions) -> None:
         super().__init__(options)
         self.k = k
+        self.others: list[Array] = []
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Add one batch.
+
+        Raises:
+            RecipeError: there is no such output.
+            DataError: there is not one label per sample.
+        """
+        super().update(outputs, labels)
+        if self.options.among is not None:
+            other = replace(self.options, output=self.options.among)
+            self.others.append(_rows(pick_scores(outputs, other, labels)[0]))
 
     @property
     def answers(self) -> int:
-        """Number of samples whose label another sample has."""
-        if not self.labels:
-            return 0
+        """Number of samples whose label another sample has; with two towers, of all samples."""
+        if self.others or not self.labels:
+            return sum(map(len, self.labels))
         _, counts = np.unique(np.concatenate(self.labels), return_counts=True)
         return int(counts[counts > 1].sum())
 
@@ -67,21 +89,27 @@ class RecallAtK(_Vectors):
             # called after each sample until the value is a number, so skip the distances
             return math.nan
         vectors, labels = self._all()
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
+        unit = _unit(vectors)
+        among, alone = (_unit(np.concatenate(self.others)), False) if self.others else (unit, True)
         right = count = 0
         for start in range(0, len(unit), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(unit)))
-            near = unit[rows] @ unit.T
-            near[np.arange(len(rows)), rows] = -np.inf
+            near = unit[rows] @ among.T
             alike = labels[rows][:, None] == labels[None]
-            alike[np.arange(len(rows)), rows] = False
-            k = min(self.k, len(unit) - 1)
+            if alone:
+                near[np.arange(len(rows)), rows] = -np.inf
+                alike[np.arange(len(rows)), rows] = False
+            k = min(self.k, len(among) - alone)
             best = np.argpartition(-near, max(k - 1, 0), axis=1)[:, :k] if k else np.zeros((len(rows), 0), int)
             hit = np.take_along_axis(alike, best, axis=1).any(axis=1)
             asked = alike.any(axis=1)
             right, count = right + int((hit & asked).sum()), count + int(asked.sum())
         return right / count
+
+
+def _unit(vectors: Array) -> Array:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
 
 
 class Spearman(_Vectors):

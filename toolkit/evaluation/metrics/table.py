@@ -86,8 +86,8 @@ METRICS: dict[str, MetricInfo] = {
                       extra="detection"),
     "map50": MetricInfo("detection", "mean average precision at IoU 0.5", _BOXES, extra="detection"),
     "miou": MetricInfo("segmentation", "mean of the classes' intersection over union", _MASK),
-    "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample has their label", _CLASS,
-                              counted=True),
+    "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample, or vector of the other tower, "
+                               "has their label", _CLASS, counted=True),
     "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS,
                               counted=True),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "

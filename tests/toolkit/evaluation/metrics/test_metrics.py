@@ -13,6 +13,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.labels.float_check import FloatCheck
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.by_name import answers_of, make_metric
+from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.metrics.table import METRICS, task_of
 from toolkit.evaluation.metrics.text import edit_distance
 from toolkit.evaluation.tasks import TASKS, OutputPart
@@ -282,6 +283,21 @@ def test_neighbours_ranks_and_likelihood():
     assert value("spearman", pairs, np.array([5.0, 5, 3, 3, 1, 1]))[0] == pytest.approx(1.0)
     logits = np.zeros((4, 3, 10), np.float32)
     assert value("perplexity", logits, np.array([[1, 2, -1]] * 4))[0] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("output", ["user", "item", None])
+def test_neighbours_of_a_tower_are_the_other_towers_vectors(output):
+    """Each label is one sample's alone; the items of samples 0 and 1 are swapped, so theirs are another's."""
+    parts = [
+        OutputPart("embedding", names, {"batch_axis": 0}) for names in (("user", "item"), ("item", "user"))
+    ]  # fmt: skip
+    users, items = np.eye(6, dtype=np.float32), np.eye(6, dtype=np.float32)
+    items[:2] = items[1::-1]
+    for task, found in (("recall_at_1", 4 / 6), ("recall_at_5", 1.0)):
+        metric = make_metric(task, None, False, options_for(task, output, parts))
+        for rows in (slice(0, 4), slice(4, 6)):
+            metric.update({"user": users[rows], "item": items[rows]}, {"label": np.arange(6)[rows]})
+        assert metric.value() == pytest.approx(found) and answers_of(metric) == 6
 
 
 @pytest.mark.parametrize("blank", [0, 3])
