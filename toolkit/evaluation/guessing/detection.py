@@ -67,7 +67,9 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
         names = tuple(one.name for one in given)
         # boxes that rows index keep their order
         ranked = [names[-1]] if how["chosen"] == "rows" else True
-        settings = {**how, "batch_axis": given[0].batch_axis, "ranked": ranked, "threshold": _CHOSEN}
+        # rows that index boxes are those of the whole batch
+        own = given[:1] if how["chosen"] == "rows" else given
+        settings = {**how, **_batch_axes(own), "ranked": ranked, "threshold": _CHOSEN}
         return OutputPart("detection", names, settings)
     numbers = chosen_indices(outputs, seen)
     if numbers is not None:

@@ -94,7 +94,8 @@ def boxes_known(settings: Mapping[str, Any]) -> bool:
     Args:
         settings: the part's settings, see ``BoxLayout``.
     """
-    return settings.get("layout") != "indices" and settings.get("format") != "offsets"
+    form = BoxLayout.of(settings)
+    return form.layout != "indices" and form.format != "offsets"
 
 
 def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:

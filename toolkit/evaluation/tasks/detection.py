@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.numerics.boxes import OVERLAP, Detections, boxes_known, detections, matched
+from toolkit.evaluation.numerics.boxes import OVERLAP, BoxLayout, Detections, boxes_known, detections, matched
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SLACK = 0.8
@@ -36,12 +36,13 @@ class Detection(Task):
     def rule(self) -> Finding:
         """See ``Task.rule``."""
         # boxes without scores are all above the threshold
-        layout = self.settings.get("layout")
-        if layout == "indices":
+        form = BoxLayout.of(self.settings)
+        if form.layout == "indices":
             return EvaluationCode.RULE_INDICES(floor=self.level_needed)
-        scored = {"scored": False} if layout == "chosen" else {}
+        scored = {"scored": False} if form.layout == "chosen" else {}
         scored |= {} if boxes_known(self.settings) else {"offsets": True}
-        read = {name: self.settings[name] for name in ("activation", "background") if name in self.settings}
+        read: dict[str, object] = {"activation": form.activation} if form.activation else {}
+        read |= {"background": form.background} if form.background is not None else {}
         return EvaluationCode.RULE_DETECTION(
             threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed,
             **scored, **read,

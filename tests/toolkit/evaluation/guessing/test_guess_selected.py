@@ -147,6 +147,30 @@ def test_boxes_that_are_chosen_by_hand_and_have_no_scores_are_detections(form):
     assert ranked == ({"picked"} if form == "rows" else {"boxes", "picked"})
 
 
+@pytest.mark.parametrize("without", ["boxes", "labels"])
+def test_chosen_boxes_and_their_classes_may_differ_in_the_axis_of_samples(without):
+    """A model of one image drops it from one of them: classes [n] beside boxes [1, n, 4] were read as n samples."""
+    every = few_chosen(KEPT)
+    named = {"boxes": [b for b, *_ in every], "labels": [c for _, c, _ in every]}
+    outputs = [listed(name, values) for name, values in named.items()]
+    for one in outputs:
+        one.batch_axis = None if one.name == without else 0
+    (part,) = guess(seen(*outputs)).parts
+    assert part.task == "detection" and part.settings["batch_axis"] is None
+    answers = Answers([part])
+    assert answers.batch(8) == 1
+
+    def made(place, order):
+        found = {name: values[place][order] for name, values in named.items()}
+        return {name: value if name == without else value[None] for name, value in found.items()}
+
+    for place, count in enumerate(KEPT):
+        wanted = made(place, np.arange(count))
+        for order, kept in ((np.arange(count)[::-1], 1), (np.arange(count - 1), 0)):
+            (tally,) = answers.tallies([answers.rows(wanted, made(place, order))])
+            assert (tally.kept, tally.answers) == (kept, 1)
+
+
 def test_rows_of_a_batch_name_the_boxes_of_each_sample():
     whole = boxes(samples=4)
     whole[..., 2:] += whole[..., :2]
