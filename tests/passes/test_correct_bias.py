@@ -190,7 +190,7 @@ def test_a_models_own_pair_is_corrected_in_the_layout_that_the_layer_reads(read,
     before = np.abs((run(model, {"x": x})[0] - right).mean(axis=0)).max()
     correct(only_if_better=False)(model, context)
     assert np.abs((run(model, {"x": x})[0] - right).mean(axis=0)).max() < 1e-5 < 1e-3 < before
-    for removal in REMOVALS.values() if read != "a Transpose" else [REMOVALS["strip"]]:
+    for removal in REMOVALS.values():
         twin = model.copy()
         removal(twin, Context(provider=context.provider))
         assert "QuantizeLinear" not in ops(twin)

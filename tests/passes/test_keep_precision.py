@@ -71,3 +71,31 @@ def test_pairs_that_the_rules_would_not_place_stay():
     model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
     find_pass("keep_precision", False)(nodes=["h"])(model, Context())
     assert readers(model) == {"h": ["y"]}
+
+
+def turned(both):
+    """x @ Transpose(w), whose weight has a pair of the model's own; with ``both`` a second layer reads the Transpose."""
+    second = [node("MatMul", ["z", "t"], ["n"], "second")] if both else []
+    return Model.from_proto(build(
+        [node("QuantizeLinear", ["w", "s", "zero"], ["q"], axis=0),
+         node("DequantizeLinear", ["q", "s", "zero"], ["d"], axis=0), node("Transpose", ["d"], ["t"], "turn", perm=[1, 0]),
+         node("MatMul", ["x", "t"], ["m"], "first"), *second],
+        {"x": ["n", 8], "z": ["n", 8]}, {"m": ["n", 6], **({"n": ["n", 6]} if both else {})},
+        {"w": normal(6, 8, seed=1), "s": np.full(6, 0.1, np.float32), "zero": np.zeros(6, np.int8)},
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_weight_behind_a_transpose_is_read_in_float_too(both):
+    """As PyTorch exports a Linear after quantization-aware training: the pair was left, and the layer ran in INT8."""
+    model, feeds = turned(both), {"x": normal(4, 8, seed=2), "z": normal(4, 8, seed=3)}
+    before = run(model, feeds)
+    kept, context = passed(model, ("keep_precision", {"nodes": ["first"], "precision": "fp32"}), data=None)
+    found = run(kept, feeds)
+    np.testing.assert_allclose(found[0], feeds["x"] @ normal(6, 8, seed=1).T, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(before[0], found[0], atol=1e-3)
+    assert any(one.what.code is Code.REQUESTED and one.what.values["unquantized"] == ("w",) for one in context.journal)
+    assert kept.node("turn") is not None and len(list(pairs_of(kept))) == both
+    if both:
+        assert np.array_equal(before[1], found[1])
+    kept.check()

@@ -91,6 +91,29 @@ class FloatPath:
             self._keep(key, cast)
         return self._made[key]
 
+    def moved(self, tensor: gs.Tensor, dequantize: gs.Node, source: gs.Tensor) -> gs.Tensor:
+        """The float tensor that equals ``tensor``, to which operators moved what a DequantizeLinear returned.
+
+        Args:
+            tensor: see ``dequantizer``; the operators that lead to it are duplicated.
+            dequantize: the DequantizeLinear.
+            source: the tensor that replaces its output.
+        """
+        node = tensor.inputs[0]
+        if node is dequantize:
+            return source
+        key = (id(tensor), ("moved", id(source)), None)
+        if key not in self._made:
+            read = self.moved(node.inputs[0], dequantize, source)
+            made = assemble.variable(self.names.take(f"{tensor.name}_float"), dtype=source.dtype, shape=tensor.shape)
+            name = self.names.take(f"{node.name}_float")
+            twin = make_node(node.op, name, [read, *node.inputs[1:]], [made], **dict(node.attrs))
+            graph = self.graphs[id(node)]
+            graph.nodes.append(twin)
+            self.graphs[id(twin)] = graph
+            self._keep(key, made)
+        return self._made[key]
+
     def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
         """Let the twin that outputs ``old`` output ``new`` instead, to preserve that name; at most once for each.
 

@@ -10,7 +10,8 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
 from toolkit.placement.clipped_weights import clamp_weights
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.ops import QUANTIZE
 from toolkit.placement.qdq import bypass
 
 
@@ -52,6 +53,6 @@ def keep_float(
 def _of_source(node: gs.Node, source: Model) -> list[gs.Node]:
     """The QuantizeLinears that a node reads through their DequantizeLinear and that the source model has too."""
     own = source.once("quantizers", lambda: {one.name for one, _ in source.walk() if one.op == QUANTIZE})
-    backs = [tensor.inputs[0] for tensor in node.inputs if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE]
+    backs = [back for tensor in node.inputs if (back := dequantizer(tensor)) is not None]
     quantizers = [back.inputs[0].inputs[0] for back in backs if back.inputs[0].inputs]
     return [one for one in quantizers if one.op == QUANTIZE and one.name in own]

@@ -22,6 +22,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.tensors import make_constant, onnx_type, reroute
+from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.existing import ExistingPair, existing, pair_at, pairs_of
 from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -171,12 +172,13 @@ class Inserter:
 def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | None = None) -> list[str]:
     """Connect a node to the float inputs of its Q/DQ pairs; ``model.tidy()`` then drops unread pairs.
 
-    Constants stored quantized stay so: float kernels can read them too. What was corrected in a layer for the rounding
-    of its weights is undone.
+    Constants stored quantized stay so: float kernels can read them too. Operators between a pair and the node that only
+    move values, such as a Transpose of a weight, then move the float values; other readers keep the quantized ones.
+    What was corrected in a layer for the rounding of its weights is undone.
 
     Args:
-        model: its graph, in which operators between the halves of a pair are duplicated for floats; if None, such
-            pairs stay.
+        model: its graph, in which operators between the halves of a pair, or behind it, are duplicated for floats; if
+            None, such pairs stay.
         only: the inputs to consider; None for all.
 
     Returns:
@@ -188,33 +190,55 @@ def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | No
         _restore(model, node)
     for index, tensor in enumerate(list(node.inputs)):
         maker = tensor.inputs[0] if tensor.inputs else None
+        maker = dequantizer(tensor) if model is not None else maker
         if maker is None or maker.op != DEQUANTIZE or (only is not None and index not in only):
             continue
         quantize = maker.inputs[0].inputs[0] if maker.inputs[0].inputs else None
         if quantize is not None and quantize.op == QUANTIZE:
             path = path or (FloatPath(model) if model is not None and _casts(quantize, maker) else None)
             source = quantize.inputs[0]
-            node.inputs[index] = path.in_type(source, quantize, maker) if path is not None else source
+            source = path.in_type(source, quantize, maker) if path is not None else source
         else:
             pair = pair_at(model, maker) if model is not None and quantize is not None else None
             if model is None or not isinstance(pair, ExistingPair) or not pair.quantizers:
                 continue
             path = path or FloatPath(model)
-            node.inputs[index] = path.given(pair)
-        freed.append(node.inputs[index].name)
+            source = path.given(pair)
+        freed.append(source.name)
+        if model is not None and tensor.inputs[0] is not maker:
+            first = _only_way(model, tensor, maker)
+            if first is not None:
+                first.inputs[0] = source
+                continue
+            path = path or FloatPath(model)
+            source = path.moved(tensor, maker, source)
+        node.inputs[index] = source
     return freed
+
+
+def _only_way(model: Model, tensor: gs.Tensor, dequantize: gs.Node) -> gs.Node | None:
+    """The first of the operators that move a DequantizeLinear's output to a reader; None if they have other readers."""
+    inner = model.subgraph_tensors()
+    while len(tensor.outputs) == 1 and tensor.name not in inner and not model.is_output(tensor):
+        mover = tensor.inputs[0]
+        if mover.inputs[0].inputs[0] is dequantize:
+            return mover
+        tensor = mover.inputs[0]
+    return None
 
 
 def _restore(model: Model, node: gs.Node) -> None:
     """Undo what passes corrected in a layer for the rounding of its weights, before it reads them in float."""
-    back = node.inputs[1].inputs[0] if is_corrected(model, node) and node.inputs[1].inputs else None
-    quantize = (
-        back.inputs[0].inputs[0] if back is not None and back.op == DEQUANTIZE and back.inputs[0].inputs else None
-    )
-    weight = model.constant(quantize.inputs[0]) if quantize is not None and quantize.op == QUANTIZE else None
-    if weight is None:
+    back = dequantizer(node.inputs[1]) if is_corrected(model, node) else None
+    quantize = back.inputs[0].inputs[0] if back is not None and back.inputs[0].inputs else None
+    if back is None or quantize is None or quantize.op != QUANTIZE:
         return
     read = node.inputs[1]
+    weight = model.constant(quantize.inputs[0])
+    if read.inputs[0] is not back and weight is not None:
+        weight = constant_value(model, FloatPath(model).moved(read, back, quantize.inputs[0]))
+    if weight is None:
+        return
 
     def rounded() -> Array:
         values = constant_value(model, read)
