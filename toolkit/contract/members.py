@@ -7,6 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolkit.base.code import failure_of
 from toolkit.base.errors import FAILURES, PassError, QtoolError
 from toolkit.base.schema import value_words
@@ -22,7 +24,7 @@ def _is_list_of(kind: type) -> Callable[[Any], bool]:
 
 
 _Rule = tuple[Callable[[Any], bool], str]
-_FLAG: _Rule = (lambda found: isinstance(found, bool), "True or False")
+_FLAG: _Rule = (lambda found: isinstance(found, (bool, np.bool_)), "True or False")
 _TABLE: _Rule = (lambda found: isinstance(found, Mapping), "a dictionary")
 _NAMES: _Rule = (_is_list_of(str), "a list of names")
 _RESULTS: dict[str, _Rule] = {
@@ -45,8 +47,8 @@ _CLASS_ATTRIBUTES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "name": (str, "text"),
     "role": ((Role, type(None)), "a Role, such as Role.HELP"),
     "mends": ((Harm, type(None)), "a Harm, such as Harm.OUTLIER_CHANNELS"),
-    "supports_dry_run": (bool, "True or False"),
-    "graph_only": (bool, "True or False"),
+    "supports_dry_run": ((bool, np.bool_), "True or False"),
+    "graph_only": ((bool, np.bool_), "True or False"),
 }
 
 
@@ -87,6 +89,7 @@ def _guarded(cls: type, name: str, written: Callable[..., Any]) -> Callable[...,
             ) from error
         if not fits(found):
             raise PassError(f"{whose} returned {value_words(found)}", remedy=f"return {words}")
-        return found
+        # numpy's comparisons return its own type, which JSON has not
+        return bool(found) if isinstance(found, np.bool_) else found
 
     return member

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from passes.keep_precision import KeepPrecision
@@ -54,6 +55,14 @@ def test_a_member_that_returns_another_type_is_named_with_what_it_has_to_return(
     with pytest.raises(PassError, match=rf"{member} of the pass '.*:Odd' returned 3") as caught:
         CALLS[member](configure_pass(type("Odd", (Own,), {member: lambda self, *given: 3}), {}))
     assert caught.value.remedy.startswith("return ")
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("member", ["reads_evaluation", "measures_engines", "predicts_times"])
+def test_what_numpy_compares_is_true_or_false(member, value):
+    made = configure_pass(type("Compares", (Own,), {member: lambda self, *given: np.bool_(value)}), {})
+    assert CALLS[member](made) is value
+    assert configure_pass(type("Declares", (Own,), {"graph_only": np.bool_(value)}), {}).graph_only == value
 
 
 def test_members_that_return_what_they_should_are_left_alone():

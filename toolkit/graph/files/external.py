@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_fault
+from toolkit.base.errors import ModelError, NotAllowedError, QtoolError, shortened, system_fault
 from toolkit.base.mapped import map_file
-from toolkit.base.reading import FileKind, foreign, open_regular, reading
+from toolkit.base.reading import FileKind, foreign, open_regular, reading, require_regular
 from toolkit.base.types import Array
 from toolkit.graph.files.hoisted_weights import hoist_weights
 from toolkit.graph.proto.light import LightModel, detach_values, is_large
@@ -179,6 +179,12 @@ def _place(tensor: TensorProto, location: str, path: Path) -> Path:
             where=str(path),
             remedy="copy the data file into the model's folder",
         )
+    try:
+        require_regular(target)
+    except QtoolError as error:
+        raise ModelError(
+            f"tensor '{tensor.name}' has its data in '{said}': {error.what}", where=str(path), remedy=_COPY
+        ) from error
     return target
 
 

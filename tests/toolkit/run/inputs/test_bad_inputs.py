@@ -256,6 +256,10 @@ MODEL_FILES = {
     "external data outside": (lambda p: external(p, "../w.bin"), ["'../w.bin'", "outside"]),
     "external data absolute": (lambda p: external(p, "/etc/passwd"), ["outside"]),
     "external data missing": (lambda p: external(p, "gone.bin"), ["'gone.bin'", "does not exist"]),
+    "external data in a folder": (
+        lambda p: external(p, ".git") or (p / ".git").mkdir(),
+        ["tensor '", "this is a folder", "model.onnx"],
+    ),
     "external data cut": (lambda p: external(p, "w.bin", 8), ["cut short"]),
     "output from nowhere": (lambda p: _with_output(p, "nowhere"), ["'nowhere'"]),
 }
