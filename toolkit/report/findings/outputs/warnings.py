@@ -138,7 +138,7 @@ WARNINGS: Table = {
         "no pass requested a precision, and the model states {precision} for it, which [engine] rest does not change: "
         "{why}"
     ),
-    ReportCode.NOT_REQUESTED: "no pass requested a precision, and the rest runs in {rest}: {why}",
+    ReportCode.NOT_REQUESTED: "no pass requested a precision, and [engine] rest is {rest}: {why}",
     ReportCode.CONVERTS_TYPES: "converts between types",
     ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
     ReportCode.COMPUTES_IN_FLOAT64: (
