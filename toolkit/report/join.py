@@ -100,6 +100,7 @@ def join(
         profiles=profile_infos(graphs.profiles, _calibration_samples(graphs.ranges)),
         ranges=range_infos(graphs.ranges, graphs.quantized) if graphs.ranges is not None else None,
         declined=_declined(journal, layers, said),
+        spots=measured.spots,
     )
     first = next(iter(graphs.profiles.names), "default")
     return Report(

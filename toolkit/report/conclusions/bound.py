@@ -12,7 +12,8 @@ from toolkit.contract.roles import Role
 from toolkit.report.bound_codes import BoundCode
 from toolkit.report.fragments import Advice
 from toolkit.report.schema.report import LayerInfo, PassInfo
-from toolkit.report.schema.search import PlanPoint, SearchInfo
+from toolkit.report.schema.search import PlanPoint, SearchInfo, WeakSpotInfo
+from toolkit.search.causes.causes import CauseKind
 
 MUCH = 0.85
 """A plan that quantizes at least this share of the work needs no explanation."""
@@ -20,6 +21,12 @@ _SHOWN = 5e-5
 """The least difference between two shares of answers that shows in the figures: 0.01 %, rounded."""
 _LATE = "max_ms"
 _NAMED = 3
+_OF_FP8 = 29.2
+"""The SQNR in dB that FP8 leaves at a layer whose two operands it rounds, whatever their distribution.
+
+E4M3's values in [1, 2) are 1/8 apart, so the mean squared error there is (1/8)^2 / 12. The mean square of values whose
+logarithm is uniform in [1, 2) is 3 / (2 ln 2): one operand has 32.2 dB, two have 3 dB less.
+"""
 
 
 def bounded(info: SearchInfo) -> bool:
@@ -69,13 +76,23 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
     return found + [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and not e.why.values["applied"]]
 
 
-def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
-    """Advice on quantizing more if accuracy keeps layers in float."""
+def bound_advice(info: SearchInfo, passes: Sequence[PassInfo], spots: Sequence[WeakSpotInfo]) -> list[Advice]:
+    """Advice on quantizing more if accuracy keeps layers in float.
+
+    FP8 is suggested unless INT8 leaves more than FP8 can at all of the explained layers.
+
+    Args:
+        spots: the layers that cost most, with the SQNR that rounding leaves at each.
+    """
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     if not bounded(info) or info.precision is not Precision.INT8 or (own is not None and own.settings.get("also")):
         return []
     use = own.use if own is not None else pass_name(Role.SEARCH)
-    return [Advice(BoundCode.WHAT_NEXT(precision=info.precision), f'[[pass]]\nuse = "{use}"\nalso = "fp8"\n')]
+    left = [one.value for spot in spots if spot.kept for one in spot.causes if one.kind == CauseKind.ROUNDING]
+    if left and all(level is not None and level > _OF_FP8 for level in left):
+        return [Advice(BoundCode.WHAT_NEXT(precision=info.precision, other=""))]
+    finding = BoundCode.WHAT_NEXT(precision=info.precision, other="fp8")
+    return [Advice(finding, f'[[pass]]\nuse = "{use}"\nalso = "fp8"\n')]
 
 
 def _everything(info: SearchInfo) -> PlanPoint | None:

@@ -39,6 +39,7 @@ from toolkit.report.schema.report import (
     Verdict,
     counts,
 )
+from toolkit.report.schema.search import WeakSpotInfo
 from toolkit.report.sections.shares import quantized_shares, work_not_known
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Joined:
         profiles: the shape profiles.
         ranges: the calibrated ranges; None if there are none.
         declined: what the passes declined.
+        spots: the layers that cost most by the search, with the causes.
     """
 
     recipe: RecipeInfo
@@ -78,6 +80,7 @@ class Joined:
     profiles: list[ProfileInfo]
     ranges: list[RangeInfo] | None
     declined: list[Declined]
+    spots: Sequence[WeakSpotInfo] = ()
 
 
 def summary(
@@ -147,7 +150,7 @@ def _advised(run: Joined, engine: EngineFound, result: Verdict) -> list[Advice]:
     tried = list(payoff_advice(run.payoff, run.layers, bool(run.latency), passes))
     if search is not None:
         tried += search_advice(search, result, culprits(run.layers), on_device(run.device) or run.accuracy, passes)
-        tried += bound_advice(search, passes)
+        tried += bound_advice(search, passes, run.spots)
     one_by_one = search is not None and bool(search.layers)
     return tried + advice(
         run.layers, run.accuracy, run.backend, run.declined, run.ranges, one_by_one, run.device, passes, engine.reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Finding
 from toolkit.report.schema.report import Accuracy, DeviceInfo, ModelInfo, RecipeInfo, SearchInfo
+from toolkit.report.schema.search import WeakSpotInfo
 from toolkit.report.sections.payoff import Timed, Turns
 
 if TYPE_CHECKING:
@@ -89,9 +90,11 @@ class Measurements:
         accuracy: the quantized model compared with the float model; None if not measured.
         device: the engine's run on the GPU, or why there was none.
         search: the precision search; None if there was none.
+        spots: the layers that cost most by the search, with the causes.
     """
 
     errors: Mapping[str, TensorError] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     device: DeviceInfo | None = None
     search: SearchInfo | None = None
+    spots: Sequence[WeakSpotInfo] = ()

@@ -26,7 +26,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.speed import timing_cache_warnings
 from toolkit.report.findings import SharedSentences
 from toolkit.report.schema.report import RecipeInfo, Report, StepInfo
-from toolkit.report.schema.search import SearchInfo
+from toolkit.report.schema.search import SearchInfo, WeakSpotInfo
 from toolkit.report.sections.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import hashes
@@ -192,7 +192,7 @@ class ReportStep(Step[ReportRecord]):
             Requests(_recipe_info(self.recipe, self.job.allow_code), self.found.lowering.plan, journal),
             self._graphs(prepared, ranges),
             self._engine(),
-            self._measurements(search),
+            self._measurements(search, spots),
             steps=self.steps,
             warnings=[
                 *self._warnings(journal),
@@ -239,13 +239,14 @@ class ReportStep(Step[ReportRecord]):
             found.latencies.turns if found.latencies is not None else {},
         )
 
-    def _measurements(self, search: SearchInfo | None) -> Measurements:
+    def _measurements(self, search: SearchInfo | None, spots: Sequence[WeakSpotInfo]) -> Measurements:
         record, budget = self.found.evaluation, self.recipe.evaluation.budget
         return Measurements(
             record.found.nodes if record.found is not None else {},
             accuracy_of(record.found, budget, held_out=record.held_out, random=record.random, task=self.found.task),
             device_of(self.found.device, budget, self.found.task),
             search,
+            spots,
         )
 
     def _warnings(self, journal: Journal) -> list[Finding]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from tests.conftest import normal
 from tests.toolkit.report.samples import sample
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.report.bound_codes import BoundCode
-from toolkit.report.conclusions.bound import MUCH, bound, bound_advice, bounded
+from toolkit.report.conclusions.bound import _OF_FP8, MUCH, bound, bound_advice, bounded
 from toolkit.report.findings import sentence
 from toolkit.report.page.html import render_html
-from toolkit.report.schema.search import LayerHarm, PlanPoint, SearchInfo
+from toolkit.report.schema.search import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.report.terminal.report import to_text
 
 
@@ -106,7 +108,7 @@ def test_limits_that_no_count_of_answers_tells_are_said_by_what_lacks():
 )
 def test_nothing_is_said_where_accuracy_is_not_why(plans):
     assert not bounded(info(plans=plans)) and not bound(info(plans=plans), Journal(), LAYERS)
-    assert not bound_advice(info(plans=plans), [])
+    assert not bound_advice(info(plans=plans), [], [])
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,41 @@ def test_a_float_type_is_named_only_where_it_adds_noise_that_changes_answers(typ
 
 
 def test_fp8_is_advised_where_it_is_not_tried_already():
-    (one,) = bound_advice(info(), [])
-    assert one.finding == BoundCode.WHAT_NEXT(precision=Precision.INT8) and 'also = "fp8"' in one.fragment
+    (one,) = bound_advice(info(), [], [])
+    assert one.finding == BoundCode.WHAT_NEXT(precision=Precision.INT8, other="fp8") and 'also = "fp8"' in one.fragment
+    assert 'with also = "fp8"' in sentence(one.finding)
     own = SimpleNamespace(role=Role.SEARCH, use="search_precision", settings={"also": "fp8"})
-    assert not bound_advice(info(), [own]) and not bound_advice(info(precision="fp8"), [])
+    assert not bound_advice(info(), [own], []) and not bound_advice(info(precision="fp8"), [], [])
+
+
+def spot(level, kept=True, kind="rounding"):
+    return WeakSpotInfo(
+        node="n", kept=kept, source="search", causes=[CauseInfo(kind=kind, value=level, text="", remedy="")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spots", "advised"),
+    [
+        # INT8 leaves more at every layer than FP8 leaves at any
+        ([spot(41.7), spot(33.0)], False), ([spot(41.7), spot(22.0)], True), ([spot(41.7), spot(22.0, kept=False)], False),
+        ([spot(41.7, kind="outliers")], True), ([spot(None)], True),
+    ],
+)  # fmt: skip
+def test_fp8_is_advised_only_where_it_can_leave_less_noise_than_int8(spots, advised):
+    (one,) = bound_advice(info(), [], spots)
+    assert ("fp8" in one.fragment) is advised and ("FP8" in sentence(one.finding)) is advised
+
+
+def test_what_fp8_leaves_at_a_layer_is_the_figure_of_its_rounding():
+    """Whatever the spread of the values: two operands of E4M3."""
+    import ml_dtypes
+
+    for spread in (0.2, 1.0):
+        a, b = (np.exp(spread * normal(300, 400, seed=seed)) * normal(300, 400, seed=seed + 9) for seed in (1, 2))
+        rounded = [one.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) for one in (a, b)]
+        noise = np.square(a @ b.T - rounded[0] @ rounded[1].T).mean()
+        assert 10 * np.log10(np.square(a @ b.T).mean() / noise) == pytest.approx(_OF_FP8, abs=1)
 
 
 def test_page_and_terminal_show_it():

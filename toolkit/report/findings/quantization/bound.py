@@ -109,8 +109,13 @@ BOUND: Table = {
     BoundCode.FLOAT_TYPE: _float_type,
     BoundCode.ONE_LAYER: lambda node, db, before_db, tried: _one_layer(node, db, before_db, tried),
     BoundCode.COSTLIEST: _costliest,
-    BoundCode.WHAT_NEXT: lambda precision: (
-        f"More in {precision.upper()} takes a looser budget or quantization-aware training. If the GPU has FP8 (Ada, "
-        "Hopper and newer), let the search try it on the layers that stay in float; its gain here was not measured."
+    BoundCode.WHAT_NEXT: lambda precision, other: (
+        f"More in {precision.upper()} takes a looser budget or quantization-aware training."
+        + (
+            f" If the GPU has {other.upper()} (Ada, Hopper and newer), let the search try it on the layers that stay "
+            f'in float, with also = "{other}"; its gain here was not measured.'
+            if other
+            else ""
+        )
     ),
 }
