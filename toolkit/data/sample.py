@@ -375,5 +375,6 @@ def check_shared_dims(sample: Sample, specs: Mapping[str, InputSpec]) -> None:
                 raise DataError(
                     f"dimension '{dim}' is {first} in input '{owner}' and {size} in input '{name}'",
                     where=sample.origin,
-                    remedy="the model declares them equal",
+                    remedy="the model declares them equal: give samples in which they are, or rename one of the "
+                    "dimensions in the model (onnx.tools.update_model_dims.update_inputs_outputs_dims does)",
                 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import build, node
+from tests.conftest import build, node, normal
 from tests.toolkit.calibration.networks import chain, fixed, model, sentences
 from toolkit.base.errors import DataError, NotAllowedError, QtoolError, RecipeError
 from toolkit.base.types import Array
@@ -69,6 +69,19 @@ def test_archives_that_do_not_fit_the_model_are_refused(tmp_path: Path, arrays: 
         list(CalibrationData.open("data.npz", chain(), base=tmp_path, labels="label" in arrays).samples())
     assert "data.npz" in str(caught.value), "the message names the file"
     assert "\n" not in str(caught.value)
+
+
+def test_one_name_of_two_dimensions_is_told_what_to_rename(tmp_path: Path) -> None:
+    """N images, and N words in a text: the exporter's name does not hold for the samples."""
+    towers = Model.from_proto(build(
+        [node("MatMul", ["image", "w"], ["a"]), node("ReduceMean", ["text"], ["b"], axes=[1], keepdims=0),
+         node("Add", ["a", "b"], ["y"])],
+        {"image": ["N", 4], "text": ["B", "N", 3]}, {"y": ["N", 3]}, {"w": normal(4, 3)},
+    ))  # fmt: skip
+    np.savez(tmp_path / "data.npz", image=normal(5, 4), text=normal(5, 7, 3))
+    with pytest.raises(DataError, match=r"'N' is 1 in input 'image' and 7 in input 'text'\. The model declares them equal: "
+                       r"give samples in which they are, or rename one of the dimensions in the model"):  # fmt: skip
+        list(CalibrationData.open("data.npz", towers, base=tmp_path).samples())
 
 
 def test_rows_that_are_no_samples_are_told_where_to_go(tmp_path: Path) -> None:

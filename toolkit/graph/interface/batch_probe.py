@@ -277,31 +277,32 @@ class _BlameSearch:
         failed = self.nodes[low]
         if alone or failed.op_type == "Reshape":
             return _fault(failed, False)
-        before = self._before(low)
-        return _fault(self._mixer(before) or self._swallower(before) or failed, False)
+        made = {name for one in self.nodes[:low] for name in one.output}
+        # what a node reads as the samples have it did not make it fail, whatever was mixed on the way
+        mixed = list(self._unlike(sorted(reads_of(failed) & made), low - 1))
+        before = self._before(reads_of(failed))
+        return _fault(self._mixer(self._before(mixed)) or self._swallower(before) or failed, False)
 
     def mixing(self, outputs: Sequence[str]) -> BatchFault:
         """The responsible node for outputs of a batch that differ from those of its samples."""
         makers = {name: index for index, node in enumerate(self.nodes) for name in node.output}
         last = max((makers[name] for name in outputs if name in makers), default=-1)
-        before = [*self._before(last), last] if last >= 0 else []
+        before = [*self._before(reads_of(self.nodes[last])), last] if last >= 0 else []
         found = self._mixer(before)
         if found is None:
             return BatchFault("", "", 0, True)
-        index = next(i for i, node in enumerate(self.nodes) if node is found)
-        return _fault(self._swallower(self._before(index)) or found, True)
+        return _fault(self._swallower(self._before(reads_of(found))) or found, True)
 
-    def _before(self, index: int) -> list[int]:
-        """The nodes that a node depends on, in graph order."""
+    def _before(self, tensors: Collection[str]) -> list[int]:
+        """The nodes that tensors depend on, in graph order."""
         makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         found: set[int] = set()
-        pending = [index]
+        pending = list(tensors)
         while pending:
-            for name in reads_of(self.nodes[pending.pop()]):
-                maker = makers.get(name)
-                if maker is not None and maker not in found:
-                    found.add(maker)
-                    pending.append(maker)
+            maker = makers.get(pending.pop())
+            if maker is not None and maker not in found:
+                found.add(maker)
+                pending += reads_of(self.nodes[maker])
         return sorted(found)
 
     def _runs(self, count: int) -> bool:
@@ -330,13 +331,15 @@ class _BlameSearch:
             apart, together = [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
             yield from ((name, [one[name] for one in apart], together[name]) for name in part)
 
+    def _unlike(self, names: Sequence[str], last: int) -> Iterator[str]:
+        """Outputs of the nodes up to ``last`` that for the batch differ from those for the samples."""
+        return (name for name, apart, together in self._values(names, last) if not side_by_side(apart, together))
+
     def _mixer(self, before: Sequence[int]) -> onnx.NodeProto | None:
         """The first of these nodes whose output for the batch differs from its outputs for the samples."""
         makers = {name: i for i in before for name in self.nodes[i].output if name}
-        for name, apart, together in self._values(list(makers), before[-1] if before else -1):
-            if not side_by_side(apart, together):
-                return self.nodes[makers[name]]
-        return None
+        unlike = next(self._unlike(list(makers), before[-1] if before else -1), None)
+        return None if unlike is None else self.nodes[makers[unlike]]
 
     def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
         """The last of these nodes that reshapes to a constant shape so that the batch is moved to another axis."""

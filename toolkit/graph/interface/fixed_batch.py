@@ -11,6 +11,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.interface.batch_probe import BatchFault, node_that_fails
 from toolkit.graph.interface.batch_values import join
+from toolkit.graph.interface.states import STATES
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
 from toolkit.graph.sessions.session import Session
@@ -26,7 +27,7 @@ def fixed_batch(
     """The batch size of a model that cannot compute a single sample, and the node that cannot.
 
     Candidates are the model's constants: the shape of a Reshape, Expand or ConstantOfShape, the repeats of a Tile, the
-    parts of a Split, or the constant that a Concat joins to the samples.
+    parts of a Split, the constant that a Concat joins to the samples, or a recurrent layer's initial state.
 
     Args:
         axes: the axis along which samples are joined, by input.
@@ -59,10 +60,16 @@ def _runs(loaded: Session, inputs: Mapping[str, Array]) -> bool:
 
 
 def _constants(model: Model) -> list[int]:
-    """The smallest numbers above 1 among integer constants, first dimensions of constants, and sums of Split parts."""
+    """The smallest numbers above 1 that may be a batch size.
+
+    These are integer constants, the first dimensions of constants, the number and the sum of the parts of a Split, and
+    the batch axis of a recurrent layer's initial state: [directions, batch, hidden], or first with ``layout`` 1.
+    """
     found = set[int]()
     for node in model.nodes:
-        for tensor in node.inputs:
+        if node.op == "Split":
+            found.add(len(node.outputs))
+        for index, tensor in enumerate(node.inputs):
             values = model.constant(tensor)
             if values is None:
                 continue
@@ -71,5 +78,6 @@ def _constants(model: Model) -> list[int]:
                 found.update(numbers)
                 found.add(sum(numbers) if node.op == "Split" else 1)
             elif len(values.shape) > 1:
-                found.add(int(values.shape[0]))
+                state = index in STATES.get(node.op, ()) and not node.attrs.get("layout", 0)
+                found.add(int(values.shape[1 if state else 0]))
     return sorted(one for one in found if 1 < one <= _MOST)[:_TRIED]

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.dimensions import is_batch_name
 
-_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """The inputs with the initial states, by recurrent operator."""
 _KEEPING = frozenset({"Identity", "Cast", "Slice", "Split"})
 """Operators whose outputs have the same axes as their first input."""
@@ -45,9 +45,9 @@ def _state_axes(model: Model) -> dict[str, int]:
     """The batch axis of each input that is the initial state of one or several recurrent layers."""
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}
-    for node in (node for node in model.nodes if node.op in _STATES):
+    for node in (node for node in model.nodes if node.op in STATES):
         axis = 0 if node.attrs.get("layout", 0) else 1
-        for place in _STATES[node.op]:
+        for place in STATES[node.op]:
             for tensor in node.inputs[place : place + 1]:
                 begin, where = _begin(model, tensor, axis)
                 if id(begin) in inputs:

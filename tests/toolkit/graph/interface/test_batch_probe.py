@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import build, node, normal
 from toolkit import Model
@@ -71,6 +71,25 @@ def test_a_reshape_that_mixes_samples_is_found_where_they_meet():
         network(nodes, {"x": ["n", 6, 4]}), {"x": 0}, [{"x": normal(1, 6, 4, seed=seed)} for seed in (1, 2)]
     )
     assert (found.node, found.op, found.runs) == ("r", "Reshape", True)
+
+
+def test_a_largest_value_that_chooses_a_branch_is_not_taken_for_a_reshape_in_the_branch():
+    """The condition is that of every sample; the batch is fixed in the branch."""
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [node("Reshape", ["a", "fixed"], [name])], name, [], [helper.make_tensor_value_info(name, 1, None)]
+        )
+        for name in ("then", "else")
+    }
+    nodes = [
+        CONV, node("ReduceMax", ["x"], ["top"], keepdims=0), node("Cast", ["top"], ["is"], to=TensorProto.BOOL),
+        node("If", ["is"], ["r"], **branches), node("Relu", ["r"], ["y"]),
+    ]  # fmt: skip
+    model = network(nodes)
+    proto = model.to_proto()
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(NUMBERS["fixed"]), "fixed"))
+    found = batch_fault(Model.from_proto(proto), {"x": 0}, [{"x": normal(1, 3, 4, 4, seed=seed)} for seed in (1, 2)])
+    assert (found.node, found.op, found.runs) == ("r", "If", False)
 
 
 def test_a_slice_of_integers_is_found():

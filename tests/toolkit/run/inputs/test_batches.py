@@ -72,6 +72,8 @@ BESIDE = {
              {"to": np.array([4, 1, 1, 1]), "token": normal(1, 2, 4, 4)}, "'y' (Concat)"),
     "Concat": ([node("Concat", ["a", "token"], ["y"], axis=1)], {"token": normal(4, 2, 4, 4)}, "'y' (Concat)"),
     "Split": ([node("Split", ["a", "to"], ["y", "z"])], {"to": np.array([1, 3])}, "'y' (Split)"),
+    "state": ([node("Reshape", ["a", "to"], ["s"]), node("GRU", ["s", "u", "v", "", "", "h"], ["y"], hidden_size=3)],
+              {"to": np.array([8, -1, 16]), "u": normal(1, 9, 16), "v": normal(1, 9, 3), "h": normal(1, 4, 3)}, "'y' (GRU)"),
 }  # fmt: skip
 
 
@@ -109,6 +111,18 @@ def test_a_fixed_batch_that_is_not_1_is_found_with_its_number(tmp_path, capsys, 
     onnx.save(built(4), str(tmp_path / "model.onnx"))
     assert invoke([*new, "--data", str(tmp_path / "data.npz")]) == 0
     assert invoke(["check", made]) == 0
+
+
+def test_a_batch_that_is_split_into_equal_parts_needs_a_sample_a_part(tmp_path, capsys):
+    proto = build([node("Conv", ["x", "w"], ["a"]), node("Split", ["a"], ["y", "z"])], {"x": ["n", 3, 4, 4]}, {"y": None},
+                  {"w": normal(8, 3, 1, 1)})  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(8, 3, 4, 4))
+    said = complain(
+        tmp_path, capsys, "new", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data.npz"),
+        "--out", str(tmp_path / "made.toml"),
+    )  # fmt: skip
+    assert "computes 2 samples at once, but not a single one: node 'y' (Split)" in said and "eclare 2 there" in said
 
 
 def test_check_run_sensitivity_and_calibrate_name_the_node(tmp_path, capsys, monkeypatch):
