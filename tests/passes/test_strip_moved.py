@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -222,8 +223,54 @@ def test_what_computes_with_quantized_values_is_named_and_the_pair_stays():
     StripQDQ()(model, context)
     assert np.array_equal(run(model, {"x": normal(2, 4)})[0], before)
     said = {(e.node, e.why.values["why"], e.why.values["at"]) for e in context.journal.of("declined")}
-    assert said == {("y", "operator", "m"), ("q", "operator", "q32")}
+    assert said == {("y", "operator", "sum"), ("q", "operator", "sum")}
     assert {half.node.name for half in half_pairs(model)} == {"y", "q"}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "wide", "zero"),
+    [(np.int8, np.int8, -7), (np.uint8, np.uint8, 120), (np.int8, np.int32, 0), (np.uint8, np.int16, 120)],
+)
+def test_values_that_are_cast_to_a_type_that_holds_them_are_those_of_the_pair(kind, wide, zero, stored):
+    """Q, Cast, Transpose, Cast, DQ; int32 has no zero point in onnxruntime but 0."""
+    wider = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(wide))
+    given = normal(2, 4, scale=0.7)
+    grid = {"s": np.float32(0.05), "z": np.asarray(zero, kind), "Z": np.asarray(zero, wide)}
+    steps = np.clip(np.round(given / grid["s"]) + zero, *((-128, 127) if kind is np.int8 else (0, 255))).astype(kind)
+    first = [] if stored else [node("QuantizeLinear", ["x", "s", "z"], ["q"])]
+    proto = build(
+        [*first, node("Cast", ["q"], ["c"], to=wider), node("Transpose", ["c"], ["t"]), node("Cast", ["t"], ["m"], to=wider),
+         node("DequantizeLinear", ["m", "s", "Z"], ["d"]), node("MatMul", ["x", "d"], ["y"])],
+        {"x": [2, 4]}, {"y": [2, 2]}, grid | ({"q": steps} if stored else {}), opset=21,
+    )  # fmt: skip
+    model, context = Model.from_proto(proto), Context()
+    (before,) = run(model, {"x": given})
+    (pair,) = pairs_of(model)
+    assert pair.grid.kind_name == np.dtype(kind).name and not list(half_pairs(model))
+    StripQDQ(keep_ranges=True)(model, context)
+    assert not set(ops(model)) & {"QuantizeLinear", "DequantizeLinear"}
+    (after,) = run(model, {"x": given})
+    assert np.allclose(
+        after, given @ ((steps.astype(np.float32) - zero) * 0.05).T if stored else given @ given.T, atol=1e-5
+    )
+    assert np.allclose(before, after, atol=1e-5 if stored else 0.025 * 8)
+    if not stored:
+        assert context.known_ranges.amax("x") == pytest.approx(0.05 * max(127 - zero, 128 + zero if zero else 0)
+                                                               if kind is np.int8 else 0.05 * 135)  # fmt: skip
+
+
+def test_values_cut_off_by_a_cast_are_no_pair():
+    """From uint8 to int8 255 becomes -1."""
+    proto = build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Cast", ["q"], ["m"], to=TensorProto.INT8),
+         node("DequantizeLinear", ["m", "s", "Z"], ["y"])],
+        {"x": [2, 4]}, {"y": [2, 4]}, {"s": np.float32(0.05), "z": np.uint8(5), "Z": np.int8(5)},
+    )  # fmt: skip
+    model, context = Model.from_proto(proto), Context()
+    StripQDQ()(model, context)
+    assert "DequantizeLinear" in ops(model)
+    assert [(e.node, e.why.values["at"]) for e in context.journal.of("declined")] == [("y", "m")]
 
 
 def test_an_integer_reader_keeps_its_quantizer_while_the_pair_goes():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,9 +14,9 @@ from toolkit.base.types import Array
 from toolkit.graph.layers.constants import constant_value, is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type, values_of
-from toolkit.placement.grid import Grid, block_type, grid_of, limiter
+from toolkit.placement.grid import Grid, block_type, grid_of, holds, integer, limiter
 from toolkit.placement.moved import axis_before, data_inputs, rank_of
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import CAST, DEQUANTIZE, QUANTIZE
 
 Obstacle = Literal["operator", "input", "scales", "channels"]
 """Why a DequantizeLinear has no matching half: an operator computes with the quantized values, the values come from
@@ -111,9 +111,13 @@ def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
     axis = grid.axis
     found = _Tracer(model, dequantize, grid)
     lost = found.follow(dequantize.inputs[0], axis)
+    lost = lost or found.narrowed()
     if lost is not None:
         return lost
     quantizers = tuple(found.quantizers.values())
+    if found.kinds and found.casts:
+        # values that are cast to a wider integer reach no further than before
+        grid = replace(grid, kind=found.kinds[0])
     if not grid.kind:
         kind = found.kinds[0] if found.kinds else 0
         grid = grid_of(model, dequantize, kind)
@@ -139,6 +143,7 @@ class _Tracer:
         self.quantizers: dict[int, gs.Node] = {}
         self.constants: dict[int, gs.Tensor] = {}
         self.between: dict[int, gs.Node] = {}
+        self.casts: list[gs.Node] = []
         self.kinds: list[int] = []
 
     def follow(self, tensor: gs.Tensor, axis: int | None) -> HalfPair | None:
@@ -158,6 +163,10 @@ class _Tracer:
                     return lost
             elif self.grid.limits is not None and node is limiter(self.dequantize):
                 pending.append((current.inputs[0].inputs[0], along))
+            elif node.op == CAST:
+                self.casts.append(node)
+                self.between[id(node)] = node
+                pending.append((node.inputs[0], along))
             else:
                 data = data_inputs(node)
                 if not data:
@@ -169,6 +178,13 @@ class _Tracer:
                     return HalfPair(self.dequantize, "channels", node.name, node.op)
                 self.between[id(node)] = node
                 pending += [(node.inputs[index], before) for index in data]
+        return None
+
+    def narrowed(self) -> HalfPair | None:
+        """The Cast on the way, if any, to a type that does not hold all quantized values."""
+        for node in self.casts:
+            if not all(holds(int(node.attrs["to"]), kind) for kind in self.kinds):
+                return HalfPair(self.dequantize, "operator", node.name, node.op)
         return None
 
     def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
@@ -221,7 +237,7 @@ def _lost(quantize: gs.Node) -> HalfPair | None:
         for reader in (reader for tensor in node.outputs for reader in tensor.outputs):
             if reader.op == DEQUANTIZE:
                 return None
-            if data_inputs(reader):
+            if data_inputs(reader) or (reader.op == CAST and integer(int(reader.attrs["to"]))):
                 if id(reader) not in seen:
                     seen.add(id(reader))
                     pending.append(reader)

@@ -15,7 +15,7 @@ from toolkit.graph.surgery.tensors import FLOAT_TYPES, make_constant, make_node,
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs, rank_of
-from toolkit.placement.ops import QUANTIZE
+from toolkit.placement.ops import CAST, QUANTIZE
 
 FloatKey = tuple[int, Hashable, int | None]
 Entry = Callable[[gs.Node], gs.Tensor]
@@ -150,6 +150,8 @@ class FloatPath:
             made = self._constant(tensor.name, grid.dequantize(values, axis), grid)
         elif node is not None and node.op == QUANTIZE:
             made = self._entry(node)
+        elif node is not None and node.op == CAST:
+            made = self._float(node.inputs[0], grid, axis)
         else:
             assert node is not None
             self._twin(node, grid, axis)

@@ -225,6 +225,18 @@ def limits_of(precision: Precision) -> tuple[float, float]:
     return _LIMITS[precision.onnx_type]
 
 
+def integer(kind: int) -> bool:
+    """Whether an ONNX element type is one of the integers of QuantizeLinear and DequantizeLinear."""
+    return kind in _LIMITS and kind not in _FLOATS
+
+
+def holds(wide: int, narrow: int) -> bool:
+    """Whether an integer type holds all values of another, both ONNX element types; False for other types."""
+    if not integer(wide) or not integer(narrow):
+        return False
+    return _LIMITS[wide][0] <= _LIMITS[narrow][0] and _LIMITS[narrow][1] <= _LIMITS[wide][1]
+
+
 def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
     """The nearest values that a quantized type can represent, ties to even, saturating, in the type of ``ratio``.
 

@@ -69,7 +69,7 @@ REGION = MOVERS | POOLS | ADDS | ACTIVATIONS | AFFINE | {"Mul", "Concat", "Resiz
                                                          "DequantizeLinear"}  # fmt: skip
 """Operators whose output still counts as coming from the preceding quantized layers."""
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+QUANTIZE, DEQUANTIZE, CAST = "QuantizeLinear", "DequantizeLinear", "Cast"
 BLOCK_OPERATORS = {
     FP4_QUANTIZE: Precision.NVFP4, MXFP8_QUANTIZE: Precision.MXFP8, MXFP8_DEQUANTIZE: Precision.MXFP8,
 }  # fmt: skip

@@ -120,10 +120,12 @@ def test_what_cannot_be_stripped_is_named_and_no_strip_is_advised(tmp_path, caps
     proto = build(
         [
             node("Relu", ["x"], ["h"]), node("QuantizeLinear", ["h", "s", "z"], ["q"]),
-            node("Cast", ["q"], ["wide"], to=TensorProto.INT32), node("Cast", ["wide"], ["m"], to=TensorProto.INT8),
+            node("Cast", ["q"], ["wide"], to=TensorProto.INT32), node("CumSum", ["wide", "axis"], ["sum"]),
+            node("Cast", ["sum"], ["m"], to=TensorProto.INT8),
             node("DequantizeLinear", ["m", "s", "z"], ["d"]), node("MatMul", ["d", "w"], ["y"], "mm"),
         ],
-        {"x": ["n", 4]}, {"y": ["n", 3]}, {"s": np.float32(0.05), "z": np.int8(-3), "w": normal(4, 3)},
+        {"x": ["n", 4]}, {"y": ["n", 3]},
+        {"s": np.float32(0.05), "z": np.int8(-3), "w": normal(4, 3), "axis": np.asarray(1, np.int32)},
     )  # fmt: skip
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     np.savez(tmp_path / "data.npz", x=normal(12, 4))
@@ -134,6 +136,6 @@ def test_what_cannot_be_stripped_is_named_and_no_strip_is_advised(tmp_path, caps
     found = json.loads(capsys.readouterr().out)
     assert {entry["node"] for entry in found["declined"] if entry["rule"] == "no-pair"} == {"d", "q"}
     (declined,) = [entry for entry in found["declined"] if entry["node"] == "mm"]
-    assert declined["rule"] == "foreign-pair" and "'m'" in declined["reason"] and "before" not in declined["reason"]
+    assert declined["rule"] == "foreign-pair" and "'sum'" in declined["reason"] and "before" not in declined["reason"]
     (warning,) = found["warnings"]
     assert "'d'" in warning and "strip_qdq" not in warning
