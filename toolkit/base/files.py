@@ -64,8 +64,7 @@ def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
     needs = f"it takes {bytes_words(size)}" if size is not None else f"it takes more than {bytes_words(written)}"
     folder = next((one for one in path.absolute().parents if one.is_dir()), Path(os.sep))
     with suppress(OSError):
-        free = shutil.disk_usage(folder).free + written
-        needs += f", and {bytes_words(free)} are free in {folder}"
+        needs += f", and {bytes_words(shutil.disk_usage(folder).free)} are free in {folder}"
     if folder.is_relative_to(Path(tempfile.gettempdir()).absolute()):
         remedy += " (set TMPDIR)"
     return f"{remedy}: {needs}"

@@ -65,6 +65,15 @@ def test_what_is_known_of_a_file_says_how_much_it_takes(tmp_path, monkeypatch):
     assert f"it takes 123.5 kB, and 1.5 MB are free in {tmp_path}" in said and "TMPDIR" not in said
 
 
+def test_the_part_that_was_written_is_free_again_and_counts_once(tmp_path, monkeypatch):
+    """It was added to what is free without it, so that more seemed free than the file takes."""
+    taken = lambda folder: sum(one.stat().st_size for one in folder.iterdir())  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(6000, 0, 6000 - taken(folder)))
+    with most(4096):
+        said = refusal(lambda: write_bytes(tmp_path / "a", bytes(8000)), tmp_path)
+    assert f"it takes 8.0 kB, and 6.0 kB are free in {tmp_path}" in said
+
+
 def test_of_what_is_made_as_it_is_written_the_part_that_was_is_told(tmp_path):
     with most(4096):
         said = refusal(lambda: write_json(tmp_path / "a", {str(n): list(range(100)) for n in range(1000)}), tmp_path)
