@@ -135,9 +135,10 @@ def _amount(output: SeenOutput) -> bool:
 
 def _placed(output: SeenOutput, channels: int) -> list[Clue]:
     """Clues from the number of channels of a map that has the extents of the input image."""
-    if channels == 1:
-        return [Clue("regression" if _amount(output) else "segmentation", "shape", 0.5, "picture")]
-    if channels in (3, 4) or channels > 256 or output.in_unit:
+    quantities = _amount(output)
+    if channels == 1 and not quantities:
+        return [Clue("segmentation", "shape", 0.5, "picture")]
+    if channels in (3, 4) or channels > 256 or output.in_unit or quantities:
         return [Clue("regression", "shape", 0.5, "picture")]
     enlarging = sorted(output.ops & _ENLARGE)
     operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []

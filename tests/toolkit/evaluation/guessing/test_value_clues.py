@@ -430,6 +430,15 @@ def test_a_mask_of_few_places_is_the_one_that_a_threshold_of_half_gives():
     assert 0 < part.settings["threshold"] < 0.1 and "small" not in part.settings
 
 
+@pytest.mark.parametrize("shape", [(8, 32, 32), (32, 32, 8)], ids=["channels first", "channels last"])
+def test_channels_without_negative_values_are_features_and_not_scores_of_classes(shape):
+    """The prototypes of an instance segmentation were judged by their argmax too, which most of INT8 was lost to."""
+    scores = seen(out("output", normal(6, *shape), "Conv"), out("segm", normal(6, 5, 32, 32), "Conv"))
+    proto = seen(out("output", np.maximum(normal(6, *shape), 0), "Relu"), out("segm", normal(6, 5, 32, 32), "Conv"))
+    tasks = [{part.task for part in guess(one).parts if part.outputs == ("output",)} for one in (scores, proto)]
+    assert "segmentation" in tasks[0] and tasks[1] == {"regression"}
+
+
 @pytest.mark.parametrize(("op", "task"), [("Mul", "regression"), ("Sigmoid", "segmentation")])
 def test_a_map_of_small_amounts_is_no_mask(op, task):
     """How many there are in a place, 0.02 at most: all its values are close to 0, and none is to 1."""
