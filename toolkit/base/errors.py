@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
@@ -120,6 +121,8 @@ def system_fault(error: BaseException) -> QtoolError | None:
     """The ``QtoolError`` for a failure of the machine (memory, disk), not of the program; None for anything else."""
     if isinstance(error, MemoryError):
         return QtoolError("out of memory", remedy="use smaller batches, fewer samples or smaller profiles")
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
+        return not_in_locale(error.object)
     if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):
         # the message of pathlib before Python 3.13
         where = str(error).removeprefix(_LOOP).strip("'")
@@ -128,6 +131,15 @@ def system_fault(error: BaseException) -> QtoolError | None:
         return None
     what = error.strerror or os.strerror(error.errno)
     return QtoolError(what, where=str(error.filename or ""), remedy=system_remedy(error))
+
+
+def not_in_locale(name: str) -> QtoolError:
+    """The error that the locale's encoding, which is not UTF-8, lacks characters of a file's name."""
+    return QtoolError(
+        f"names of files are read as {sys.getfilesystemencoding()} here, which lacks characters of this one",
+        where=shortened(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        remedy="set PYTHONUTF8=1, or a locale of UTF-8 (LC_ALL=C.UTF-8)",
+    )
 
 
 def system_remedy(error: OSError, otherwise: str = "choose another place") -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+import sys
 import unicodedata
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import QtoolError, not_in_locale
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -72,11 +73,14 @@ def toml_string(text: str) -> str:
     """A TOML basic string; characters that ``plain`` would make visible are escaped, so parsing restores the text.
 
     Raises:
-        QtoolError: the text has bytes that are not UTF-8 (a surrogate from a file name), which TOML cannot represent.
+        QtoolError: the text has bytes that are not UTF-8 (a surrogate from a file name), which TOML cannot represent,
+            or that the locale's encoding lacks.
     """
     import tomli_w
 
     if any(unicodedata.category(letter) == "Cs" for letter in text):
+        if sys.getfilesystemencoding() != "utf-8":
+            raise not_in_locale(text)
         raise QtoolError(
             f"'{plain(text)}' is not UTF-8 text, so no recipe can name it", remedy="rename the file or folder"
         )

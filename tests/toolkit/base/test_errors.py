@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean, did_you_mean_pattern, no_value, system_fault
 
 NODES = [
@@ -78,3 +83,21 @@ def test_what_the_machine_refuses_is_no_fault_of_the_program():
     assert "out of memory" in str(system_fault(MemoryError()))
     assert system_fault(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
     assert system_fault(ValueError("x")) is None
+
+
+ASCII = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""The environment of a terminal whose file names are ASCII."""
+
+
+def test_a_name_that_the_locale_cannot_spell_is_its_fault_and_not_a_bug(tmp_path):
+    """The recipe's path was a bug in qtool, and a name on the command line was to be changed, though it is UTF-8."""
+    (tmp_path / "r.toml").write_text('[model]\npath = "é.onnx"\n', encoding="utf-8")
+    shutil.copy(ROOT / "models" / "digits_cnn.onnx", tmp_path / "é.onnx")
+    shutil.copy(ROOT / "models" / "digits_calibration.npz", tmp_path / "d.npz")
+    for words in (["check", "r.toml"], ["new", "é.onnx", "--data", "d.npz", "--out", "n.toml"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "toolkit.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**ASCII, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 2 and "names of files are read as ascii here" in done.stderr
+        assert "Set PYTHONUTF8=1" in done.stderr and "bug" not in done.stderr
