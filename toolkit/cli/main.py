@@ -46,6 +46,8 @@ def _root(
 
 _KEEPING = frozenset({"run", "calibrate", "sensitivity", "bisect"})
 """Commands that resume when they are run again after an interruption."""
+_UNREAD = 128 + 13
+"""The exit status if the reader of the output ends first, as in ``qtool passes | head``: that of SIGPIPE in a shell."""
 
 
 class _State:
@@ -91,8 +93,8 @@ def invoke(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _refuse(StoppedError(_stopped(words)), json)
     except SystemExit as end:
-        # showing and installing shell completion ends this way
-        return int(end.code or 0)
+        # showing and installing shell completion ends this way, and so does a reader that takes no more output
+        return _UNREAD if isinstance(end.__context__, BrokenPipeError) else int(end.code or 0)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "format_message"):
             if json:

@@ -218,3 +218,13 @@ def test_an_empty_setting_is_told_by_its_key(tmp_path, capsys):
     (tmp_path / "r.toml").write_text('[model]\npath = "m.onnx"\n')
     assert invoke(["check", str(tmp_path / "r.toml"), "--set", "calibration.samples="]) == 2
     assert "'calibration.samples' is ''" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell pipes the output")
+def test_a_reader_that_ends_first_is_no_missed_budget():
+    """Status 1 means that a limit was missed; a command stopped by SIGPIPE has 141 in every shell."""
+    command = f"{sys.executable} -m toolkit.cli passes --json | exec 0<&-"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.strip(), done.stderr) == ("141", "")
