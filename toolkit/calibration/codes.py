@@ -17,3 +17,4 @@ class RangeCode(BaseCode):
 
     BY_HAND_UNUSED = "range-by-hand-unused"
     BY_HAND_UNLIKE = "range-by-hand-unlike"
+    OF_THE_WHOLE = "range-of-the-whole"

@@ -135,6 +135,8 @@ class Calibrator:
             ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self._by_hand(model).items():
             ranges.tensors[name] = Range(float(amax), BY_HAND)
+        if not self.calibrates:
+            self._note_parts(model, [name for name in tensors or () if name in ranges.tensors])
         left = not_run(model)
         for name in tensors or ():
             if name not in ranges.tensors:
@@ -209,6 +211,14 @@ class Calibrator:
         unused = [name for name in self.manual if name not in told]
         if unused:
             self._note(RangeCode.BY_HAND_UNUSED(tensors=unused))
+
+    def _note_parts(self, model: Model, tensors: Sequence[str]) -> None:
+        """Note the tensors that have no range of their own but that of a tensor of which they are a part."""
+        known = [*(self.given.tensors if self.given is not None else ()), *self.manual]
+        own, told = (with_reshaped(model, {name: name for name in known}, parts=parts) for parts in (False, True))
+        parts = [name for name in tensors if name not in own and name in told]
+        if parts:
+            self._note(RangeCode.OF_THE_WHOLE(tensors=parts, wholes=[told[name] for name in parts]))
 
     def _calibrated(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
         from toolkit.calibration.diagnosis import unvaried_inputs

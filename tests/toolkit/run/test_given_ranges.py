@@ -424,3 +424,11 @@ def test_a_range_holds_for_the_same_values_in_another_shape_and_for_parts_of_the
     assert {name: one.amax for name, one in known.tensors.items()} == pytest.approx(
         {"x": 3.0, "b": 2.0, "r": 2.0, "t": 2.0, "part": 2.0}
     )
+    # a part may be of another unit, such as scores beside boxes: what it gets is said
+    assert [
+        line for line in report.summary.warnings if "No range is given for 'part': the range of 'b' is used" in line
+    ]
+    assert any("No range is given for 'part'" in line for line in tried.warnings)
+    (tmp_path / "r.toml").write_text(text % files(tmp_path, {"x": 3.0, "b": 2.0, "part": 1.0}, kind))
+    own = run(tmp_path / "r.toml", tmp_path / "own").report
+    assert not [line for line in own.summary.warnings if "No range is given" in line]

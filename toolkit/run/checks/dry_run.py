@@ -34,7 +34,7 @@ _QUIET = (Code.COMPLETE, Code.DEAD)
 """Findings about single nodes, or about ranges, which are placeholders in a dry run; they are not shown."""
 _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, RangeCode.BY_HAND_UNUSED, RangeCode.BY_HAND_UNLIKE,
-    Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
+    RangeCode.OF_THE_WHOLE, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
     Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
     EvaluationCode.OTHER_THRESHOLD, EvaluationCode.LABELS_IN_OTHER_UNIT,

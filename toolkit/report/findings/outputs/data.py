@@ -155,6 +155,11 @@ DATA: Table = {
         "same values in another shape or type. Each keeps its own, and other forms of these values get that of the "
         "last in the graph: set one of them."
     ),
+    RangeCode.OF_THE_WHOLE: lambda tensors, wholes: (
+        f"No range is given for {quoted(tensors)}: the range of {quoted(tuple(dict.fromkeys(wholes)))} is used, of "
+        f"which {'it is a part' if len(tensors) == 1 else 'they are parts'}. It is too wide for values of another "
+        "unit, such as scores beside boxes in pixels, which are then rounded to 0: give a range for each part."
+    ),
     Code.CACHE_WITHOUT_RANGE: lambda tensors: (
         f"The calibration cache has NaN instead of a range for {quoted(tensors)}: TensorRT found none."
     ),
