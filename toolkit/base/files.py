@@ -70,6 +70,26 @@ def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
     return f"{remedy}: {needs}"
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a file where a command is to write a folder.
+
+    Raises:
+        WriteError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WriteError("this is a file", where=str(folder), remedy="give --out the name of a folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for what a command writes, and those above it.
+
+    Raises:
+        WriteError: it cannot be made, as where a folder of its path is a file.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it if the block ends without an error.

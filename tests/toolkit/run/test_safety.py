@@ -89,6 +89,11 @@ def test_links_to_inputs_and_data_around_the_run_folder_are_refused(place, capsy
     (place / "out").mkdir()
     (place / "out" / "model.onnx").symlink_to(place / "model.onnx")
     assert "overwrite" in complain(place, capsys)
+    (place / "out" / "report.json").symlink_to(place / "data.npz")
+    (place / "out" / "model.onnx").unlink()
+    assert f"the run would overwrite it as {place / 'out' / 'report.json'}" in complain(place, capsys)
+    (place / "out" / "report.json").unlink()
+    (place / "out" / "model.onnx").symlink_to(place / "model.onnx")
     # the other way round: the recipe names a link that the run would replace
     rewrite(place, '"model.onnx"', '"out/model.onnx"')
     assert "overwrite" in complain(place, capsys)

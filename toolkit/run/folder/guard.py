@@ -74,8 +74,9 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
         for root in set(_places(folder)):
             for place in _places(path):
                 hidden = root / ".qtool"
-                if place in [root / name for name in (*FILES, *_OTHERS)] or _same(path, folder):
-                    _refuse(what, path, f"the run would overwrite it as {folder / place.name}")
+                name = place.name if place in [root / name for name in (*FILES, *_OTHERS)] else _same(path, folder)
+                if name is not None:
+                    _refuse(what, path, f"the run would overwrite it as {folder / name}")
                 if place == hidden or hidden in place.parents or (place.parent == root and _DATA.fullmatch(place.name)):
                     _refuse(what, path, "it is in a place where the run keeps and removes its own files")
                 if path.is_dir() and (place == root or place in root.parents):
@@ -133,9 +134,10 @@ def _places(path: Path) -> Sequence[Path]:
     return path.resolve(), path.parent.resolve() / path.name
 
 
-def _same(path: Path, folder: Path) -> bool:
-    """Whether an existing input is one of the folder's files under another spelling (case-insensitive systems)."""
-    return path.is_file() and any(_samefile(path, folder / name) for name in (*FILES, *_OTHERS))
+def _same(path: Path, folder: Path) -> str | None:
+    """The folder's file that an existing input is under another name: a link, or another spelling of upper case."""
+    names = (*FILES, *_OTHERS) if path.is_file() else ()
+    return next((name for name in names if _samefile(path, folder / name)), None)
 
 
 def _samefile(first: Path, second: Path) -> bool:

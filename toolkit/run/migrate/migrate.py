@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError, did_you_mean
-from toolkit.base.files import write_json, write_text
+from toolkit.base.files import make_folder, write_json, write_text
 from toolkit.base.precision import FLOATS
 from toolkit.base.settings import without_effect
 from toolkit.base.text import count
@@ -197,7 +197,7 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
     target, ranges = folder / f"{given.stem}.toml", f"{given.stem}.ranges.json"
     refuse_migration_over({"the model": path}, target, (MODEL, CACHE, TEXT, COMMAND, ranges), asked.force)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     back.write(folder, given.stem, version)
     found = Migration(target, folder / MODEL, "model", [], back.turns, back.said())
     write_json(folder / RECORD, found.to_json())
@@ -234,7 +234,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
         test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {RECORD} has the details."],
     )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if ranges_path is not None and fit is not None:
         fit.ranges.save(ranges_path)
     write_text(target, text)

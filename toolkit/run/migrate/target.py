@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from toolkit.base.files import refuse_file
 from toolkit.base.reading import own_json
 from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
 from toolkit.run.recipe.overwriting import refuse_overwriting
@@ -24,9 +25,10 @@ def refuse_migration_over(inputs: Mapping[str, Path], recipe: Path, names: Itera
         force: whether an earlier migration may be overwritten.
 
     Raises:
-        QtoolError: a file is an input; the recipe exists and ``force`` is not set, or it is no recipe; or another file
-            exists, and the folder has no record of an earlier migration.
+        QtoolError: the folder is a file; a file is an input; the recipe exists and ``force`` is not set, or it is no
+            recipe; or another file exists, and the folder has no record of an earlier migration.
     """
+    refuse_file(recipe.parent)
     refuse_writing_over(inputs, recipe)
     refuse_overwriting(recipe, force)
     earlier = _is_record(recipe.with_name(RECORD))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import copy_file, sha256_file, write_json, write_text
+from toolkit.base.files import copy_file, make_folder, refuse_file, sha256_file, write_json, write_text
 from toolkit.base.reading import own_json
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -73,8 +73,7 @@ def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
         QtoolError: the engine cannot be built that way, or onnxruntime computes different results.
     """
     folder = out if out is not None else run.folder / "export" / to
-    if folder.exists() and not folder.is_dir():
-        raise QtoolError("this is a file", where=str(folder), remedy="give --out the name of a folder")
+    refuse_file(folder)
     found = _onnx(run, folder) if to == "onnxruntime" else _command(run, folder, to)
     _note_written(run, found)
     return found
@@ -89,7 +88,7 @@ def _command(run: FinishedRun, folder: Path, to: To) -> Exported:
     copied = model_files(run.lowering.model_path)
     names = [*(file.name for file in copied), command_lines.TIMING, command_lines.CACHE, *made.scripts, _SCRIPT]
     _refuse_over(run, folder, names)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = []
     for file in copied:
         copy_file(file, folder / file.name)
@@ -249,7 +248,7 @@ def _onnx(run: FinishedRun, folder: Path) -> Exported:
         checked = _checked(run, Model.load(path))
         files = model_files(path)
         _refuse_over(run, folder, [file.name for file in files])
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for file in files:
             copy_file(file, folder / file.name)
     notes = [ReportCode.EXPORT_CHECKED(**checked)]

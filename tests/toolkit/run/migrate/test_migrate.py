@@ -206,6 +206,15 @@ def test_without_samples_the_next_command_is_one_that_runs(here, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "next: qtool run runs/net.toml"
 
 
+@pytest.mark.parametrize("way", [["--int8"], ["--fp16"]])
+def test_a_file_where_the_folder_is_to_be_is_named_and_stays(here, capsys, way):
+    before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    for out, said in (("net.onnx", "this is a file"), ("net.onnx/below", "a folder of its path is a file")):
+        assert invoke(["migrate", "trtexec", "--onnx=net.onnx", *way, "--out", out]) == 2
+        assert said in (error := capsys.readouterr().err) and out in error and "bug" not in error
+    assert {path: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
+
+
 def test_int8_without_ranges_is_a_recipe_that_waits_for_samples(here, capsys):
     found, recipe, model = migrated("trtexec", "--onnx=net.onnx", "--int8", status=1)
     assert model is None and found["findings"][0]["code"] == str(MigrateCode.NO_RANGES_AT_ALL)
