@@ -68,6 +68,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         by: the name of the pass that searches.
         spending: the account of the search that this one belongs to; None for a separate account.
         samples: the samples to decide on, and the metric that they have labels for; from the settings if None.
+        like: the simulation of another form of the model, whose batches are used.
 
     Raises:
         DataError: there are no samples to decide on.
@@ -86,12 +87,13 @@ class PlanSearch(HelperTrials, TimedSearch):
         by: str = "search",
         spending: Spending | None = None,
         samples: tuple[CalibrationData, str | None] | None = None,
+        like: Simulation | None = None,
     ) -> None:
         self.spending = spending or Spending.of_search(settings.inferences, settings.minutes)
         self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
         self.samples = samples or samples_to_decide_on(settings.data, model, context)
-        self.plain = self._simulation()
+        self.plain = self._simulation(like)
         self.decided_on = sum(feed.count for feed in self.plain.feeds)
 
     @staticmethod
@@ -121,7 +123,7 @@ class PlanSearch(HelperTrials, TimedSearch):
     def on(self, model: Model, context: Context, price: float) -> PlanSearch:
         """The same search and samples on another form of the model; ``price`` is charged for it."""
         self.spending.pay(price)
-        same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
+        same = self.lower, self.reference, self.name, self.by, self.spending, self.samples, self.plain
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
         if made.plain.settings == self.plain.settings:
@@ -155,7 +157,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         self.spending.pay(ROUNDING_PRICE if rounded is not self.plain else 0.0)
         return rounded
 
-    def _simulation(self) -> Simulation:
+    def _simulation(self, like: Simulation | None) -> Simulation:
         """The same with weights rounded to nearest, before rounding is chosen on samples."""
         own, context = self.settings, self.context
         judge = self.quantizer.judge(self.model, context)
@@ -181,7 +183,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         settings = in_parts(settings, min(len(data), own.samples or len(data)), len(layers))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
-            self.quantizer.plain_rounder(),
+            self.quantizer.plain_rounder(), like,
         )  # fmt: skip
         simulation = limited_where_slow(simulation) if own.inferences is None else simulation
         used = sum(feed.count for feed in simulation.feeds)

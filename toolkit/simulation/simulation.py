@@ -93,11 +93,15 @@ class Simulation:
         reference: the float model to compare outputs with, if ``model`` is partly quantized; None for ``model`` itself.
         placer: decides where to insert pairs.
         rounder: rounds the weights; None for one by the settings.
+        like: a simulation of another form of the model; with the same samples and settings its batches are used.
 
     Raises:
         PassError: there is no quantizable layer.
         DataError: there are no samples, or no labels for the metric.
     """
+
+    data: CalibrationData
+    feeds: list[Batch]
 
     def __init__(
         self,
@@ -110,6 +114,7 @@ class Simulation:
         reference: Model | None = None,
         placer: PlacementRule = place,
         rounder: Rounder | None = None,
+        like: Simulation | None = None,
     ) -> None:
         # return memory of earlier simulations that is no longer in use
         grown_memory.give_back()
@@ -131,7 +136,8 @@ class Simulation:
                     "the model has no layer that could be quantized",
                     remedy="the journal says what was declined and why",
                 )
-            self.feeds = feeds_of(data, self.settings)
+            same = like is not None and like.data is data and like.settings == self.settings
+            self.feeds = like.feeds if like is not None and same else feeds_of(data, self.settings)
             # without profiles, only the samples give the sizes of dynamic dimensions
             self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
             # shares are counted at the same shapes as in the report

@@ -20,6 +20,7 @@ from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.plans.search import Search
 from toolkit.search.with_helpers import with_helpers
+from toolkit.simulation import simulation as simulation_module
 from toolkit.simulation.runner import Runner
 from toolkit.simulation.switches import Switches
 
@@ -53,6 +54,15 @@ def test_a_trial_is_calibrated_on_so_many_samples_that_others_are_hardly_clipped
     provider = Calibrator(CalibrationData.open(feeds(samples), model), method="minmax")
     part = provider.on_subset()
     assert len(part.data) == calibrated and (part is provider) == (calibrated == samples)
+
+
+def test_the_samples_are_read_once_for_all_forms_of_a_model(monkeypatch):
+    model = chain()
+    search = search_of(model, feeds(64))
+    part = replace(search.context, provider=search.context.provider.on_subset(), known_ranges=None)
+    read, reads = list[int](), simulation_module.feeds_of
+    monkeypatch.setattr(simulation_module, "feeds_of", lambda data, own: (read.append(len(data)), reads(data, own))[1])
+    assert search.on(model.copy(), part, 0.25).plain.feeds is search.plain.feeds and not read
 
 
 def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_without_running_the_float_model_again():
