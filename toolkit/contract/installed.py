@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import sys
+from email.parser import HeaderParser
 from typing import Any
 
 from toolkit.base.modules import OWN_PACKAGES
@@ -13,6 +14,8 @@ from toolkit.base.reads import aside
 from toolkit.contract.roles import Role
 
 GROUP = "qtool.passes"
+_METADATA = ("METADATA", "PKG-INFO", "")
+"""Where importlib.metadata looks for metadata: in a wheel, in the folder of an egg, in an egg of one file."""
 
 
 def installed_passes() -> dict[str, importlib.metadata.EntryPoint]:
@@ -25,6 +28,22 @@ def installed_passes() -> dict[str, importlib.metadata.EntryPoint]:
 def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
     """Cached by the folders' change times, so that newly installed passes are seen: reading takes milliseconds."""
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+
+
+def named(distribution: importlib.metadata.Distribution) -> str:
+    """The name and version of a distribution, as its metadata has them now.
+
+    importlib.metadata parses all of it for each of the two, which takes milliseconds where it holds a long README.
+    """
+    with aside():
+        text = next(filter(None, map(distribution.read_text, _METADATA)), "")
+    return _named(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _named(metadata: str) -> str:
+    found = HeaderParser().parsestr(metadata)
+    return f"{found['Name']} {found['Version']}"
 
 
 def _changed(place: str) -> int:

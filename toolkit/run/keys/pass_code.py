@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from toolkit.base.given import code_print
 from toolkit.base.modules import OWN_PACKAGES, module_fingerprint
-from toolkit.contract.installed import installed_passes
+from toolkit.contract.installed import installed_passes, named
 from toolkit.contract.passes import Pass
 
 SETTINGS = 3
@@ -25,6 +25,6 @@ def pass_code(step: Pass) -> list[str]:
     for module in (kind.__module__, *(name.partition(":")[0] for name in step.code_named())):
         if module.partition(".")[0] not in OWN_PACKAGES:
             found.append(code_print(kind) if module == "__main__" else module_fingerprint(module))
-    found += [f"{entry.dist.name} {entry.dist.version}" for entry in installed_passes().values()
+    found += [named(entry.dist) for entry in installed_passes().values()
               if entry.dist is not None and entry.value == f"{kind.__module__}:{kind.__name__}"]  # fmt: skip
     return found
