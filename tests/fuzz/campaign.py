@@ -27,6 +27,9 @@ from tests.fuzz.corpus import Sound, recipe_folder, sound_inputs
 from tests.fuzz.mutate import mutated
 
 SECONDS, MEGABYTES = 30, 1024
+"""The most processor time and memory of a command. How long it takes by the clock says how busy the machine is."""
+WAITED = 300
+"""Seconds by the clock after which a command is taken for one that waits for something that never comes."""
 OUTCOMES = {0: "accepted", 1: "accepted, target missed", 2: "refused", 3: "the backend refused"}
 
 
@@ -108,8 +111,8 @@ def _invoke(command: tuple[str, ...]) -> tuple[int, str, str]:
     with loops, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _deadline():
         try:
             status = invoke(list(command))
-        except _TooLongError:
-            raised = f"no end after {SECONDS} s"
+        except _TooLongError as error:
+            raised = f"no end after {error}"
         except BaseException as error:
             raised = f"raised {type(error).__name__}: {error}"
     return status, err.getvalue(), raised
@@ -136,18 +139,22 @@ class _TooLongError(BaseException):
 @contextlib.contextmanager
 def _deadline() -> Iterator[None]:
     def over(number: int, frame: FrameType | None) -> None:
-        raise _TooLongError
+        worked = number == signal.SIGPROF
+        raise _TooLongError(f"{SECONDS} s of processor time" if worked else f"waiting for {WAITED} s")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(SECONDS)
+    limits = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WAITED)}
+    before = {number: signal.signal(number, over) for number in limits}
     # native code is not interrupted by a signal: say where it is and end
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(2 * WAITED, exit=True, file=sys.__stderr__)
+    for timer, seconds in limits.values():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in limits.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager
