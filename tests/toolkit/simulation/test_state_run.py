@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections import Counter
 from concurrent.futures import CancelledError
@@ -70,22 +71,25 @@ class Others:
         return Done()
 
 
+@functools.cache
+def outcomes(memory, others=0):
+    """What states of several plans give, run by so many other processes or here, and how often those were asked."""
+    sim = simulation(chain(8), feeds(40), batch=1, memory=memory)
+    runner, names = sim.runner, sim.names
+    runner.workers = Others(sim.job(), others) if others else None
+    wider = {tensor: 1.5 * amax for tensor, amax in sim.switches.amax.items()}
+    plans = [[], names[-1:], names[:1], names[::2], names[2:5], names[1:]]
+    found = [runner.base.run(2)]
+    found += [runner.probe(sim.config(kept)).run(part) for kept in plans for part in (1, 4, 40)]
+    found += [runner.probe(sim.config(kept, wider)).run(5) for kept in plans]
+    return found, runner.workers.asked if others else 0
+
+
 @pytest.mark.parametrize("memory", [1 << 30, 30_000])
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_others_run_is_what_is_run_here(memory, count):
-    def outcomes(others):
-        sim = simulation(chain(8), feeds(40), batch=1, memory=memory)
-        runner, names = sim.runner, sim.names
-        runner.workers = Others(sim.job(), others) if others else None
-        wider = {tensor: 1.5 * amax for tensor, amax in sim.switches.amax.items()}
-        plans = [[], names[-1:], names[:1], names[::2], names[2:5], names[1:]]
-        found = [runner.base.run(2)]
-        found += [runner.probe(sim.config(kept)).run(part) for kept in plans for part in (1, 4, 40)]
-        found += [runner.probe(sim.config(kept, wider)).run(5) for kept in plans]
-        return found, runner.workers.asked if others else 0
-
-    here, _ = outcomes(0)
-    there, asked = outcomes(count)
+    here, _ = outcomes(memory)
+    there, asked = outcomes(memory, count)
     assert there == here and asked > 40 * 5
 
 
@@ -122,13 +126,13 @@ def test_another_process_runs_the_first_batches_of_the_same_order():
 @pytest.mark.parametrize("known", [False, True])
 def test_layers_are_measured_from_finer_cuts_whichever_batches_come_first(monkeypatch, known):
     def measured():
-        sim = simulation(chain(24), feeds(64), batch=2, memory=30_000)
+        sim = simulation(chain(24), feeds(24), batch=2, memory=30_000)
         if known:
-            sim.compared_like(simulation(chain(24), feeds(64), batch=2), begins=True)
+            sim.compared_like(simulation(chain(24), feeds(24), batch=2), begins=True)
         runner, alone = sim.runner, [sim.switches.alone(name) for name in sim.names]
         assert len(runner._cuts.fine) > len(runner._cuts.rest)
         price = sum(runner.price(config, 2) for config in alone)
-        return runner.order, price, [(runner.probe(config).run(2), runner.probe(config).run(32))[1] for config in alone]
+        return runner.order, price, [(runner.probe(config).run(2), runner.probe(config).run(12))[1] for config in alone]
 
     order, price, outcomes = measured()
     monkeypatch.setattr("toolkit.simulation.runner.representative", lambda order, weights: order[::-1])
