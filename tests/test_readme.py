@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import MODELS, ROOT
+from toolkit.base.types import Array
 from toolkit.cli.main import invoke
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,19 +19,37 @@ BLOCKS = [(m.group(1), m.group(2)) for m in re.finditer(r"^```(\w+)\n(.*?)^```",
 COMMANDS = [line for kind, body in BLOCKS if kind == "bash" for line in body.splitlines() if line.startswith("qtool ")]
 SNIPPETS = [body for kind, body in BLOCKS if kind == "python" and "class " not in body]
 FLAGS = ROOT / "toolkit" / "run" / "migrate" / "README.md"
+MOST = 60
+"""Samples of each set, of which every command has all kinds: strips of 15 widths, digits of 10 classes."""
 PAGES = ("README.md", "passes/README.md", "tests/benchmarks/README.md", "toolkit/run/migrate/README.md")
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
-    """The folders that the README speaks of."""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that the README speaks of, with the first samples of every set."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "recipes", place / "recipes")
     for name in ("models", "runs"):
         (place / name).mkdir()
-    for path in (*MODELS.glob("*.onnx"), *samples.iterdir()):
+    for path in MODELS.glob("*.onnx"):
         (place / "models" / path.name).symlink_to(path)
+    for path in MODELS.glob("*.npz"):
+        with np.load(path) as stored:
+            np.savez(place / "models" / path.name, **first_samples(stored))
     return place
+
+
+def first_samples(stored: Mapping[str, Array]) -> dict[str, Array]:
+    """The first samples of a set: ``MOST`` rows of every array, or of the arrays that hold one sample each as many."""
+    found: dict[str, Array] = {}
+    for name in stored:
+        _, _, number = name.partition("/")
+        if number:
+            if int(number) < MOST:
+                found[name] = stored[name]
+        else:
+            found[name] = stored[name][:MOST]
+    return found
 
 
 @pytest.fixture
