@@ -37,6 +37,8 @@ from toolkit.report.page import html
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+HANG = 600.0
+"""Seconds after which a thread that another one waits for is taken to hang: a busy machine stands still for minutes."""
 
 
 # how long an example takes says how busy the machine is

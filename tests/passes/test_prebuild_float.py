@@ -8,7 +8,7 @@ import pytest
 
 from passes.guard_fp16 import GuardFP16
 from passes.search_precision import SearchPrecision
-from tests.conftest import normal, said
+from tests.conftest import HANG, normal, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Context, Extent, Profiles, ShapeProfile
 from toolkit.backends.backend import EngineSettings
@@ -123,7 +123,7 @@ class Gated(Levels):
     def build(self, *arguments, **settings):
         made = super().build(*arguments, **settings)
         if made.engine == b"[]":
-            assert self.enough.wait(60)
+            assert self.enough.wait(HANG)
         else:
             self.others += 1
             if self.others == 2:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 
 import numpy as np
 
 from toolkit.base.mapped import map_file, release_pages
 
+ROUNDS = 40
+
 
 def test_pages_are_let_go_of_while_other_threads_map_files(tmp_path):
-    path, end, errors = tmp_path / "values", time.monotonic() + 2, list[Exception]()
+    path, errors, mapping = tmp_path / "values", list[Exception](), [True, True]
     path.write_bytes(np.arange(1024, dtype=np.int32).tobytes())
 
     def maps():
-        while time.monotonic() < end and not errors:
+        for _ in range(ROUNDS):
             with path.open("rb") as stream:
                 held = [map_file(stream, path) for _ in range(50)]
             assert np.frombuffer(held[0], np.int32)[-1] == 1023
+        mapping.pop()
 
     def releases():
         try:
-            while time.monotonic() < end and not errors:
+            while mapping and not errors:
                 release_pages()
         except RuntimeError as error:
             errors.append(error)

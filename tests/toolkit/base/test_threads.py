@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.conftest import HANG
 from toolkit.base.threads import in_threads, prefetched
 
 
@@ -25,7 +26,7 @@ def test_results_come_in_the_order_of_the_items_and_each_is_worked_on_once(count
 
 
 def test_items_are_shared_out_among_the_threads():
-    meeting = threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=HANG)
     with ThreadPoolExecutor(2) as pool:
         # each waits for the other: one thread alone would never end
         names = in_threads(pool, 2, lambda _: (meeting.wait(), threading.get_ident())[1], range(2))
@@ -53,7 +54,7 @@ def test_the_next_item_is_worked_on_while_one_is_used_and_a_failure_comes_in_its
         if item == 2:
             raise ValueError("two")
         if item == 1:
-            assert release.wait(10)
+            assert release.wait(HANG)
         return -item
 
     results = prefetched(range(4), work)
@@ -68,7 +69,7 @@ def test_the_next_item_is_worked_on_while_one_is_used_and_a_failure_comes_in_its
 
 
 def test_several_threads_work_ahead_and_no_more_items_are_taken_than_that():
-    taken, together = list[int](), threading.Barrier(2, timeout=10)
+    taken, together = list[int](), threading.Barrier(2, timeout=HANG)
 
     def items():
         for item in range(6):

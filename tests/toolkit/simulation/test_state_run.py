@@ -10,6 +10,7 @@ from threading import Barrier
 
 import pytest
 
+from tests.conftest import HANG
 from tests.toolkit.search.planted import chain, feeds, simulation
 from toolkit.simulation import loaded
 from toolkit.simulation.state_run import StateRun, run_side_by_side
@@ -155,7 +156,7 @@ def test_the_float_model_is_run_once_on_every_batch(monkeypatch):
 
 
 def test_a_state_computes_while_the_next_one_loads():
-    runner, both = Stand(), Barrier(2, timeout=30)
+    runner, both = Stand(), Barrier(2, timeout=HANG)
     runner.workers, runner.threads = None, 2
     compute = runner.compute
 

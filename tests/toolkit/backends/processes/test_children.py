@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANG
 from tests.toolkit.backends.stand_in_jobs import parent_of_sleeper, stand_in
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.processes import children, process
@@ -215,13 +216,13 @@ def test_no_spare_is_started_while_engines_are_measured(jobs):
     def measure():
         with children.exclusive_measurement():
             inside.set()
-            assert over.wait(60)
+            assert over.wait(HANG)
 
     with spare_children():
         found = children.spares()
         thread = threading.Thread(target=measure)
         thread.start()
-        assert inside.wait(60)
+        assert inside.wait(HANG)
         found.fill("stand_in", 1)
         during = len(found._found)
         over.set()

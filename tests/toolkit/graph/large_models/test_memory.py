@@ -6,6 +6,7 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.conftest import HANG
 from toolkit.graph.large_models.memory import LoadedSessions, least_limit
 
 
@@ -75,7 +76,7 @@ def test_what_a_thread_computes_with_is_counted_until_it_is_done(own):
         thread.start()
         thread.join(0.2)
         using.clear()
-    thread.join(20)
+    thread.join(HANG)
     assert in_use == [[], "b"]
 
 
@@ -92,7 +93,7 @@ def test_while_one_part_is_loaded_others_are_used_and_without_a_limit_loaded(own
     def slow():
         loads.append("a")
         begun.set()
-        free.wait(20)
+        free.wait(HANG)
         return "a"
 
     def use(part, load):
@@ -103,15 +104,15 @@ def test_while_one_part_is_loaded_others_are_used_and_without_a_limit_loaded(own
     threads = [Thread(target=use, args=("a", slow)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    begun.wait(20)
+    begun.wait(HANG)
     assert opened(own, one, "c", 10) == "c"
     other = Thread(target=use, args=("b", lambda: loads.append("b") or "b"))
     other.start()
-    other.join(0.2 if limited else 20)
+    other.join(0.2 if limited else HANG)
     assert loads == (["a"] if limited else ["a", "b"])
     free.set()
     for thread in (*threads, other):
-        thread.join(20)
+        thread.join(HANG)
     # both of those that wanted it had what one of them loaded
     assert loads == ["a", "b"] and sorted(parts(own)) == ["a", "b", "c"] and not own._used
 
@@ -140,7 +141,7 @@ def test_who_collects_an_owner_does_not_wait_for_a_load(own):
 
     def load():
         begun.set()
-        waited.append(free.wait(20))
+        waited.append(free.wait(HANG))
 
     def begin(owner):
         with own.use(owner, "b", lambda: (1, load)):
@@ -150,7 +151,7 @@ def test_who_collects_an_owner_does_not_wait_for_a_load(own):
     one = Owner()
     thread = Thread(target=begin, args=(own.join(one),))
     thread.start()
-    begun.wait(20)
+    begun.wait(HANG)
     del other
     free.set()
     thread.join()
@@ -172,7 +173,7 @@ def test_a_load_that_a_block_with_another_part_waits_for_does_not_wait_for_that_
         return 60, lambda: "b"
 
     def load():
-        used.wait(20)
+        used.wait(HANG)
         with own.use(one, "b", make) as part:
             found.append(part)
 
@@ -180,10 +181,10 @@ def test_a_load_that_a_block_with_another_part_waits_for_does_not_wait_for_that_
     thread.start()
     with own.use(one, "a", lambda: (60, lambda: "a")):
         used.set()
-        assert loading.wait(20)
+        assert loading.wait(HANG)
         if first == "the load":
             # it waits for room by now
             thread.join(0.2)
         found.append(opened(own, one, "b", 60))
-    thread.join(20)
+    thread.join(HANG)
     assert found == ["b", "b"] and not own._used and not own._loading

@@ -8,6 +8,7 @@ from time import sleep
 
 import pytest
 
+from tests.conftest import HANG
 from tests.toolkit.search.planted import racing_search
 from toolkit.evaluation.budget import Budget
 from toolkit.search.budget.spending import Spending
@@ -58,7 +59,7 @@ def test_the_plans_of_a_round_run_side_by_side_and_pay_as_one_after_the_other(mo
     found = []
     for threads in (1, 2):
         racing, _ = racing_search(Budget(min_sqnr_db=60), narrower=1.05)
-        runner, met = racing.simulation.runner, Barrier(2, timeout=30)
+        runner, met = racing.simulation.runner, Barrier(2, timeout=HANG)
         for known in racing.simulation.ranges.tensors.values():
             known.diagnosis["amax"]["mse"] = known.amax / 1.1
         racing.log.found.clear()
