@@ -6,9 +6,11 @@ Lengths are in units of the viewBox.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from toolkit.report.schema.report import NONE, LayerInfo, RangeInfo, word
 
@@ -17,7 +19,7 @@ ERROR_HEIGHT = 180.0
 _MOST_DOTS = 600
 _MOST_BINS = 30
 _MOST_COLUMNS = 500
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_DIGITS = np.frombuffer(b"0123456789abcdefghijklmnopqrstuvwxyz", "S1")
 _STEEPNESS = 1000.0
 _SCALE = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
 
@@ -101,26 +103,33 @@ def _extremes(levels: Mapping[int, float]) -> list[int]:
     return [index for part in parts for index in sorted((max(part, key=height), min(part, key=height)))]
 
 
-def histogram_digits(info: RangeInfo) -> str:
-    """A range's histogram, one base-36 digit per bin, on a log scale, which shows the thin tail beyond amax."""
-    counted = info.histogram or []
-    if not counted:
-        return ""
-    merge = math.ceil(len(counted) / _MOST_BINS)
-    bins = counted if merge == 1 else [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
-    top = max(bins) or 1.0
-    return "".join([_DIGITS[round(_SCALE * math.log1p(_STEEPNESS * (one if one > 0 else 0.0) / top))] for one in bins])
+def histogram_digits(ranges: Iterable[RangeInfo]) -> list[str]:
+    """Histograms, one base-36 digit per bin, on a log scale, which shows the thin tail beyond amax; empty for none."""
+    counted = [info.histogram or [] for info in ranges]
+    found = [""] * len(counted)
+    alike: dict[int, list[int]] = defaultdict(list)
+    for index, bins in enumerate(counted):
+        alike[len(bins)].append(index)
+    for length in alike.keys() - {0}:
+        of = np.array([counted[index] for index in alike[length]], np.float64)
+        merged = np.add.reduceat(of, range(0, length, math.ceil(length / _MOST_BINS)), axis=1)
+        top = merged.max(axis=1, keepdims=True)
+        shares = merged.clip(0) / np.where(top == 0, 1.0, top)
+        digits = _DIGITS[np.rint(_SCALE * np.log1p(_STEEPNESS * shares)).astype(int)]
+        for index, row in zip(alike[length], digits):
+            found[index] = row.tobytes().decode()
+    return found
 
 
 def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) -> str:
     """A range's histogram as an SVG path."""
-    digits = histogram_digits(info)
+    (digits,) = histogram_digits([info])
     if not digits:
         return ""
     step = width / len(digits)
     path = f"M0 {height:g}"
     for index, digit in enumerate(digits):
-        y = round(height * (1 - _DIGITS.index(digit) / (len(_DIGITS) - 1)), 1)
+        y = round(height * (1 - int(digit, 36) / (len(_DIGITS) - 1)), 1)
         path += f"L{index * step:.1f} {y:g}L{(index + 1) * step:.1f} {y:g}"
     return path + f"L{width:g} {height:g}Z"
 

@@ -7,12 +7,15 @@ window of zlib.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, islice
 from operator import sub
+from typing import Any
 
 import numpy as np
 
+_DIGITS = "0123456789"
 _NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 """A number that Python and JavaScript write back unchanged: no leading zero, and exact in a float64."""
 
@@ -24,19 +27,37 @@ def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int]
         The forms, each as the pieces around its numbers; the form of every text, encoded by ``first_seen``; and by form
         the numbers in its texts, row by row, each minus its counterpart in the form's previous text.
     """
-    forms: dict[tuple[str, ...], int] = {}
-    numbers: list[list[int]] = []
-    which = []
-    for text in texts:
-        pieces = _NUMBER.split(text)
-        form = forms.setdefault(tuple(pieces[::2]), len(forms))
-        if form == len(numbers):
-            numbers.append([])
-        numbers[form] += map(int, pieces[1::2])
-        which.append(form)
-    # a text has one number fewer than its form has pieces
-    shifted = ([0] * (len(form) - 1) + own for form, own in zip(forms, numbers))
-    return list(forms), first_seen(which), [list(map(sub, own, before)) for own, before in zip(numbers, shifted)]
+    given = list(texts)
+    if not given:
+        return [], [], []
+    between, gap = _separators(given)
+    # one search through all texts takes two thirds of the time of one search per text
+    pieces = _NUMBER.split(between.join(given))
+    numbers, forms = np.fromiter(map(int, pieces[1::2]), np.int64), dict[str, int]()
+    which = [forms.setdefault(form, len(forms)) for form in gap.join(pieces[::2]).split(between)]
+    return [tuple(form.split(gap)) for form in forms], first_seen(which), _by_form(which, numbers, forms, gap)
+
+
+def _separators(texts: Iterable[str]) -> tuple[str, str]:
+    """Two characters, no digits, that occur in none of the texts."""
+    used = "".join(texts)
+    every = map(chr, range(sys.maxunicode))
+    first, second = islice((one for one in every if one not in used and one not in _DIGITS), 2)
+    return first, second
+
+
+def _by_form(which: list[int], numbers: np.ndarray[Any, Any], forms: Iterable[str], gap: str) -> list[list[int]]:
+    """The numbers of texts in order, by the texts' forms, each minus its counterpart in the form's previous text."""
+    each = np.array([form.count(gap) for form in forms])
+    owners = np.repeat(which, each[which])
+    order = np.argsort(owners, kind="stable")
+    owners, numbers = owners[order], numbers[order]
+    ends = np.cumsum(np.bincount(which) * each)
+    starts = np.concatenate(([0], ends[:-1]))
+    places, back = np.arange(len(numbers)), each[owners]
+    earlier = np.where(places - back >= starts[owners], numbers[places - back], 0)
+    shifted = (numbers - earlier).tolist()
+    return [shifted[start:end] for start, end in zip(starts.tolist(), ends.tolist())]
 
 
 def steps(numbers: Iterable[int]) -> list[int]:

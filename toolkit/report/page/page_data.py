@@ -235,7 +235,7 @@ def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts)
         "sqnr": [_places(info.sqnr_db) for info in ranges],
         "outlier": [_places(info.outlier_ratio) for info in ranges],
         "samples": [info.samples for info in ranges],
-        "bins": [histogram_digits(info) for info in ranges],
+        "bins": histogram_digits(ranges),
         "used": [int(info.quantized) for info in ranges],
     }
 

@@ -286,6 +286,13 @@ def test_the_map_covers_all_layers_once():
     assert charts.precision_map([], []).dots == []
 
 
+def test_histograms_of_all_lengths_get_their_own_digits():
+    """A bin with 1/1000 of the highest is ln(2) / ln(1001) of its height: 4 of 35 digits."""
+    counted = [[1000, 1, 0], None, [0.0, 0.0], [500.0, 500.0] + [0.0] * 57 + [1.0], [1, 1000, 1000], []]
+    digits = charts.histogram_digits([RangeInfo(tensor="t", amax=1.0, histogram=one) for one in counted])
+    assert digits == ["z40", "", "00", "z" + "0" * 28 + "4", "4zz", ""]
+
+
 @pytest.mark.parametrize("histogram", [None, [], [0.0, 0.0], [3, 1], [0.1] * 2048])
 def test_any_histogram_is_drawn_without_nan(histogram):
     path = charts.histogram_path(RangeInfo(tensor="t", amax=1.0, histogram=histogram))

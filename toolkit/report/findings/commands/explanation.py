@@ -30,7 +30,9 @@ class Filling(str):
             or ``time`` and a profile; empty if there is none, or if the page would format it differently.
     """
 
-    figure: tuple[str, ...] = ()
+    # a page makes several for every node; with a dictionary of its own each takes longer
+    __slots__ = ("figure",)
+    figure: tuple[str, ...]
 
 
 def _filling(words: str, *figure: str) -> Filling:
