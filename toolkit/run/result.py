@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from toolkit.graph.sessions.session import Session
 
 
+def no_engine(folder: Path, report: Report, otherwise: str = "") -> BackendError:
+    """The error that a run built no engine, with the reason.
+
+    Args:
+        otherwise: what else the user can do, as the end of the remedy.
+    """
+    return BackendError(
+        f"the run built no engine ({report.backend.reason.rstrip('.')})",
+        where=str(folder),
+        remedy=f"run its recipe with --backend auto where TensorRT or TensorRT-RTX is installed{otherwise}",
+    )
+
+
 @dataclass(repr=False)
 class Result:
     """The result of a run.
@@ -61,11 +74,7 @@ class Result:
 
         path = self.folder / "model.engine"
         if not path.is_file():
-            raise BackendError(
-                f"the run built no engine ({self.report.backend.reason})",
-                where=str(self.folder),
-                remedy="run the recipe where TensorRT is installed, or use session() for model.onnx",
-            )
+            raise no_engine(self.folder, self.report, ", or use session() for model.onnx")
         profiles = [
             ShapeProfile(one.name, {n: Extent(tuple(e.min), tuple(e.opt), tuple(e.max)) for n, e in one.shapes.items()})
             for one in self.report.profiles

@@ -19,7 +19,7 @@ from toolkit.run.checks.preflight import preflight, reachable
 from toolkit.run.folder.guard import refuse_missing
 from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.recipe.sections import BudgetSection
-from toolkit.run.result import status_of
+from toolkit.run.result import no_engine, status_of
 from toolkit.run.results.finished_run import FinishedRun
 from toolkit.run.steps.accuracy import accuracy_of, device_of
 from toolkit.run.steps.device import DeviceStep
@@ -140,11 +140,7 @@ def _not_on_engine(run: FinishedRun, on: On) -> Finding | None:
     """
     if on == "onnxruntime":
         return ReportCode.DEVICE_CHECK_OFF()
-    fault: QtoolError | None = BackendError(
-        "the run built no engine",
-        where=str(run.folder),
-        remedy="run its recipe where TensorRT is installed, or use --on onnxruntime",
-    )
+    fault: QtoolError | None = no_engine(run.folder, run.report, ", or use --on onnxruntime")
     if run.engine.engine_file is not None:
         recipe = run.recipe.model_copy(deep=True)
         recipe.engine.backend = run.engine.build.backend  # type: ignore[assignment]

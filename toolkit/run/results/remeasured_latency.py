@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.progress import Progress, silent
 from toolkit.report.schema.prediction import PredictionInfo
+from toolkit.run.result import no_engine
 from toolkit.run.results.finished_run import FinishedRun
 
 ROUNDS = 5
@@ -171,9 +172,7 @@ def _names(run: FinishedRun, several: bool) -> tuple[str, dict[str, str]]:
 
 def _engines(run: FinishedRun, several: bool) -> dict[str, Path]:
     if run.engine.engine_file is None:
-        raise BackendError(
-            "the run built no engine", where=str(run.folder), remedy="run its recipe where TensorRT is installed"
-        )
+        raise no_engine(run.folder, run.report)
     name, compared = _names(run, several)
     found = {name: run.engine.engine_file}
     for precision, other in compared.items():

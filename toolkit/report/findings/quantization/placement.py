@@ -146,7 +146,8 @@ PLACEMENT: Table = {
     PlacementCode.BESIDE_FLOAT: "its pair is useful only between quantized layers, and one of them is float now",
     PlacementCode.WEIGHT_CLAMPED: lambda weight, share: (
         f"The Q/DQ pair of weight '{weight}' clips {share_percent(share)} of its values. In float the weight is "
-        "clamped to the pair's range, as the quantized model uses it."
+        "clamped to the pair's range, as the quantized model uses it. If that was quantized after training, start from "
+        "its float model instead, which computes with the whole range."
     ),
     PlacementCode.RUN_TIME_WEIGHTS: "its weights are computed at run time",
     Code.ACTIVATION_MATMUL: (
