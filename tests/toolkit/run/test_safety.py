@@ -352,9 +352,12 @@ def test_what_an_interrupted_search_left_is_not_taken_for_this_runs(place, name)
 
 def installed_elsewhere(folder, version="1.0"):
     """A distribution of another name with a pass that looks at the evaluation's data."""
-    (folder / "their_pass.py").write_text(
+    module = folder / "their_pass.py"
+    module.write_text(
         "from toolkit import Pass\nclass Theirs(Pass):\n    def apply(self, model, context):\n        pass\n"
     )
+    # older than this process, as what is installed is: which version of a newer file was loaded may be unknown
+    os.utime(module, (1e9, 1e9))
     info = folder / "theirs-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: theirs\nVersion: {version}\n")
