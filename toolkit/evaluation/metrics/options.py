@@ -45,5 +45,6 @@ def options_for(
     # a mask's threshold may have been chosen to compare two models
     limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
     axis, lengths = settings.get("axis"), settings.get("lengths")
-    among = chosen.outputs[1] if chosen is not None and task == "embedding" and len(chosen.outputs) > 1 else None
+    towers = chosen.outputs if chosen is not None and task == "embedding" else ()
+    among = next((one for one in towers if one != name), None)
     return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths, among)

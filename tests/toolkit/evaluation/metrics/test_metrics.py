@@ -285,12 +285,11 @@ def test_neighbours_ranks_and_likelihood():
     assert value("perplexity", logits, np.array([[1, 2, -1]] * 4))[0] == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("directions", [(("user", "item"), ("item", "user")), (("user", "item"),)], ids=["both", "one"])
 @pytest.mark.parametrize("output", ["user", "item", None])
-def test_neighbours_of_a_tower_are_the_other_towers_vectors(output):
+def test_neighbours_of_a_tower_are_the_other_towers_vectors(output, directions):
     """Each label is one sample's alone; the items of samples 0 and 1 are swapped, so theirs are another's."""
-    parts = [
-        OutputPart("embedding", names, {"batch_axis": 0}) for names in (("user", "item"), ("item", "user"))
-    ]  # fmt: skip
+    parts = [OutputPart("embedding", names, {"batch_axis": 0}) for names in directions]
     users, items = np.eye(6, dtype=np.float32), np.eye(6, dtype=np.float32)
     items[:2] = items[1::-1]
     for task, found in (("recall_at_1", 4 / 6), ("recall_at_5", 1.0)):
