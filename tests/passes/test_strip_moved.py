@@ -260,6 +260,44 @@ def test_values_that_are_cast_to_a_type_that_holds_them_are_those_of_the_pair(ki
                                                                if kind is np.int8 else 0.05 * 135)  # fmt: skip
 
 
+@pytest.mark.parametrize("filled", [0, 127, 128, 3000])
+def test_constants_beside_values_that_were_cast_do_not_widen_their_range(filled):
+    """The range of x became that of int32, 107374184, as the type of the number that a Pad fills in."""
+    proto = build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Cast", ["q"], ["c"], to=TensorProto.INT32),
+         node("Pad", ["c", "pads", "filled"], ["p"]), node("DequantizeLinear", ["p", "s", "Z"], ["y"])],
+        {"x": [2, 4]}, {"y": [2, 6]},
+        {"s": np.float32(0.05), "z": np.int8(0), "Z": np.int32(0), "pads": np.array([0, 1, 0, 1]), "filled": np.int32(filled)},
+        opset=21,
+    )  # fmt: skip
+    model, context = Model.from_proto(proto), Context()
+    (before,) = run(model, {"x": normal(2, 4)})
+    StripQDQ(keep_ranges=True)(model, context)
+    (after,) = run(model, {"x": normal(2, 4)})
+    assert np.abs(after - before).max() <= 0.025 * 1.001
+    if filled > 127:
+        assert "DequantizeLinear" in ops(model) and not context.known_ranges
+    else:
+        assert ops(model) == {"Pad": 1}
+        found = {name: one.amax for name, one in context.known_ranges.tensors.items()}
+        assert found == pytest.approx(dict.fromkeys(("x", "y"), 127 * 0.05))
+
+
+def test_values_of_two_types_that_meet_after_casts_are_no_pair():
+    """Each would get the range of one of them."""
+    proto = build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["a"]), node("Cast", ["a"], ["A"], to=TensorProto.INT16),
+         node("QuantizeLinear", ["w", "s", "u"], ["b"]), node("Cast", ["b"], ["B"], to=TensorProto.INT16),
+         node("Concat", ["A", "B"], ["c"], axis=1), node("DequantizeLinear", ["c", "s", "Z"], ["y"])],
+        {"x": [2, 4], "w": [2, 4]}, {"y": [2, 8]},
+        {"s": np.float32(0.05), "z": np.int8(5), "u": np.uint8(5), "Z": np.int16(5)}, opset=21,
+    )  # fmt: skip
+    model, context = Model.from_proto(proto), Context()
+    StripQDQ(keep_ranges=True)(model, context)
+    assert "DequantizeLinear" in ops(model) and not context.known_ranges
+    assert [(e.node, e.why.values["why"]) for e in context.journal.of("declined")] == [("y", "operator")]
+
+
 def test_values_cut_off_by_a_cast_are_no_pair():
     """From uint8 to int8 255 becomes -1."""
     proto = build(

@@ -73,7 +73,12 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
     if node is None:
         return None
     found = pair_at(model, node)
-    grid = grid_of(model, node, onnx_type(node.inputs[0].dtype)) if isinstance(found, HalfPair) else found.grid
+    cast = 0 if isinstance(found, HalfPair) else found.cast
+    if isinstance(found, HalfPair) or cast:
+        # TensorRT sees the type that the DequantizeLinear reads
+        grid = grid_of(model, node, onnx_type(node.inputs[0].dtype) or cast)
+    else:
+        grid = found.grid
     fault = _fault(model, node, grid)
     if fault is None:
         return None

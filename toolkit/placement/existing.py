@@ -14,7 +14,7 @@ from toolkit.base.types import Array
 from toolkit.graph.layers.constants import constant_value, is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type, values_of
-from toolkit.placement.grid import Grid, block_type, grid_of, holds, integer, limiter
+from toolkit.placement.grid import Grid, block_type, fits, grid_of, holds, integer, limiter
 from toolkit.placement.moved import axis_before, data_inputs, rank_of
 from toolkit.placement.ops import CAST, DEQUANTIZE, QUANTIZE
 
@@ -71,6 +71,11 @@ class ExistingPair:
         """The float tensor that is quantized, or the stored integer constant."""
         return self.quantize.inputs[0] if self.quantize is not None else self.constants[0]
 
+    @property
+    def cast(self) -> int:
+        """The ONNX element type that a Cast between the halves gives to the DequantizeLinear; 0 without a Cast."""
+        return next((int(node.attrs["to"]) for node in self.between if node.op == CAST), 0)
+
 
 def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
     """Every Q/DQ pair of the model, or of its main graph only, in graph order."""
@@ -111,13 +116,13 @@ def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
     axis = grid.axis
     found = _Tracer(model, dequantize, grid)
     lost = found.follow(dequantize.inputs[0], axis)
-    lost = lost or found.narrowed()
+    lost = lost or found.crossing()
     if lost is not None:
         return lost
     quantizers = tuple(found.quantizers.values())
-    if found.kinds and found.casts:
+    if found.own_kinds and found.casts:
         # values that are cast to a wider integer reach no further than before
-        grid = replace(grid, kind=found.kinds[0])
+        grid = replace(grid, kind=found.own_kinds[0])
     if not grid.kind:
         kind = found.kinds[0] if found.kinds else 0
         grid = grid_of(model, dequantize, kind)
@@ -145,6 +150,12 @@ class _Tracer:
         self.between: dict[int, gs.Node] = {}
         self.casts: list[gs.Node] = []
         self.kinds: list[int] = []
+        self.quantized: list[int] = []
+
+    @property
+    def own_kinds(self) -> list[int]:
+        """The types that values were quantized to; those of constants if all values are stored quantized."""
+        return self.quantized or self.kinds
 
     def follow(self, tensor: gs.Tensor, axis: int | None) -> HalfPair | None:
         """Follow a tensor upstream, with its channels on ``axis``; returns what breaks the pair, or None."""
@@ -180,12 +191,18 @@ class _Tracer:
                 pending += [(node.inputs[index], before) for index in data]
         return None
 
-    def narrowed(self) -> HalfPair | None:
-        """The Cast on the way, if any, to a type that does not hold all quantized values."""
+    def crossing(self) -> HalfPair | None:
+        """The Cast on the way, if any, whose output may lie outside the one type that values were quantized to."""
         for node in self.casts:
-            if not all(holds(int(node.attrs["to"]), kind) for kind in self.kinds):
+            kept = len(set(self.own_kinds)) == 1 and holds(int(node.attrs["to"]), self.own_kinds[0])
+            if not kept or not all(self._fits(tensor) for tensor in self.constants.values()):
                 return HalfPair(self.dequantize, "operator", node.name, node.op)
         return None
+
+    def _fits(self, constant: gs.Tensor) -> bool:
+        """Whether constants that join values after a Cast to a wider type are within the quantized type."""
+        values = constant_value(self.model, constant)
+        return values is not None and fits(values, self.own_kinds[0])
 
     def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
         own = self.grid if self._same_grid(node) else grid_of(self.model, node)
@@ -194,6 +211,7 @@ class _Tracer:
             return HalfPair(self.dequantize, "scales", node.name, node.op)
         self.quantizers[id(node)] = node
         self.kinds.append(own.kind)
+        self.quantized.append(own.kind)
         return None
 
     def _same_grid(self, quantize: gs.Node) -> bool:

@@ -237,6 +237,13 @@ def holds(wide: int, narrow: int) -> bool:
     return _LIMITS[wide][0] <= _LIMITS[narrow][0] and _LIMITS[narrow][1] <= _LIMITS[wide][1]
 
 
+def fits(values: Array, kind: int) -> bool:
+    """Whether an integer type, an ONNX element type, holds all of these values."""
+    low, high = _LIMITS[kind]
+    wide = values.astype(np.float64)
+    return not wide.size or bool(low <= wide.min() and wide.max() <= high)
+
+
 def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
     """The nearest values that a quantized type can represent, ties to even, saturating, in the type of ``ratio``.
 

@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Model, Precision, constant_through_pair, keep_float, layers
+from toolkit.report.findings import sentence
+from toolkit.run.new.new_recipe import paired_unusably
 
 
 def mixed():
@@ -85,6 +87,24 @@ def test_layers_inside_branches_count_where_they_are_asked_for():
     model = Model.from_proto(proto)
     assert [layer.name for layer in layers(model)] == []
     assert [layer.name for layer in layers(model, subgraphs=True)] == ["inner"]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["zero point", "none"])
+@pytest.mark.parametrize("wide", [TensorProto.INT16, TensorProto.INT32])
+def test_the_type_that_a_cast_gives_to_a_dequantizer_is_what_tensorrt_does_not_take(wide, given):
+    """The layer was quantized, though its DequantizeLinear reads a type that TensorRT does not dequantize."""
+    zero = {"Z": np.asarray(0, helper.tensor_dtype_to_np_dtype(wide))} if given else {}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Cast", ["q"], ["c"], to=wide),
+        node("DequantizeLinear", ["c", "s", *zero], ["d"]), node("MatMul", ["d", "w"], ["y"], name="mm"),
+    ]  # fmt: skip
+    constants = {"s": np.float32(0.05), "z": np.int8(0), "w": normal(4, 3)} | zero
+    model = Model.from_proto(build(nodes, {"x": [2, 4]}, {"y": [2, 3]}, constants, opset=21, ir_version=10))
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    (why,) = [event.why for event in context.journal.of("declined", node="mm")]
+    assert why.values["has"] == TensorProto.DataType.Name(wide).lower() and "run strip_qdq before" in sentence(why)
+    assert paired_unusably(model)
 
 
 def foreign(kind, zero, computed=""):

@@ -343,15 +343,17 @@ def paired_unusably(model: Model) -> bool:
     """Whether TensorRT refuses the model's Q/DQ pairs: for their type, a zero point, or mixed types in a layer."""
     from onnx import TensorProto
 
-    from toolkit.placement.existing import pairs_of
+    from toolkit.placement.existing import ExistingPair, pairs_of
 
-    def taken(kind: int) -> bool:
+    def taken(pair: ExistingPair) -> bool:
+        kind = pair.cast or pair.grid.kind
         precision = Precision.from_onnx(kind)
-        return kind == TensorProto.INT32 or (precision is not None and precision.quantized)
+        bias = kind == TensorProto.INT32 and pair.quantize is None
+        return bias or (precision is not None and precision.quantized)
 
-    grids = [pair.grid for pair in pairs_of(model)]
     return bool(mixed_layers(model)) or any(
-        not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) or grid.limits is not None for grid in grids
+        not taken(pair) or pair.grid.zero is None or bool(pair.grid.zero.any()) or pair.grid.limits is not None
+        for pair in pairs_of(model)
     )
 
 
