@@ -255,11 +255,11 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
 
 
 @pytest.mark.parametrize(
-    ("task", "figure", "words"),
+    ("task", "figure", "words", "more"),
     [
-        ("detection", "detections", "0.0 % of the detections"),
-        ("segmentation", "iou", "mean IoU 0.000"),
-        ("classification", "labels", "0.0 % of the labels"),
+        ("detection", "detections", "0.0 % of the detections", {"layout": "joint"}),
+        ("segmentation", "iou", "mean IoU 0.000", {}),
+        ("classification", "labels", "0.0 % of the labels", {}),
     ],
 )
 @pytest.mark.parametrize(
@@ -267,10 +267,10 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     [(396, 0.0, "doubtful"), (380, 0.0, "broken"), (380, 0.9, "missed"), (396, 0.6, "usable")],
 )
 def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(
-    task, figure, words, kept, level, standing
+    task, figure, words, more, kept, level, standing
 ):
     """All that there was in 4 of 400 samples is lost, and 99 % of them kept their detections: there were none."""
-    part = OutputPart(task, ("found",), {"threshold": 0.5})
+    part = OutputPart(task, ("found",), {"threshold": 0.5, **more})
     tally = AnswerTally(part, kept, 400, 0.99, level=level, figure=figure)
     found = measured(tallies=(tally,), samples=400, outputs={}, metric=None, value=None, float_value=None, drop=None)
     accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task=part.task, parts=[part.to_json()]))
@@ -282,7 +282,7 @@ def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(
 
 def test_samples_are_not_said_to_hold_nothing_where_they_may_hold_much():
     """One detection in each of 6 samples stays, and 20 in each of 4 are lost: no sample is empty."""
-    part = OutputPart("detection", ("found",), {"threshold": 0.5})
+    part = OutputPart("detection", ("found",), {"layout": "joint", "threshold": 0.5})
     tally = AnswerTally(part, 6, 10, 0.5, level=6 / 86, figure="detections")
     found = measured(tallies=(tally,), samples=10, outputs={}, metric=None, value=None, float_value=None, drop=None)
     accuracy = accuracy_of(
@@ -326,7 +326,8 @@ def test_integers_that_are_judged_by_their_values_need_not_be_equal(task, kept, 
 @pytest.mark.parametrize("ranked", [False, True])
 def test_rows_that_are_ranked_by_score_are_not_compared_row_by_row(ranked):
     """Two detections of like scores change places: the boxes differ at every entry, and no detection does."""
-    part = OutputPart("detection", ("boxes", "scores"), {"threshold": 0.5, **({"ranked": True} if ranked else {})})
+    settings = {"layout": "apart", "threshold": 0.5, **({"ranked": True} if ranked else {})}
+    part = OutputPart("detection", ("boxes", "scores"), settings)
     moved = OutputFigures(sqnr_db=3.0, max_abs=60.3, cosine=0.75, variation_db=-1.0)
     tally = AnswerTally(part, 400, 400, 0.99, level=1.0, figure="detections")
     outputs = {"boxes": moved, "scores": OutputFigures(sqnr_db=70.7, max_abs=1e-4, cosine=1.0)}
@@ -383,7 +384,8 @@ def standings(tally, **changes):
 
 def test_the_table_of_parts_says_what_an_unproven_part_lacks():
     """Enough samples prove nothing where they hold nothing, give one answer, or are alike; few samples are few."""
-    classes, boxes = OutputPart("classification", ("logits",)), OutputPart("detection", ("logits",), {"threshold": 0.5})
+    classes = OutputPart("classification", ("logits",))
+    boxes = OutputPart("detection", ("logits",), {"layout": "joint", "threshold": 0.5})
     single = OutputPart("classification", ("logits",), {"single": True, "threshold": 0.5})
     beside = OutputPart("regression", ("logits",), {"stands_in": True, "mean": 0.0, "variance": 1.0})
     steady = {"logits": OutputFigures(sqnr_db=60.0, max_abs=0.01)}
