@@ -61,6 +61,7 @@ class Budget:
         reads: with ``replaces_drop``, the output that the metric reads; others may lose ``UNREAD`` of their answers, as
             much as is allowed for a model with labels. None if the limit applies to all outputs.
         types: the noise that a plan's types add to its simulation, for which every plan must leave room.
+        counted: whether the metric is a share of its answers, see ``table.is_counted``.
         usual: the metric whose drop has a default limit that depends on the float model's value, see ``usual_drop``; a
             given limit scales that default.
     """
@@ -78,6 +79,7 @@ class Budget:
     replaces_drop: bool = False
     reads: str | None = None
     types: TypeNoise | None = None
+    counted: bool = True
     usual: str | None = None
 
     def __post_init__(self) -> None:
@@ -249,6 +251,7 @@ class Budget:
                 error=drop_error(reference.metric_left_out, outcome.metric_left_out),
                 samples=outcome.metric_samples,
                 alone=is_alone(outcome.metric_samples, reference.metric_left_out, outcome.metric_left_out),
+                counted=self.counted,
             )
         if self.min_agreement is not None:
             if outcome.agreement is None:

@@ -33,6 +33,7 @@ class ShareLimit:
             known.
         measured: number of samples behind the metric.
         alone: whether a single sample, or group, has all labels, so that the variation between samples is not known.
+        counted: whether ``lost`` is a share of ``answers``; if not, their number only bounds what they can show.
         rounding: the most by which ``lost`` may exceed the limit, in the same unit.
     """
 
@@ -46,6 +47,7 @@ class ShareLimit:
     error: float | None = None
     measured: int = 0
     alone: bool = False
+    counted: bool = True
     rounding: float = ROUNDING
 
     @property
@@ -107,21 +109,23 @@ class ShareLimit:
 
     def finding(self) -> Finding:
         """The finding that the limit is not proven on these answers, and how many are needed."""
-        if self.alone and not self.few:
+        by_count = self.few and self.counted
+        if self.alone and not by_count:
             return EvaluationCode.WITHIN_ON_ONE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
-                lost=self.lost,
+                lost=self.lost, by="one",
             )  # fmt: skip
         low, high = self.interval
-        if self.imprecise and not self.few:
-            needed = math.ceil(self.measured * self._lacking_by_error)
+        if not by_count:
+            # without variation between samples, no interval is known: Wilson's is one of shares
+            ends = {} if self.error is None else {"low": low, "high": high}
             return EvaluationCode.WITHIN_ON_UNLIKE(
-                limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=needed, lost=self.lost,
-                low=low, high=high,
+                limit=self.name, answers=self.measured, samples=True, share=self.limit,
+                enough=math.ceil(self.measured * self.lacking), lost=self.lost, by="variation", **ends,
             )  # fmt: skip
         return EvaluationCode.WITHIN_ON_FEW(
             limit=self.name, answers=self.answers, samples=self.samples, share=self.limit, enough=enough(self.limit),
-            lost=self.lost, low=low, high=high,
+            lost=self.lost, low=low, high=high, by="count",
         )  # fmt: skip
 
 
@@ -149,6 +153,7 @@ def of_drop(
     error: float | None,
     samples: int,
     alone: bool,
+    counted: bool = True,
 ) -> list[ShareLimit]:
     """The limits on the drop of a metric, each in the metric's own unit.
 
@@ -161,12 +166,13 @@ def of_drop(
         error: the standard error of the drop, see ``resampling.drop_error``.
         samples: number of samples behind the drop.
         alone: whether a single sample, or group, has all labels.
+        counted: whether the metric is a share of these answers, see ``table.is_counted``.
     """  # fmt: skip
     units = {"max_drop": 1.0, "max_relative_drop": abs(before)}
     return [
         ShareLimit(
             name, drop, answers, limit * unit, samples=single, error=error, measured=samples,
-            alone=alone and answers <= 0, rounding=ROUNDING * abs(before),
+            alone=alone and not (counted and answers > 0), counted=counted, rounding=ROUNDING * abs(before),
         )
         for name, unit in units.items()
         if (limit := limits.get(name)) is not None

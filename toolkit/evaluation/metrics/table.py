@@ -34,6 +34,7 @@ class MetricInfo:
         together: number of consecutive samples that share an answer.
         counted: whether it changes in steps of one answer, so that a finer limit allows none to be lost.
         by_position: whether it is a share of right positions, if an output has several per sample.
+        right: whether it is the share of its answers that are right.
     """
 
     task: str
@@ -47,6 +48,7 @@ class MetricInfo:
     together: int = 1
     counted: bool = False
     by_position: bool = False
+    right: bool = False
 
 
 _CLASS, _SET = "the class's number: integer, [] or [1]", "0 or 1 for each class: [classes]"
@@ -66,9 +68,10 @@ _TOKENS = "the next token of every position: integer, [positions]; negative ones
 
 METRICS: dict[str, MetricInfo] = {
     "top1": MetricInfo("classification", "share of labels that are the top class; of one score per sample, accuracy",
-                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True, by_position=True),
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True, by_position=True,
+                       right=True),
     "top5": MetricInfo("classification", "share of labels among the five best classes",
-                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True, by_position=True),
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True, by_position=True, right=True),
     "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls; of sets of classes, with those of "
                                     "the samples without each", f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "f1": MetricInfo("classification", "mean of the classes' F1; of one score per sample, that of label 1",
@@ -77,8 +80,9 @@ METRICS: dict[str, MetricInfo] = {
                                     f"{_CLASS}; or {_SET}; or {_ONE}"),
     "auc": MetricInfo("classification", "mean of the classes' areas under the ROC curve",
                       f"{_CLASS}; or {_SET}; or {_ONE}"),
-    "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS, counted=True),
-    "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING, counted=True),
+    "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS, counted=True,
+                         right=True),
+    "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING, counted=True, right=True),
     "cer": MetricInfo("ctc", "edits per label character of the readings", _READING, higher_is_better=False),
     "wer": MetricInfo("ctc", "edits per label word of the readings; [evaluation] space separates words", _READING,
                       higher_is_better=False),
@@ -87,9 +91,9 @@ METRICS: dict[str, MetricInfo] = {
     "map50": MetricInfo("detection", "mean average precision at IoU 0.5", _BOXES, extra="detection"),
     "miou": MetricInfo("segmentation", "mean of the classes' intersection over union", _MASK),
     "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample, or vector of the other tower, "
-                               "has their label", _CLASS, counted=True),
+                               "has their label", _CLASS, counted=True, right=True),
     "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS,
-                              counted=True),
+                              counted=True, right=True),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
                            "...; of outputs with one value per sample, of these", "the pair's score: float, []",
                            share=False, together=2),
@@ -180,6 +184,12 @@ def by_position(metric: str | None) -> bool:
     """Whether a metric counts every position of a sequence rather than whole sequences."""
     info = METRICS.get(metric or "")
     return info is not None and info.by_position
+
+
+def is_counted(metric: str | None) -> bool:
+    """Whether a metric is the share of its answers that are right; assumed of one that is not built in."""
+    info = METRICS.get(metric or "")
+    return info is None or info.right
 
 
 def by_order(metric: str | None) -> bool:

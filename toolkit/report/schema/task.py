@@ -45,9 +45,13 @@ class FewAnswers(Part):
     lost: float = Field(description="the share that is lost; negative if more answers were gained")
     low: Finite = Field(
         default=None,
-        description="lower end of its 95 % interval (Wilson; for other metrics, jackknife); null for one sample",
+        description="lower end of its 95 % interval (Wilson; for other metrics, jackknife); null if not known",
     )
     high: Finite = Field(default=None, description="its upper end")
+    by: Literal["count", "variation", "one"] = Field(
+        default="count",
+        description="what limits the proof: the number of answers, how samples vary, or a single sample",
+    )
 
 
 class TaskInfo(Part):

@@ -287,6 +287,7 @@ def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
     """
     from toolkit.evaluation.budget import Budget
     from toolkit.evaluation.metrics.by_name import make_metric
+    from toolkit.evaluation.metrics.table import is_counted
 
     settings, better = ready.simulation.settings, True
     of_metric = ("max_drop", "min_value", "max_relative_drop")
@@ -299,7 +300,7 @@ def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
         )
     if settings.metric is not None:
         better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
-    return Budget(higher_is_better=better, **vars(limits))
+    return Budget(higher_is_better=better, counted=is_counted(settings.metric), **vars(limits))
 
 
 @dataclass(frozen=True)

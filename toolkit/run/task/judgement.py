@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.comparison.share_limits import ShareLimit, of_drop, of_tally, too_few
-from toolkit.evaluation.metrics.table import follows_float, usual_drop, usual_limits
+from toolkit.evaluation.metrics.table import follows_float, is_counted, usual_drop, usual_limits
 from toolkit.evaluation.numerics.difference import OutputFigures
 from toolkit.evaluation.numerics.intervals import LimitStanding
 from toolkit.report.codes import ReportCode
@@ -82,7 +82,7 @@ def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) 
     single = found.metric_answers == found.samples
     return of_drop(
         limits, found.drop, found.float_value, answers=found.metric_answers, single=single, error=found.drop_error,
-        samples=found.metric_samples or found.samples, alone=found.alone,
+        samples=found.metric_samples or found.samples, alone=found.alone, counted=is_counted(found.metric),
     )  # fmt: skip
 
 

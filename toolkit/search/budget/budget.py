@@ -15,7 +15,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outputs import class_like, discrete_outputs
 from toolkit.evaluation.comparison.share_limits import UNREAD
 from toolkit.evaluation.metrics.by_name import make_metric
-from toolkit.evaluation.metrics.table import follows_float, is_rate_of_errors, is_share, usual_limits
+from toolkit.evaluation.metrics.table import follows_float, is_counted, is_rate_of_errors, is_share, usual_limits
 from toolkit.search.codes import DemandCode
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def budget_for(
         by_task=by_task,
         replaces_drop=replaces_drop,
         reads=reads,
+        counted=is_counted(judged.metric),
         usual=judged.metric if usual and follows_float(judged.metric) else None,
     )
 

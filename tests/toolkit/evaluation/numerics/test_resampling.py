@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from toolkit.base.errors import DataError
+from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.evaluation.comparison.outputs import EvaluationResult
 from toolkit.evaluation.comparison.share_limits import ShareLimit, of_drop, too_few
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.by_name import make_metric
-from toolkit.evaluation.metrics.table import METRICS
+from toolkit.evaluation.metrics.table import METRICS, is_counted
 from toolkit.evaluation.metrics.text import CharacterErrorRate
 from toolkit.evaluation.numerics.intervals import LimitStanding
 from toolkit.evaluation.numerics.resampling import drop_error, is_alone, score_of
@@ -25,6 +27,9 @@ from toolkit.report.findings import sentence
 from toolkit.report.findings.outputs.tasks import few_details
 from toolkit.report.schema.accuracy import Accuracy
 from toolkit.report.schema.task import FewAnswers
+from toolkit.run.recipe.sections import BudgetSection
+from toolkit.run.task.judgement import judge
+from toolkit.search.budget.budget import Judged, budget_for
 
 RNG = np.random.default_rng(0)
 COUNTED = {"top1", "top5", "exact", "ctc_exact", "recall_at_1", "recall_at_5"}
@@ -58,6 +63,7 @@ def fed(name, values, label, rows=slice(None)):
 
 def test_every_metric_is_a_share_of_right_answers_or_tells_how_it_differs():
     assert DATA.keys() | COUNTED == METRICS.keys() and not DATA.keys() & COUNTED
+    assert {name for name in METRICS if is_counted(name)} == COUNTED and is_counted("mine:Metric") and is_counted(None)
 
 
 @pytest.mark.parametrize("name", sorted(DATA))
@@ -187,6 +193,53 @@ def test_a_limit_that_samples_differ_too_much_for_is_not_proven():
         "judge a limit of 0.01"
     )
     assert replace(one, lost=0.011).standing is LimitStanding.MISSED
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "stands", "drop"),
+    [
+        (0.004, 0.001, "not decided on 60 samples, which differ: ", "the drop is 0.00204 to 0.00596 (95 %)"),
+        (0.001, 0.001, "within the budget on 60 samples, which differ: ", "the drop is -0.00096 to 0.00296 (95 %)"),
+        (0.0, None, "within the budget on 60 samples: ", "the drop does not vary between these samples"),
+    ],
+)
+def test_a_drop_of_mean_average_precision_is_no_share_of_the_objects(lost, error, stands, drop):
+    """100 objects on 60 images are too few for a limit of 0.003, but none of them was «0.4 % lost»."""
+    (one,) = of_drop(
+        {"max_drop": 0.003}, lost, 0.8, answers=100, single=False, error=error, samples=60, alone=False, counted=False
+    )
+    assert one.standing is LimitStanding.UNPROVEN
+    # 1,000 objects by the rule of three, so ten times as many images
+    assert sentence(one.finding()) == f"{stands}{drop}; about 600 needed to judge a limit of 0.003"
+    detail = few_details(FewAnswers(**one.finding().values))
+    assert detail == f"T{drop[1:]}, and 0.003 is allowed: give about 600 samples to judge that."
+    by_count = replace(one, counted=True, answers=1000, lost=0.0, error=0.01)
+    assert "points" not in few_details(FewAnswers(**by_count.finding().values))
+
+
+@pytest.mark.parametrize(("lost", "stands"), [(0.0, "within the budget"), (0.02, "not decided")])
+def test_one_image_of_five_objects_is_one_sample(lost, stands):
+    limits = {"max_drop": 0.01}
+    kinds = {"answers": 5, "single": False, "error": None, "samples": 1, "alone": True}
+    (one,) = of_drop(limits, lost, 0.8, **kinds, counted=False)
+    assert one.finding().code is EvaluationCode.WITHIN_ON_ONE
+    assert sentence(one.finding()).startswith(f"{stands} on one labelled sample, which says nothing")
+    (share,) = of_drop(limits, lost, 0.8, **kinds)
+    assert share.finding().code is EvaluationCode.WITHIN_ON_FEW
+
+
+@pytest.mark.parametrize("name", ["map", "auc", "f1", "average_precision", "balanced_accuracy", "cer", "top1"])
+def test_the_run_and_the_search_know_which_metrics_are_shares(name):
+    pytest.importorskip("pycocotools")
+    left_out = tuple((0.8, 0.796 + 0.001 * (group % 2)) for group in range(16))
+    found = EvaluationResult(
+        samples=60, metric=name, float_value=0.8, value=0.796, drop=0.004, metric_answers=100, metric_samples=60,
+        left_out=left_out,
+    )  # fmt: skip
+    few = judge(found, BudgetSection(max_drop=0.003), None, drawing=False).few
+    assert few.values["by"] == ("count" if name == "top1" else "variation")
+    budget = budget_for(Judged(["y"], ["y"], [], name, "y"), {"max_drop": 0.003}, None, Journal())
+    assert budget.counted is (name == "top1")
 
 
 @pytest.mark.parametrize(("lost", "standing"), [(0.0, LimitStanding.UNPROVEN), (0.02, LimitStanding.MISSED)])

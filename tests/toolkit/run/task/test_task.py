@@ -117,7 +117,7 @@ def test_few_samples_are_said_in_the_first_line(samples, verdict, standing, tmp_
         high = pytest.approx(accuracy.parts[0].high - accuracy.parts[0].low)
         assert accuracy.few.model_dump() == {
             "limit": "max_drop", "answers": samples, "samples": True, "share": 0.01, "enough": 300, "lost": 0.0,
-            "low": 0.0, "high": high,
+            "low": 0.0, "high": high, "by": "count",
         }  # fmt: skip
         assert accuracy.doubts == [sentence(few)]
         assert made.report.summary.headline.lower().startswith(f"{accuracy.doubts[0]}; ")

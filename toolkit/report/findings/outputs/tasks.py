@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.words import joined, percent, quoted
+from toolkit.report.findings.words import capital, joined, percent, quoted
 from toolkit.report.schema.task import FewAnswers, PartFigures
 
 _WHAT = {
@@ -159,8 +160,13 @@ def _unit(samples: bool) -> str:
 def few_details(few: FewAnswers) -> str:
     """What can be concluded from so few answers, in detail."""
     unit = _unit(few.samples)
-    if few.low is None or few.high is None:
+    if few.by == "one":
         return "One labelled sample says nothing about how much others differ from it: give more."
+    if few.by == "variation" or few.low is None or few.high is None:
+        return (
+            f"{capital(_drop_of(few.low, few.high))}, and {few.share:.3g} is allowed: give about {few.enough} "
+            "samples to judge that."
+        )
     return (
         f"1 {unit} more or less of {few.answers} is {counted_points(1 / few.answers)}, and {counted_points(few.share)} "
         f"may be lost: give {few.enough} {unit}s to judge that. By these, {points(max(few.low, 0.0))} to "
@@ -169,23 +175,41 @@ def few_details(few: FewAnswers) -> str:
 
 
 def _few(
-    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
-) -> str:
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float,
+    by: str = "count",
+) -> str:  # fmt: skip
     on = f"on {count(answers, _unit(samples))}"
     stands = f"within the budget {on}" if lost <= share else f"not decided {on}, of which {percent(lost)} were lost"
     return f"{stands}; {enough} needed to judge {counted_points(share)}"
 
 
 def _unlike(
-    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
-) -> str:
-    on = f"within the budget on {count(answers, 'sample')}, which differ"
-    return f"{on}: the drop is {low:.3g} to {high:.3g} (95 %); about {enough} needed to judge a limit of {share:.3g}"
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, by: str = "variation",
+    low: float | None = None, high: float | None = None,
+) -> str:  # fmt: skip
+    differ = ", which differ" if low is not None else ""
+    return (
+        f"{_stands(lost, share)} on {count(answers, 'sample')}{differ}: {_drop_of(low, high)}; about {enough} needed "
+        f"to judge a limit of {share:.3g}"
+    )
 
 
-def _alone(limit: str, answers: int, samples: bool, share: float, enough: int, lost: float) -> str:
+def _drop_of(low: float | None, high: float | None) -> str:
+    """The interval of a metric's drop in words; None if no two samples differ in it."""
+    if low is None or high is None:
+        return "the drop does not vary between these samples"
+    return f"the drop is {low:.3g} to {high:.3g} (95 %)"
+
+
+def _stands(lost: float, share: float) -> str:
+    return "within the budget" if lost <= share or math.isclose(lost, share) else "not decided"
+
+
+def _alone(limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, by: str = "one") -> str:
     on = "one labelled sample" if answers == 1 else f"one group of {count(answers, 'sample')} that has all labels"
-    return f"within the budget on {on}, which says nothing about how much others differ; give more to judge {limit}"
+    return (
+        f"{_stands(lost, share)} on {on}, which says nothing about how much others differ; give more to judge {limit}"
+    )
 
 
 def _clue(kind: str, what: str, output: str, value: object) -> str:
