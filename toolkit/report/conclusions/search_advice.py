@@ -65,7 +65,7 @@ def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> l
     """Advice to keep the quantized layers that cost most in float; empty if none costs much.
 
     Args:
-        blamed: the layers with the largest error of their own; the first that is not to be kept is mentioned.
+        blamed: the layers with the largest error of their own; the first is mentioned if it is not to be kept.
         usable: whether the result is usable as it is.
     """
     quantized = [layer for layer in info.layers if not layer.kept]
@@ -74,7 +74,7 @@ def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> l
     if not left:
         return []
     nodes, shares = [layer.node for layer in left], {layer.node: layer.share for layer in info.layers}
-    other = next((layer.node for layer in blamed if layer.node not in nodes), "")
+    other = next((layer.node for layer in blamed[:1] if layer.node not in nodes), "")
     finding = ReportCode.KEEP_MORE_LAYERS(
         count=len(left), precision=info.rest, node=nodes[0], share=left[0].share, usable=usable, other=other,
         other_share=shares.get(other),

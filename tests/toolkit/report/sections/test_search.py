@@ -240,6 +240,9 @@ def test_suggestions_use_what_the_search_measured_and_name_who_differs():
     )
     assert '"second"' in usable.fragment and '"third"' in usable.fragment
     assert '"least"' not in usable.fragment and '"kept"' not in usable.fragment
+    # the layer of the largest error is one of those to keep, so that of no other is the largest
+    (usable,) = search_advice(found, "usable", blamed[::-1])
+    assert usable.finding.values["other"] == ""
     margin, keep = search_advice(found, "missed", blamed[1:])
     assert "margin = 2" in margin.fragment and margin.finding == ReportCode.WIDEN_MARGIN(samples=50)
     values = keep.finding.values
