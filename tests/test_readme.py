@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MODELS, ROOT
+from toolkit.base.errors import QtoolError
 from toolkit.base.types import Array
 from toolkit.cli.main import invoke
 
@@ -50,6 +52,13 @@ def first_samples(stored: Mapping[str, Array]) -> dict[str, Array]:
         else:
             found[name] = stored[name][:MOST]
     return found
+
+
+def test_the_list_of_exit_statuses_is_complete() -> None:
+    listed = TEXT.split("Exit status: ")[1].split("```")[0]
+    kinds = {QtoolError, *QtoolError.__subclasses__()}
+    made = {kind.exit_status for kind in kinds} | {0, 1, 128 + signal.SIGPIPE}
+    assert {int(number) for number in re.findall(r"(?:^|; )(\d+) ", listed)} == made
 
 
 @pytest.fixture
