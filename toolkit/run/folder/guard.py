@@ -97,7 +97,10 @@ def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = 
 
 
 def refuse_anothers(
-    target: Path, own: Callable[[Path], bool], remedy: str = "move it away, or give another --out"
+    target: Path,
+    own: Callable[[Path], bool],
+    remedy: str = "move it away, or give another --out",
+    by: str = "qtool did not write",
 ) -> None:
     """Refuse to overwrite a file that qtool did not write.
 
@@ -105,12 +108,13 @@ def refuse_anothers(
         target: the file to be written; it need not exist.
         own: tells whether a file was written by this command.
         remedy: what the user can do.
+        by: the start of the message: who did not write the file.
 
     Raises:
         QtoolError: the file exists and something else wrote it; empty files may be overwritten.
     """
     if target.is_file() and target.stat().st_size and not own(target):
-        what = "qtool did not write this file, and writing here would destroy it"
+        what = f"{by} this file, and writing here would destroy it"
         raise QtoolError(what, where=str(target), remedy=remedy)
 
 

@@ -61,6 +61,11 @@ class RunState(FileSchema):
             return cls.model_validate(own_json(folder / ".qtool" / _STATE))
         return cls()
 
+    @property
+    def known(self) -> bool:
+        """Whether it tells what ran in the folder; it does not if the file was missing or damaged."""
+        return bool(self.recipe or self.model)
+
     def recipe_file(self, folder: Path) -> Path | None:
         """The file of the recipe that ran in ``folder``; None for a recipe made in Python.
 

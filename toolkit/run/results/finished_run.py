@@ -55,7 +55,7 @@ class FinishedRun:
         """Load the run in a folder.
 
         Raises:
-            QtoolError: the folder has no finished run, or a later run has begun but not finished.
+            QtoolError: the folder has no finished run or has lost its state, or a later run has begun but not finished.
         """
         require_run_folder(folder)
         for name in ("report.json", "recipe.lock.toml"):
@@ -64,7 +64,15 @@ class FinishedRun:
         note = unfinished_note(folder)
         if note is not None:
             raise QtoolError(sentence(note), where=str(folder))
-        recipe, lock = read_lock(folder / "recipe.lock.toml", RunState.load(folder).recipe_file(folder))
+        state = RunState.load(folder)
+        if not state.known:
+            raise QtoolError(
+                "the run folder no longer knows its recipe, which its paths are relative to: .qtool/state.json is "
+                "missing or damaged",
+                where=str(folder),
+                remedy=f"{_AGAIN} with this folder as --out: finished steps are reused",
+            )
+        recipe, lock = read_lock(folder / "recipe.lock.toml", state.recipe_file(folder))
         job = Job(recipe, replace(RunFolder(folder), read_only=True), allow_code, progress)
         return cls(folder, recipe, lock, Report.load(folder / "report.json"), job)
 

@@ -85,3 +85,23 @@ def test_a_pipe_in_the_folder_holds_nobody_up(whole, tmp_path, capsys):
     assert invoke(commands(tmp_path / "w")[0]) in (0, 1), capsys.readouterr().err
     assert report(tmp_path / "w") == wanted
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "gone"])
+def test_a_folder_that_lost_its_recipe_says_so(whole, tmp_path, damage, capsys):
+    """Paths of the lock file are relative to the recipe; without it the working folder's were taken."""
+    shutil.copytree(whole, tmp_path / "w")
+    out, state = tmp_path / "w" / "out", tmp_path / "w" / "out" / ".qtool" / "state.json"
+    if damage == "gone":
+        state.unlink()
+    else:
+        state.write_bytes(DAMAGES[damage](state.read_bytes()))
+    capsys.readouterr()
+    for words in (["accuracy"], ["export", "--to", "polygraphy"]):
+        assert invoke([words[0], str(out), *words[1:]]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "the run folder no longer knows its recipe" in said and "Run its recipe again" in said
+        assert "no such model" not in said
+    assert invoke(["explain", str(out)]) == 0
+    assert invoke(commands(tmp_path / "w")[0]) in (0, 1)
+    assert invoke(["accuracy", str(out)]) in (0, 1)
