@@ -17,11 +17,13 @@ def test_pages_are_let_go_of_while_other_threads_map_files(tmp_path):
     path.write_bytes(np.arange(1024, dtype=np.int32).tobytes())
 
     def maps():
-        for _ in range(ROUNDS):
-            with path.open("rb") as stream:
-                held = [map_file(stream, path) for _ in range(50)]
-            assert np.frombuffer(held[0], np.int32)[-1] == 1023
-        mapping.pop()
+        try:
+            for _ in range(ROUNDS):
+                with path.open("rb") as stream:
+                    held = [map_file(stream, path) for _ in range(50)]
+                assert np.frombuffer(held[0], np.int32)[-1] == 1023
+        finally:
+            mapping.pop()
 
     def releases():
         try:
