@@ -100,7 +100,7 @@ def refuse_anothers(
     target: Path,
     own: Callable[[Path], bool],
     remedy: str = "move it away, or give another --out",
-    by: str = "qtool did not write",
+    what: str = "qtool did not write this file",
 ) -> None:
     """Refuse to overwrite a file that qtool did not write.
 
@@ -108,14 +108,13 @@ def refuse_anothers(
         target: the file to be written; it need not exist.
         own: tells whether a file was written by this command.
         remedy: what the user can do.
-        by: the start of the message: who did not write the file.
+        what: what such a file is, if something other than who wrote it is known.
 
     Raises:
         QtoolError: the file exists and something else wrote it; empty files may be overwritten.
     """
     if target.is_file() and target.stat().st_size and not own(target):
-        what = f"{by} this file, and writing here would destroy it"
-        raise QtoolError(what, where=str(target), remedy=remedy)
+        raise QtoolError(f"{what}, and writing here would destroy it", where=str(target), remedy=remedy)
 
 
 def refuse_no_run_folder(folder: Path) -> None:

@@ -34,7 +34,7 @@ def refuse_overwriting(target: Path, force: bool) -> None:
         raise QtoolError(
             "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
         )
-    refuse_anothers(target, is_recipe)
+    refuse_anothers(target, is_recipe, what="this is not a recipe that qtool can read")
 
 
 def is_recipe(path: Path) -> bool:
