@@ -79,7 +79,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
 def bound_advice(info: SearchInfo, passes: Sequence[PassInfo], spots: Sequence[WeakSpotInfo]) -> list[Advice]:
     """Advice on quantizing more if accuracy keeps layers in float.
 
-    FP8 is suggested unless INT8 leaves more than FP8 can at all of the explained layers.
+    FP8 is suggested unless INT8's rounding is known to leave more than FP8 can at each of the explained layers.
 
     Args:
         spots: the layers that cost most, with the SQNR that rounding leaves at each.
@@ -88,11 +88,17 @@ def bound_advice(info: SearchInfo, passes: Sequence[PassInfo], spots: Sequence[W
     if not bounded(info) or info.precision is not Precision.INT8 or (own is not None and own.settings.get("also")):
         return []
     use = own.use if own is not None else pass_name(Role.SEARCH)
-    left = [one.value for spot in spots if spot.kept for one in spot.causes if one.kind == CauseKind.ROUNDING]
-    if left and all(level is not None and level > _OF_FP8 for level in left):
+    kept = [spot for spot in spots if spot.kept]
+    if kept and all(map(_above_fp8, kept)):
         return [Advice(BoundCode.WHAT_NEXT(precision=info.precision, other=""))]
     finding = BoundCode.WHAT_NEXT(precision=info.precision, other="fp8")
     return [Advice(finding, f'[[pass]]\nuse = "{use}"\nalso = "fp8"\n')]
+
+
+def _above_fp8(spot: WeakSpotInfo) -> bool:
+    """Whether INT8's rounding leaves a layer more than FP8's can; False if it was not measured, as beside clipping."""
+    levels = [one.value for one in spot.causes if one.kind == CauseKind.ROUNDING]
+    return bool(levels) and all(level is not None and level > _OF_FP8 for level in levels)
 
 
 def _everything(info: SearchInfo) -> PlanPoint | None:
