@@ -138,10 +138,13 @@ def _placed(output: SeenOutput, channels: int) -> list[Clue]:
     quantities = _amount(output)
     if channels == 1 and not quantities:
         return [Clue("segmentation", "shape", 0.5, "picture")]
-    if channels in (3, 4) or channels > 256 or output.in_unit or quantities:
+    if channels in (3, 4) or channels > 256 or output.in_unit or (channels == 1 and quantities):
         return [Clue("regression", "shape", 0.5, "picture")]
     enlarging = sorted(output.ops & _ENLARGE)
     operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
+    if quantities:
+        # scores after a Relu or Softplus have no negative values either, and are enlarged to the image's extents
+        return [Clue("regression", "shape", 0.5, "picture"), *operator]
     return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
 
 

@@ -439,6 +439,14 @@ def test_channels_without_negative_values_are_features_and_not_scores_of_classes
     assert "segmentation" in tasks[0] and tasks[1] == {"regression"}
 
 
+@pytest.mark.parametrize("activation", ["Relu", "Softplus"])
+def test_maps_without_negative_values_that_are_enlarged_to_the_image_may_be_scores_of_classes(activation):
+    """They were judged by their values alone, so a changed class was no difference."""
+    values = normal(6, 21, 32, 32)
+    values = np.maximum(values, 0) if activation == "Relu" else np.log1p(np.exp(values))
+    assert {part.task for part in guess(seen(out("y", values, "Resize"))).parts} == {"segmentation", "regression"}
+
+
 @pytest.mark.parametrize(("op", "task"), [("Mul", "regression"), ("Sigmoid", "segmentation")])
 def test_a_map_of_small_amounts_is_no_mask(op, task):
     """How many there are in a place, 0.02 at most: all its values are close to 0, and none is to 1."""
