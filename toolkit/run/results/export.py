@@ -139,8 +139,8 @@ def _refuse_over(run: FinishedRun, folder: Path, names: Iterable[str]) -> None:
     for name in names:
         refuse_writing_over(inputs, folder / name)
         if run.folder.resolve() not in folder.resolve().parents:
-            own, what = written.get(name), "no export that this run folder knows of wrote this file"
-            refuse_anothers(folder / name, lambda path, own=own: own == sha256_file(path), what=what)
+            what = "no export that this run folder knows of wrote this file"
+            refuse_anothers(folder / name, lambda path: written.get(path.name) == sha256_file(path), what=what)
 
 
 def _written(run: FinishedRun) -> dict[str, Any]:
