@@ -49,15 +49,19 @@ def test_a_run_and_a_search_without_a_budget_hold_the_same_limit(edits, standing
     """Of 0.5 % wrong characters three times as many were usable: 120 edits more in 12,000."""
     before, after = 60 / CHARACTERS, (60 + edits) / CHARACTERS
     found = EvaluationResult(
-        "cer", before, after, after - before, READINGS, metric_answers=CHARACTERS, metric_samples=READINGS, rising=False
-    )
+        "cer", before, after, after - before, READINGS, metric_answers=CHARACTERS, metric_samples=READINGS,
+        rising=False, left_out=[(before, after)] * READINGS,
+    )  # fmt: skip
     judged = judge(found, BudgetSection(), None, False)
     assert (judged.standing, judged.limits["max_drop"]) == (standing, pytest.approx(0.01 / 12))
     journal = Journal()
     one = Judged(["y"], [], [], "cer", None, False)
     budget = budget_for(one, NONE, SimpleNamespace(), journal)
     outcome, reference = (
-        Outcome(1e-9, metric=value, metric_answers=CHARACTERS, metric_samples=READINGS) for value in (after, before)
+        Outcome(
+            1e-9, metric=value, metric_answers=CHARACTERS, metric_samples=READINGS, metric_left_out=(value,) * READINGS
+        )
+        for value in (after, before)
     )
     assert (not budget.lacks(outcome, reference)) is (standing == "met")
     assert "cer may grow by 5 % of the float model's own" in sentence(journal.events[0].why)
@@ -79,7 +83,10 @@ def test_an_offset_of_all_labels_is_no_reason_for_a_wide_limit(metric, spread):
 
 
 def test_a_limit_that_a_recipe_gives_is_kept():
-    found = EvaluationResult("cer", 0.005, 0.014, 0.009, READINGS, metric_answers=CHARACTERS, metric_samples=READINGS)
+    found = EvaluationResult(
+        "cer", 0.005, 0.014, 0.009, READINGS, metric_answers=CHARACTERS, metric_samples=READINGS,
+        left_out=[(0.005, 0.014)] * READINGS,
+    )  # fmt: skip
     assert judge(found, BudgetSection(max_drop=0.01), None, False).standing == "met"
 
 
