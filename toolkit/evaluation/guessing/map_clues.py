@@ -138,7 +138,7 @@ def _placed(output: SeenOutput, channels: int) -> list[Clue]:
     quantities = _amount(output)
     if channels == 1 and not quantities:
         return [Clue("segmentation", "shape", 0.5, "picture")]
-    if channels in (3, 4) or channels > 256 or output.in_unit or (channels == 1 and quantities):
+    if channels in (1, 3, 4) or channels > 256 or output.in_unit:
         return [Clue("regression", "shape", 0.5, "picture")]
     enlarging = sorted(output.ops & _ENLARGE)
     operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
