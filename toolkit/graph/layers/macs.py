@@ -200,7 +200,7 @@ def _einsum(node: Any, facts: Facts) -> int | None:
     """The product of all extents of each contraction, with operands from left to right; none for a single operand.
 
     Labels as in numpy.einsum, which ONNX's Einsum follows. Between two contractions, labels stay that the output or
-    a later operand has.
+    a later operand has. If all labels stay, nothing is summed: an element-wise or outer product has none.
     """
     shapes = [_shape(node, facts, index) for index in range(len(node.inputs))]
     if any(shape is None for shape in shapes):
@@ -222,8 +222,9 @@ def _einsum(node: Any, facts: Facts) -> int | None:
     total, held = 0, terms[0]
     for number, other in enumerate(terms[1:], start=2):
         joined = held | other
-        total += math.prod(extents[label] for label in joined)
         held = joined & wanted.union(*terms[number:])
+        if held != joined:
+            total += math.prod(extents[label] for label in joined)
     return total
 
 

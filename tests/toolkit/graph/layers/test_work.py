@@ -50,6 +50,11 @@ CASES = [
     ("Einsum", [(6, 1, 3, 4), (7, 4, 5)], [(6, 7, 3, 5)], {"equation": "...ij,...jk->...ik"}, 6 * 7 * 3 * 4 * 5),
     ("Einsum", [(3, 4), (4, 5), (5, 6)], [(3, 6)], {"equation": "ij,jk,kl->il"}, 3 * 4 * 5 + 3 * 5 * 6),
     ("Einsum", [(3, 4)], [(4, 3)], {"equation": "ij->ji"}, 0),
+    # element-wise and outer products sum nothing, unlike a product of all elements
+    ("Einsum", [(2, 3, 4), (2, 3, 4)], [(2, 3, 4)], {"equation": "bij,bij->bij"}, 0),
+    ("Einsum", [(2, 3), (2, 4)], [(2, 3, 4)], {"equation": "bi,bj->bij"}, 0),
+    ("Einsum", [(2, 3), (2, 3), (3, 5)], [(2, 5)], {"equation": "ij,ij,jk->ik"}, 2 * 3 * 5),
+    ("Einsum", [(2, 3), (2, 3)], [(2,)], {"equation": "bi,bi->b"}, 2 * 3),
     ("Attention", [(2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)], [(2, 3, 5, 6)], {}, 2 * 3 * 5 * 7 * (4 + 6)),
     ("Attention", [(2, 6, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6)], [(2, 6, 5, 6)], {}, 2 * 6 * 5 * 7 * (4 + 6)),
     ("Attention", QKV, [(2, 5, 12)], {"q_num_heads": 3, "kv_num_heads": 3}, 2 * 3 * 5 * 7 * 8),
