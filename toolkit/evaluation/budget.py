@@ -14,7 +14,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.comparison.type_noise import TypeNoise
-from toolkit.evaluation.metrics.table import METRICS, usual_drop
+from toolkit.evaluation.metrics.table import METRICS, largest_usual_drop, usual_drop
 from toolkit.evaluation.numerics.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.numerics.resampling import drop_error, is_alone
 from toolkit.evaluation.tasks import AnswerTally
@@ -252,6 +252,7 @@ class Budget:
                 samples=outcome.metric_samples,
                 alone=is_alone(outcome.metric_samples, reference.metric_left_out, outcome.metric_left_out),
                 counted=self.counted,
+                largest=self._largest_drop(outcome, abs(before)),
             )
         if self.min_agreement is not None:
             if outcome.agreement is None:
@@ -275,9 +276,15 @@ class Budget:
         if self.usual is None or given is None:
             limits = {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
             return {name: limit for name, limit in limits.items() if limit is not None}
-        samples, answers = outcome.metric_samples, outcome.metric_answers
-        most = usual_drop(self.usual, own, samples=samples, answers=answers, spread=outcome.metric_spread)
+        most = usual_drop(self.usual, own, **outcome.behind_metric)
         return {"max_drop": most * given / METRICS[self.usual].drop}
+
+    def _largest_drop(self, outcome: Outcome, own: float) -> float | None:
+        """See ``ShareLimit.largest``; None if the recipe has a limit. Arguments as for ``drops``."""
+        given = self.max_drop if self.max_drop is not None else self.max_relative_drop
+        if self.usual is None or given is None:
+            return None
+        return largest_usual_drop(self.usual, own, **outcome.behind_metric) * given / METRICS[self.usual].drop
 
     def _least_of(self, tally: AnswerTally) -> float | None:
         least = self.min_unchanged
@@ -307,8 +314,10 @@ class Budget:
         changed = changed_answers(outcome) if one.name in _DROPS else None
         error = one.error
         if error is None:
-            error = _standard_error(outcome) if changed is None else math.sqrt(changed / one.answers)
-        return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
+            error = outcome.standard_error if changed is None else math.sqrt(changed / one.answers)
+        # a plan is not rejected for a limit that may be larger; with a margin, one within the limit is preferred
+        limit = one.largest if one.rough and self.margin <= 0 and one.largest is not None else one.limit
+        return max(one.lost + self.margin * error, self._flips(outcome)) - limit
 
     def _value_lack(self, outcome: Outcome) -> float:
         """By how much the metric is worse than ``min_value``; 0 or less if it is not."""
@@ -389,11 +398,3 @@ def _slack(one: ShareLimit) -> float:
     if one.answers <= 0:
         return max(_SLACK * one.limit, one.rounding)
     return _SLACK if one.lost > one.limit + _SLACK else _SLACK_OF_ANSWERS
-
-
-def _standard_error(outcome: Outcome) -> float:
-    if outcome.agreement is None or not outcome.positions or not outcome.of_classes:
-        return 0.0
-    binomial = math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
-    # positions of one sample often change together, and then the spread between samples is larger
-    return max(binomial, outcome.agreement_error or 0.0)

@@ -52,6 +52,7 @@ class EvaluationCode(BaseCode):
     WITHIN_ON_FEW = "evaluation-within-on-few"
     WITHIN_ON_UNLIKE = "evaluation-within-on-unlike"
     WITHIN_ON_ONE = "evaluation-within-on-one"
+    LIMIT_ROUGH = "evaluation-limit-rough"
     LABELS_FIT_NOTHING = "evaluation-labels-fit-nothing"
     LABELS_UNUSED = "evaluation-labels-unused"
     LABEL_NOT_FINITE = "evaluation-label-not-finite"

@@ -13,6 +13,7 @@ from toolkit.base.decibels import decibels
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.metric import are_shares
+from toolkit.evaluation.metrics.table import LabelFigures
 from toolkit.evaluation.numerics.difference import Difference, is_float, positions_on, same_argmax
 from toolkit.evaluation.numerics.divergence import divergence
 from toolkit.evaluation.numerics.resampling import MetricScore
@@ -94,6 +95,20 @@ class Outcome:
         """The largest expected share of changed answers of any part, 0 to 1; None if there is no expectation."""
         shares = [one.expected / one.answers for one in self.tallies if one.expected is not None and one.answers]
         return max(shares, default=None)
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the argmax agreement; 0 if there is none."""
+        if self.agreement is None or not self.positions or not self.of_classes:
+            return 0.0
+        binomial = math.sqrt(self.agreement * (1 - self.agreement) / self.positions)
+        # positions of one sample often change together, and then the spread between samples is larger
+        return max(binomial, self.agreement_error or 0.0)
+
+    @property
+    def behind_metric(self) -> LabelFigures:
+        """The arguments of ``usual_drop`` besides the metric and its value."""
+        return {"samples": self.metric_samples, "answers": self.metric_answers, "spread": self.metric_spread}
 
     @property
     def sqnr_db(self) -> float:

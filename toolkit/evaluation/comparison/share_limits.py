@@ -13,6 +13,9 @@ from toolkit.evaluation.tasks import AnswerTally
 
 ROUNDING = 1e-12
 """The most by which a drop may exceed its limit, as a share of the metric: rounding of the difference of two values."""
+_ALIKE, _DOUBLE, _MOST_SAMPLES = 1e-3, 2, 1_000_000
+"""How much more than the limit must be lost for a number of samples to be told that decides it, the factor for that
+number otherwise, and the largest number that is told."""
 UNREAD = 0.05
 """The share of changed answers allowed for an output that neither the metric nor another limit covers."""
 
@@ -35,6 +38,8 @@ class ShareLimit:
         alone: whether a single sample, or group, has all labels, so that the variation between samples is not known.
         counted: whether ``lost`` is a share of ``answers``; if not, their number only bounds what they can show.
         rounding: the most by which ``lost`` may exceed the limit, in the same unit.
+        largest: the largest value that the limit may have, if it is computed from labels that show it only roughly;
+            None if it is known.
     """
 
     name: str
@@ -49,19 +54,28 @@ class ShareLimit:
     alone: bool = False
     counted: bool = True
     rounding: float = ROUNDING
+    largest: float | None = None
 
     @property
     def standing(self) -> LimitStanding:
         """Whether the limit is met, missed or unproven; see ``intervals.standing``.
 
         A metric that is not a share of answers is judged by its value; it is unproven if samples differ so much that a
-        loss of zero cannot be distinguished from one at the limit, or if there is only one sample.
+        loss of zero cannot be distinguished from one at the limit, if there is only one sample, or if the loss exceeds
+        the limit, but not the largest one that the labels allow.
         """
         found = LimitStanding.MET if self.lost <= self.limit + self.rounding else LimitStanding.MISSED
+        if found is LimitStanding.MISSED and self.rough:
+            return LimitStanding.UNPROVEN
         if self.answers > 0:
             found = standing(self.lost * self.answers, self.answers, self.limit, self.independent)
         unsure = self.imprecise or (self.alone and self.limit > 0)
         return LimitStanding.UNPROVEN if found is LimitStanding.MET and unsure else found
+
+    @property
+    def rough(self) -> bool:
+        """Whether the loss exceeds the limit, but not the largest value that the limit may have."""
+        return self.largest is not None and self.limit + self.rounding < self.lost <= self.largest + self.rounding
 
     @property
     def imprecise(self) -> bool:
@@ -72,11 +86,12 @@ class ShareLimit:
     def by_chance(self) -> bool:
         """Whether a metric that is not a share of answers may be within the limit on other samples.
 
-        It may if the one-sided 95 % interval of the drop includes the limit, or if there is only one sample.
+        It may if the one-sided 95 % interval of the drop includes the limit, if there is only one sample, or if the
+        limit may be as large as the drop.
         """
         if self.answers > 0:
             return False
-        return self.alone or (self.error is not None and self.lost - ONE_SIDED * self.error <= self.limit)
+        return self.alone or self.rough or (self.error is not None and self.lost - ONE_SIDED * self.error <= self.limit)
 
     @property
     def likely(self) -> float:
@@ -110,6 +125,8 @@ class ShareLimit:
     def finding(self) -> Finding:
         """The finding that the limit is not proven on these answers, and how many are needed."""
         by_count = self.few and self.counted
+        if self.rough:
+            return self._rough_finding()
         if self.alone and not by_count:
             return EvaluationCode.WITHIN_ON_ONE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
@@ -126,6 +143,19 @@ class ShareLimit:
         return EvaluationCode.WITHIN_ON_FEW(
             limit=self.name, answers=self.answers, samples=self.samples, share=self.limit, enough=enough(self.limit),
             lost=self.lost, low=low, high=high, by="count",
+        )  # fmt: skip
+
+    def _rough_finding(self) -> Finding:
+        """See ``finding``, for a limit that the labels show only roughly.
+
+        The logarithm of a confidence limit of the variance falls about with the square root of the number of samples.
+        """
+        largest = self.largest or self.limit
+        known = self.limit > 0 and math.isfinite(largest) and self.lost > self.limit * (1 + _ALIKE)
+        more = (math.log(largest / self.limit) / math.log(self.lost / self.limit)) ** 2 if known else _DOUBLE
+        return EvaluationCode.LIMIT_ROUGH(
+            limit=self.name, answers=self.measured, samples=True, share=self.limit, lost=self.lost, by="spread",
+            enough=math.ceil(min(self.measured * more, _MOST_SAMPLES)), largest=largest,
         )  # fmt: skip
 
 
@@ -154,6 +184,7 @@ def of_drop(
     samples: int,
     alone: bool,
     counted: bool = True,
+    largest: float | None = None,
 ) -> list[ShareLimit]:
     """The limits on the drop of a metric, each in the metric's own unit.
 
@@ -167,12 +198,14 @@ def of_drop(
         samples: number of samples behind the drop.
         alone: whether a single sample, or group, has all labels.
         counted: whether the metric is a share of these answers, see ``table.is_counted``.
+        largest: see ``ShareLimit.largest``, in the metric's unit.
     """  # fmt: skip
     units = {"max_drop": 1.0, "max_relative_drop": abs(before)}
     return [
         ShareLimit(
             name, drop, answers, limit * unit, samples=single, error=error, measured=samples,
             alone=alone and not (counted and answers > 0), counted=counted, rounding=ROUNDING * abs(before),
+            largest=largest,
         )
         for name, unit in units.items()
         if (limit := limits.get(name)) is not None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
+
+from toolkit.evaluation.numerics.intervals import variance_bound
 
 _OF_ERRORS, _EDITS_BY_CHANCE = 0.05, 2
 """The default limit on the growth of an error rate, as a share of the float model's, and the edits due to chance."""
@@ -11,6 +14,9 @@ _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """The default limit on an error if the float model has none, as a share of a constant's error: noise 30 dB below the
 variation of labels.
 """
+_OF_VARIANCE = {"mse": 1.0, "mae": 0.5}
+"""The power of the labels' variance with which a constant's error grows."""
+_FEWEST_LABELS = 2
 _NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
 """An error below this share of a constant's counts as none: it remains if labels are the float model's own answers,
 computed elsewhere or stored in float16. Above, that limit falls with the square of the float model's error, until the
@@ -49,6 +55,14 @@ class MetricInfo:
     counted: bool = False
     by_position: bool = False
     right: bool = False
+
+
+class LabelFigures(TypedDict):
+    """The figures of the labels behind a metric on which its default limit depends, see ``usual_drop``."""
+
+    samples: int
+    answers: int
+    spread: float
 
 
 _CLASS, _SET = "the class's number: integer, [] or [1]", "0 or 1 for each class: [classes]"
@@ -95,7 +109,8 @@ METRICS: dict[str, MetricInfo] = {
     "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS,
                               counted=True, right=True),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
-                           "...; of outputs with one value per sample, of these", "the pair's score: float, []",
+                           "...; of two towers, of the cosine of a sample's two vectors; of outputs with one value per "
+                           "sample, of these", "the pair's score: float, []",
                            share=False, together=2),
     "psnr": MetricInfo("regression", "peak signal-to-noise ratio, dB", _ALIKE, 0.1, share=False),
     "ssim": MetricInfo("regression", "structural similarity", f"{_ALIKE}, an image", share=False),
@@ -141,6 +156,20 @@ def usual_drop(
     if is_rate_of_errors(metric):
         return _rate_drop(metric, own, samples, answers, samples if judged is None else judged)
     return _error_drop(metric, own, spread) if METRICS[metric].relative else METRICS[metric].drop
+
+
+def largest_usual_drop(metric: str, own: float, *, samples: int, answers: int = 0, spread: float = 0.0) -> float:
+    """``usual_drop`` for the largest spread that labels may have of which these are a sample (95 %, one-sided).
+
+    The same as ``usual_drop`` for metrics whose limit does not depend on the spread, or if no spread is known.
+
+    Args:
+        samples: the number of samples with a label.
+    """
+    if metric not in _SPREAD or spread <= 0 or samples < _FEWEST_LABELS:
+        return usual_drop(metric, own, samples=samples, answers=answers, spread=spread)
+    # elements of one label may vary together, so each sample counts once
+    return usual_drop(metric, own, spread=spread * variance_bound(samples) ** _OF_VARIANCE[metric])
 
 
 def _rate_drop(metric: str, own: float, samples: int, answers: int, judged: int) -> float:

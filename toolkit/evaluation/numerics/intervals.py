@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from functools import cache
 
 ONE_SIDED, TWO_SIDED = 1.645, 1.96
 """Numbers of standard errors for a one-sided and a two-sided 95 % interval."""
+_ONE_SIDED_SHARE = 0.05
+_MANY, _HALVINGS = 1_000, 60
 _UNLIKELY = 0.025
 _ROUNDING = 1e-9
 _FINEST = 1e-9
@@ -75,6 +78,43 @@ def standing(lost: float, answers: float, limit: float, independent: float | Non
     count = min(independent if independent is not None else answers, answers)
     likely = _at_least(max(lost, 0.0) * count / answers, count, limit) >= _UNLIKELY
     return LimitStanding.UNPROVEN if lost <= max(limit * answers, 1.0) + _ROUNDING and likely else LimitStanding.MISSED
+
+
+@cache
+def variance_bound(count: int) -> float:
+    """The one-sided 95 % upper limit of a variance, as a multiple of the mean squared deviation of n values.
+
+    For normally distributed values, the sum of squared deviations over the variance follows a chi-squared distribution
+    with n - 1 degrees of freedom, so the limit is n / q with q its 5 % quantile. From 1,000 degrees of freedom on, q is
+    by E. B. Wilson and M. M. Hilferty, "The distribution of chi-square", PNAS 17 (1931).
+
+    Args:
+        count: the number n of independent values; the limit of one value is infinite.
+    """
+    free = count - 1
+    if free < 1:
+        return math.inf
+    if free >= _MANY:
+        return count / free * (1 - 2 / (9 * free) - ONE_SIDED * math.sqrt(2 / (9 * free))) ** -3
+    low, high = 0.0, float(free)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _chi_squared(middle, free) > _ONE_SIDED_SHARE else (middle, high)
+    return count / high
+
+
+def _chi_squared(value: float, free: int) -> float:
+    """The distribution function of chi-squared, by the series of the incomplete gamma function, for value <= free."""
+    shape, half = free / 2, value / 2
+    if half <= 0:
+        return 0.0
+    term = total = math.exp(shape * math.log(half) - half - math.lgamma(shape + 1))
+    place = shape
+    while term > total * _ROUNDING:
+        place += 1
+        term *= half / place
+        total += term
+    return total
 
 
 def _at_least(lost: float, count: float, share: float) -> float:

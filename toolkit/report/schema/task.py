@@ -48,9 +48,13 @@ class FewAnswers(Part):
         description="lower end of its 95 % interval (Wilson; for other metrics, jackknife); null if not known",
     )
     high: Finite = Field(default=None, description="its upper end")
-    by: Literal["count", "variation", "one"] = Field(
+    by: Literal["count", "variation", "one", "spread"] = Field(
         default="count",
-        description="what limits the proof: the number of answers, how samples vary, or a single sample",
+        description="what limits the proof: the number of answers, how samples vary, a single sample, or labels that "
+        "show only roughly how they vary, from which the limit follows",
+    )
+    largest: Finite = Field(
+        default=None, description="for spread, the largest value that share may have; null otherwise"
     )
 
 

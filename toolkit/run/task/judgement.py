@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.comparison.share_limits import ShareLimit, of_drop, of_tally, too_few
-from toolkit.evaluation.metrics.table import follows_float, is_counted, usual_drop, usual_limits
+from toolkit.evaluation.metrics.table import (
+    follows_float,
+    is_counted,
+    largest_usual_drop,
+    usual_drop,
+    usual_limits,
+)
 from toolkit.evaluation.numerics.difference import OutputFigures
 from toolkit.evaluation.numerics.intervals import LimitStanding
 from toolkit.report.codes import ReportCode
@@ -46,23 +52,26 @@ def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | Non
     limits = _limits(budget, found)
     by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
     counts = by_task or limits["min_unchanged"] is not None
-    shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
+    of_metric = _metric_shares(limits, found, _largest_drop(budget, found))
+    shares = [*of_metric, *_agreements(limits, found)]
     if counts:
         # values compared in place of answers prove no loss; findings about the samples report that
         shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.judges_values]
     few = too_few(shares)
     if drawing or not (by_task or any(limit is not None for limit in limits.values())):
         return Judgement(limits, counts, [], few, None)
-    misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
+    misses = [*_metric_misses(limits, found, of_metric), *_output_misses(budget, found)]
     misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     unproven = few is not None or bool(one_answer(found))
     return Judgement(limits, counts, misses, few, "missed" if misses else "unproven" if unproven else "met")
 
 
+_NAMES = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
+
+
 def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:
     """The recipe's limits; for a built-in metric without any limit, the metric's default limit."""
-    names = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
-    limits: dict[str, float | None] = {name: getattr(budget, name) for name in names}
+    limits: dict[str, float | None] = {name: getattr(budget, name) for name in _NAMES}
     if found.value is not None and all(limit is None for limit in limits.values()):
         limits |= usual_limits(found.metric)
         if found.metric is not None and found.float_value is not None and follows_float(found.metric):
@@ -75,14 +84,29 @@ def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float |
     return limits
 
 
-def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    """The limits on the metric's drop, if the drop is known."""
+def _largest_drop(budget: BudgetSection, found: EvaluationResult) -> float | None:
+    """See ``ShareLimit.largest``; None if the recipe has a limit of its own."""
+    if found.metric is None or found.float_value is None or not follows_float(found.metric):
+        return None
+    if any(getattr(budget, name) is not None for name in _NAMES):
+        return None
+    return largest_usual_drop(
+        found.metric, found.float_value, samples=found.metric_samples or found.samples, answers=found.metric_answers,
+        spread=found.metric_spread,
+    )  # fmt: skip
+
+
+def _metric_shares(
+    limits: Mapping[str, float | None], found: EvaluationResult, largest: float | None
+) -> list[ShareLimit]:
+    """The limits on the metric's drop, if the drop is known; for ``largest`` see ``ShareLimit``."""
     if found.drop is None or found.float_value is None:
         return []
     single = found.metric_answers == found.samples
     return of_drop(
         limits, found.drop, found.float_value, answers=found.metric_answers, single=single, error=found.drop_error,
         samples=found.metric_samples or found.samples, alone=found.alone, counted=is_counted(found.metric),
+        largest=largest,
     )  # fmt: skip
 
 
@@ -98,14 +122,16 @@ def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> 
     ]
 
 
-def _metric_misses(limits: Mapping[str, float | None], found: EvaluationResult) -> list[Finding]:
+def _metric_misses(
+    limits: Mapping[str, float | None], found: EvaluationResult, shares: Sequence[ShareLimit]
+) -> list[Finding]:
     """The limits on the metric that are missed, or that cannot be judged for lack of a value."""
     misses = []
     drop, value = found.drop, found.value
     unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
     if found.metric is None and found.not_compared:
         unknown = ReportCode.LIMIT_NOT_COMPUTED
-    for share in _metric_shares(limits, found):
+    for share in shares:
         if share.standing is LimitStanding.MISSED:
             misses.append(ReportCode.DROP_OVER_LIMIT(drop=drop, limit=share.limit))
     for name in ("max_drop", "max_relative_drop"):

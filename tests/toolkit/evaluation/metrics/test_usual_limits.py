@@ -133,6 +133,45 @@ def test_an_error_that_the_float_model_has_not_may_be_what_hardly_shows(metric, 
     assert not slack.lacks(outcome, reference)
 
 
+def few_labels(metric, drop, samples=8):
+    """The labels are 70 +- 0.001, which 8 of them tell to within a factor of 2.7 to 3.7; the float model is exact."""
+    spread = 1e-6 if metric == "mse" else 1e-3 * (2 / np.pi) ** 0.5
+    return EvaluationResult(
+        metric, 0.0, drop * spread, drop * spread, samples, metric_samples=samples, metric_spread=spread, rising=False,
+        left_out=tuple((0.0, drop * spread * (1 + 1e-3 * one)) for one in range(samples)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "samples", "drop", "standing"),
+    [
+        ("mse", 8, 0.9e-3, "met"), ("mse", 8, 1.1e-3, "unproven"), ("mse", 8, 3.6e-3, "unproven"),
+        ("mse", 8, 3.8e-3, "missed"), ("mse", 200, 1.1e-3, "unproven"), ("mse", 200, 1.3e-3, "missed"),
+        ("mae", 8, 0.03, "met"), ("mae", 8, 0.06, "unproven"), ("mae", 8, 0.062, "missed"),
+    ],
+)  # fmt: skip
+def test_a_limit_of_labels_that_hardly_vary_is_known_as_well_as_their_variation(metric, samples, drop, standing):
+    """8 / 2.167 and, of the root, 1.921 times the limit, by chi-squared with 7 degrees of freedom; 200 / 167.4."""
+    found = few_labels(metric, drop, samples)
+    judged = judge(found, BudgetSection(), None, False)
+    assert judged.standing == standing
+    budget = budget_for(Judged(["y"], [], [], metric, None, False), NONE, SimpleNamespace(), Journal())
+    outcome, reference = (
+        Outcome(1e-9, metric=value, metric_samples=samples, metric_spread=found.metric_spread, metric_left_out=left)
+        for value, left in zip((found.value, 0.0), list(zip(*found.left_out))[::-1])
+    )
+    assert bool(replace(budget, margin=0.0).lacks(outcome, reference)) is (standing == "missed")
+    if standing == "unproven":
+        assert budget.unproven(outcome, reference).code is judged.few.code is EvaluationCode.LIMIT_ROUGH
+        assert judged.few.values["enough"] > samples
+        said = sentence(judged.few)
+        assert said.startswith(f"not decided on {samples} samples: the drop is {found.drop:.3g}, and ")
+        assert "is allowed, by how the labels vary as far as" in said
+        # a limit of the recipe's own is known
+        own = BudgetSection(max_drop=judged.limits["max_drop"])
+        assert judge(found, own, None, False).standing == "missed"
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_the_spread_of_labels_is_their_variance(alike):
     labels = [LABELS[:7], LABELS[7:100], LABELS[100:]] if alike else [LABELS[:100], LABELS[100:, :2], LABELS[:30]]

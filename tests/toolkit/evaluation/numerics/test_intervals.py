@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolkit.evaluation.comparison.share_limits import ShareLimit, too_few
-from toolkit.evaluation.numerics.intervals import LimitStanding, enough, standing, wilson
+from toolkit.evaluation.numerics.intervals import LimitStanding, enough, standing, variance_bound, wilson
 
 MET, UNPROVEN, MISSED = LimitStanding
 
@@ -68,3 +68,17 @@ def test_the_limit_that_needs_most_is_named():
 def test_a_metric_that_is_no_share_is_held_by_its_value():
     assert ShareLimit("max_drop", 0.4, 0, 0.5).standing is MET
     assert ShareLimit("max_drop", 0.6, 0, 0.5).standing is MISSED
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"),
+    [(2, 0.00393214), (3, 0.1025866), (8, 2.167350), (16, 7.260944), (100, 77.04633), (1001, 927.5944)],
+)
+def test_a_variance_is_known_up_to_its_chi_squared_limit(count, quantile):
+    """5 % quantiles of chi-squared, from tables."""
+    assert variance_bound(count) == pytest.approx(count / quantile, rel=1e-5)
+    assert variance_bound(count) > variance_bound(count + 1) > 1
+
+
+def test_one_value_says_nothing_of_a_variance():
+    assert variance_bound(1) == float("inf")

@@ -162,6 +162,11 @@ def few_details(few: FewAnswers) -> str:
     unit = _unit(few.samples)
     if few.by == "one":
         return "One labelled sample says nothing about how much others differ from it: give more."
+    if few.by == "spread":
+        return (
+            f"{capital(_drop_of_rough_limit(few.lost, few.share, few.largest, few.answers))}: give about {few.enough} "
+            "samples to judge that, or set [evaluation] budget."
+        )
     if few.by == "variation" or few.low is None or few.high is None:
         return (
             f"{capital(_drop_of(few.low, few.high))}, and {few.share:.3g} is allowed: give about {few.enough} "
@@ -199,6 +204,25 @@ def _drop_of(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "the drop does not vary between these samples"
     return f"the drop is {low:.3g} to {high:.3g} (95 %)"
+
+
+def _drop_of_rough_limit(lost: float, share: float, largest: float | None, samples: int) -> str:
+    """A drop beside a limit that few labels show only roughly."""
+    ends = f"{share:.3g} to {largest:.3g}" if largest is not None and math.isfinite(largest) else f"{share:.3g} or more"
+    return (
+        f"the drop is {lost:.3g}, and {ends} is allowed, by how the labels vary as far as {count(samples, 'sample')} "
+        "can tell (95 %)"
+    )
+
+
+def _rough(
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, largest: float,
+    by: str = "spread",
+) -> str:  # fmt: skip
+    return (
+        f"not decided on {count(answers, 'sample')}: {_drop_of_rough_limit(lost, share, largest, answers)}; about "
+        f"{enough} needed to judge it"
+    )
 
 
 def _stands(lost: float, share: float) -> str:
@@ -281,6 +305,7 @@ TASKS: Table = {
     EvaluationCode.WITHIN_ON_FEW: _few,
     EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
     EvaluationCode.WITHIN_ON_ONE: _alone,
+    EvaluationCode.LIMIT_ROUGH: _rough,
     EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
         f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
         f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing about them, so their "
