@@ -48,8 +48,8 @@ class MetricOptions:
             is used, for pictures the first.
         threshold: the score above which a label applies, or a pixel is in the mask; None if not known.
         lengths: the output with each sample's number of valid positions for CTC; None if all positions are valid.
-        among: the output with the vectors of the other tower, in which a sample's nearest ones are searched; None for
-            the other samples' vectors.
+        among: the output with the vectors of the other tower, with which a sample's vector is compared; None for the
+            other samples' vectors.
     """
 
     output: str | None = None

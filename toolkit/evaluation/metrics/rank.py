@@ -18,13 +18,17 @@ _BLOCK = 512
 
 
 class _Vectors:
-    """Collects one vector per sample, averaged over positions if there are any, and one label per sample."""
+    """Collects one vector per sample, averaged over positions if there are any, and one label per sample.
+
+    In a model of two towers, also the other tower's vector of each sample.
+    """
 
     higher_is_better = True
 
     def __init__(self, options: MetricOptions) -> None:
         self.options = options
         self.vectors: list[Array] = []
+        self.others: list[Array] = []
         self.labels: list[Array] = []
         self.places: list[int] = []
 
@@ -32,6 +36,7 @@ class _Vectors:
         """Add one batch.
 
         Raises:
+            RecipeError: there is no such output.
             DataError: there is not one label per sample.
         """
         values, label = pick_scores(outputs, self.options, labels)
@@ -41,6 +46,9 @@ class _Vectors:
         self.vectors.append(_rows(values))
         self.labels.append(label.reshape(-1))
         self.places += labels.indices if isinstance(labels, Labels) else ()
+        if self.options.among is not None:
+            other = replace(self.options, output=self.options.among)
+            self.others.append(_rows(pick_scores(outputs, other, labels)[0]))
 
     def _all(self) -> tuple[Array, Array]:
         return np.concatenate(self.vectors), np.concatenate(self.labels)
@@ -61,19 +69,6 @@ class RecallAtK(_Vectors):
     def __init__(self, k: int, options: MetricOptions) -> None:
         super().__init__(options)
         self.k = k
-        self.others: list[Array] = []
-
-    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Add one batch.
-
-        Raises:
-            RecipeError: there is no such output.
-            DataError: there is not one label per sample.
-        """
-        super().update(outputs, labels)
-        if self.options.among is not None:
-            other = replace(self.options, output=self.options.among)
-            self.others.append(_rows(pick_scores(outputs, other, labels)[0]))
 
     @property
     def answers(self) -> int:
@@ -112,10 +107,17 @@ def _unit(vectors: Array) -> Array:
     return np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
 
 
+def _cosines(first: Array, second: Array) -> Array:
+    """The cosine of each row of two matrices, float64 [rows]; 0 if a row is 0."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray((first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
+
+
 class Spearman(_Vectors):
     """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1.
 
-    Batches may mix samples of different pairs, by their shapes; the samples' indices in the data identify pairs.
+    Batches may mix samples of different pairs, by their shapes; the samples' indices in the data identify pairs. In a
+    model of two towers, a pair is a sample's own vectors: its cosine is that of both towers' vectors.
     """
 
     def value(self) -> float:
@@ -123,21 +125,21 @@ class Spearman(_Vectors):
         return self.value_among(np.ones(sum(map(len, self.vectors)), bool))
 
     def units(self) -> Array:
-        """The pair of each sample; with one value per sample, each is a unit of its own."""
+        """The pair of each sample; with one value or both towers' vectors per sample, each is a unit of its own."""
         vectors, _ = self._all()
-        return np.arange(len(vectors)) if vectors.shape[1] == 1 else self._places(len(vectors)) // 2
+        alone = vectors.shape[1] == 1 or bool(self.others)
+        return np.arange(len(vectors)) if alone else self._places(len(vectors)) // 2
 
     def value_among(self, kept: Array) -> float:
         """The value over the samples that are ``kept``, bool [samples]."""
         vectors, labels = self._all()
         if vectors.shape[1] == 1:
             found, labels = vectors[kept, 0], labels[kept]
+        elif self.others:
+            found, labels = _cosines(vectors[kept], np.concatenate(self.others)[kept]), labels[kept]
         else:
             left, right = (side[kept[side]] for side in self._pairs(len(vectors)))
-            first, second = vectors[left], vectors[right]
-            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-            found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
-            labels = labels[left]
+            found, labels = _cosines(vectors[left], vectors[right]), labels[left]
         a, b = ranks(found), ranks(np.asarray(labels, np.float64))
         if len(a) < 2 or a.std() == 0 or b.std() == 0:
             return math.nan

@@ -16,6 +16,7 @@ from toolkit.evaluation.metrics.by_name import answers_of, make_metric
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.metrics.table import METRICS, task_of
 from toolkit.evaluation.metrics.text import edit_distance
+from toolkit.evaluation.numerics.resampling import score_of
 from toolkit.evaluation.tasks import TASKS, OutputPart
 from toolkit.report.findings import sentence
 
@@ -297,6 +298,24 @@ def test_neighbours_of_a_tower_are_the_other_towers_vectors(output, directions):
         for rows in (slice(0, 4), slice(4, 6)):
             metric.update({"user": users[rows], "item": items[rows]}, {"label": np.arange(6)[rows]})
         assert metric.value() == pytest.approx(found) and answers_of(metric) == 6
+
+
+@pytest.mark.parametrize("output", ["user", "item", None])
+@pytest.mark.parametrize("ruined", [False, True])
+def test_scores_of_two_towers_are_correlated_with_the_cosine_of_both_towers_vectors(output, ruined):
+    """A user's angle to the item grows as the score falls; users alone, in pairs of samples, know no score."""
+    angles = np.array([0.3, 1.2, 0.1, 0.9, 0.6, 1.5])
+    users = np.tile(np.float32([1, 0]), (6, 1))
+    items = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    if ruined:
+        items = np.tile(np.float32([0.5, 0.5]), (6, 1)) + 0.01 * items[::-1]
+    parts = [OutputPart("embedding", names, {"batch_axis": 0}) for names in (("user", "item"), ("item", "user"))]
+    metric = make_metric("spearman", None, False, options_for("spearman", output, parts))
+    for rows in (slice(0, 3), slice(3, 6)):
+        metric.update({"user": users[rows], "item": items[rows]}, {"label": -angles[rows]})
+    score = score_of(metric, "spearman")
+    assert score.value == pytest.approx(1 - 6 * 58 / 210 if ruined else 1.0)
+    assert score.samples == 6 and len(score.left_out) == 6
 
 
 @pytest.mark.parametrize("blank", [0, 3])
