@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -144,13 +144,13 @@ class BackToImplicit:
             return [MigrateCode.NOTHING_IMPLICIT()]
         return [MigrateCode.FLOAT_LAYERS(layers=list(self.floats))] if self.floats else []
 
-    def write(self, folder: Path, stem: str, version: int) -> Path:
-        """Write model, ranges, cache, recipe and the trtexec command; returns the recipe's path."""
-        model = self.model.save(folder / MODEL)
+    def write(self, target: Path, version: int) -> None:
+        """Write model, ranges, cache and the trtexec command beside the recipe ``target``, and that last."""
+        folder = target.parent
+        self.model.save(folder / MODEL)
         write_ranges(self.fit.ranges, folder / CACHE, "tensorrt", version=version)
         write_ranges(self.fit.ranges, folder / TEXT, "text")
-        ranges = folder / f"{stem}.ranges.json"
-        self.fit.ranges.save(ranges)
+        self.fit.ranges.save(_ranges_of(target))
         types = ",".join(f"{name}:{kind}" for name, kind in self.floats.items())
         keep = [f"--layerPrecisions={types}", "--precisionConstraints=obey"]
         int8 = ["--int8", f"--calib={CACHE}", *(keep if self.floats else [])] if self.fit.ranges.tensors else []
@@ -158,9 +158,7 @@ class BackToImplicit:
         shapes = [word for number in self.profiles for word in self._shapes(number)]
         words = ["trtexec", f"--onnx={MODEL}", *half, *int8, *shapes, "--saveEngine=model.engine"]
         write_text(folder / COMMAND, f"{shlex.join(words)}\n")
-        target = folder / f"{stem}.toml"
-        write_text(target, "\n".join(self._recipe(target, model, ranges)) + "\n")
-        return target
+        write_text(target, self.recipe_text(target))
 
     def _shapes(self, number: int) -> Iterator[str]:
         """A profile as trtexec options."""
@@ -170,22 +168,28 @@ class BackToImplicit:
             parts = (f"{name}:{'x'.join(map(str, one[end]))}" for name, one in self.profiles[number].items())
             yield f"--{end}Shapes={','.join(parts)}"
 
-    def _recipe(self, target: Path, model: Path, ranges: Path) -> Sequence[str]:
+    def recipe_text(self, target: Path) -> str:
+        """The text of the recipe ``target``."""
         implicit = bool(self.fit.ranges.tensors)
         about = "Implicit quantization by ranges, for TensorRT 8.6 to 10." if implicit else (
             "Float16: no Q/DQ pair has an implicit form."
         )  # fmt: skip
-        lines = [f"# {about}", "", "[model]", f"path = {relative(model, target)}", ""]
+        lines = [f"# {about}", "", "[model]", f"path = {relative(target.with_name(MODEL), target)}", ""]
         lines += profile_tables(self.profiles) or profile_lines(shapes_to_join(self.model), {})
         if implicit:
-            lines += ["[calibration]", f"ranges = {relative(ranges, target)}"]
+            lines += ["[calibration]", f"ranges = {relative(_ranges_of(target), target)}"]
             for kind in dict.fromkeys(self.floats.values()):
                 nodes = ", ".join(toml_string(literal_glob(name)) for name, own in self.floats.items() if own == kind)
                 keep = pass_name(Role.KEEP)
                 lines += ["", "[[pass]]", f'use = "{keep}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
             lines += ["", "[[pass]]", f'use = "{pass_name(Role.QUANTIZE)}"', ""]
         lines += ["[engine]", 'backend = "tensorrt"', *(['quantization = "implicit"'] if implicit else [])]
-        return [*lines, f'rest = "{self.rest}"']
+        return "\n".join([*lines, f'rest = "{self.rest}"']) + "\n"
+
+
+def _ranges_of(recipe: Path) -> Path:
+    """The file of ranges that a recipe reads."""
+    return recipe.with_name(f"{recipe.stem}.ranges.json")
 
 
 def _turn(name: str, pair: ExistingPair) -> TensorTurn:

@@ -46,7 +46,7 @@ from toolkit.run.migrate.orders.settle import settle, value_named
 from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
-from toolkit.run.migrate.target import RECORD, refuse_migration_over
+from toolkit.run.migrate.target import RECORD, refuse_migration_over, write_unfinished
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.write import next_command, recipe_text
 from toolkit.run.new.new_recipe import paired_unusably
@@ -197,9 +197,10 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
     target, ranges = folder / f"{given.stem}.toml", f"{given.stem}.ranges.json"
     refuse_migration_over({"the model": path}, target, (MODEL, CACHE, TEXT, COMMAND, ranges), asked.force)
-    make_folder(folder)
-    back.write(folder, given.stem, version)
     found = Migration(target, folder / MODEL, "model", [], back.turns, back.said())
+    make_folder(folder)
+    write_unfinished(target, back.recipe_text(target), found.to_json())
+    back.write(target, version)
     write_json(folder / RECORD, found.to_json())
     return found
 
@@ -234,11 +235,12 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
         test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {RECORD} has the details."],
     )  # fmt: skip
+    found = Migration(target, None, source.kind, settled.turns, [], said)
     make_folder(folder)
+    write_unfinished(target, text, found.to_json())
     if ranges_path is not None and fit is not None:
         fit.ranges.save(ranges_path)
     write_text(target, text)
-    found = Migration(target, None, source.kind, settled.turns, [], said)
     quantizes = bool(settled.quantize) or paired
     if settled.quantize and not pair_count(model) and fit is None and data is None:
         code = MigrateCode.FP8_NEEDS_DATA if settled.quantize == "fp8" else MigrateCode.NO_RANGES_AT_ALL

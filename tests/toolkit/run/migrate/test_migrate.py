@@ -18,6 +18,7 @@ from toolkit.calibration.interchange import read_ranges
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.migrate import migrate as of_migration
 from toolkit.run.migrate.tensors import scales_of
 from toolkit.run.recipe.recipe import Recipe
 
@@ -373,6 +374,42 @@ def test_nothing_is_written_over_without_being_told(here, capsys):
     assert invoke(["migrate", "trtexec", "--onnx=net.onnx", "--bf16"]) == 2
     assert Path("migrated/net/net.toml").read_text() == before
     assert json.loads(Path("migrated/net/migration.json").read_text())["model"] == "migrated/net/explicit/model.onnx"
+
+
+@pytest.mark.parametrize("killed", ["save", "write_text", "_make", "write_json"])
+def test_a_migration_that_was_killed_goes_on_with_its_own_files(here, monkeypatch, killed):
+    """Between any two of its files; ``write_json`` is that of the finished record."""
+    words = ["migrate", "trtexec", "--onnx=net.onnx", "--int8", f"--calib={CACHES / 'IInt8EntropyCalibrator2.cache'}"]
+
+    def kill(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ranges if killed == "save" else of_migration, killed, kill)
+        assert invoke(words) == 130
+    found = json.loads(Path("migrated/net/migration.json").read_text())
+    assert (found["unfinished"] and found["model"] is None) or killed == "write_json"
+    assert invoke(words) == 0
+    finished = json.loads(Path("migrated/net/migration.json").read_text())
+    assert finished["model"] and "unfinished" not in finished
+    # now it is an earlier migration's
+    assert invoke(words) == 2
+
+
+def test_what_is_written_over_of_a_killed_migration_is_what_it_wrote(here, monkeypatch, capsys):
+    words = ["migrate", "trtexec", "--onnx=net.onnx", "--fp16"]
+
+    def kill(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(of_migration, "_make", kill)
+        assert invoke(words) == 130
+    recipe = Path("migrated/net/net.toml")
+    recipe.write_text(recipe.read_text() + "# mine\n")
+    capsys.readouterr()
+    assert invoke(words) == 2
+    assert "the recipe already exists" in capsys.readouterr().err and "# mine" in recipe.read_text()
 
 
 def test_half_precision_alone(here):
