@@ -65,7 +65,7 @@ class Pass(BaseModel):
     mends: ClassVar[Harm | None] = None
     supports_dry_run: ClassVar[bool] = False
     graph_only: ClassVar[bool] = False
-    _place: Callable[[str], str] | None = PrivateAttr(None)
+    _place: Callable[[str | None], str] | None = PrivateAttr(None)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **settings: Any) -> None:
@@ -89,25 +89,32 @@ class Pass(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise self._fault("; ".join(explain(error, type(self).model_fields, settings))) from error
+            faults = "; ".join(explain(error, type(self).model_fields, settings))
+            raise self._fault(faults, next(iter(error.errors()[0]["loc"]), None)) from error
         for name, why in self.unused_settings().items():
             if name in self.model_fields_set:
                 what, remedy = without_effect(f"{name} = {value_words(getattr(self, name))}", why, name)
                 raise RecipeError(what, where=f"pass '{self.title()}'", remedy=remedy, value=name)
 
     @classmethod
-    def _fault(cls, what: str) -> RecipeError:
-        """The error for invalid settings: what is wrong, in which pass, and where to look."""
+    def _fault(cls, what: str, setting: object = None) -> RecipeError:
+        """The error for invalid settings: what is wrong, in which pass, and where to look.
+
+        Args:
+            what: what is wrong.
+            setting: the name of the first wrong setting; None if no single one is wrong.
+        """
         title = cls.title()
         use = title if title in installed_passes() else f"{cls.__module__}:{cls.__qualname__}"
-        return RecipeError(what, where=f"pass '{title}'", remedy=f"`qtool passes {use}` lists its settings")
+        remedy = f"`qtool passes {use}` lists its settings"
+        return RecipeError(what, where=f"pass '{title}'", remedy=remedy, value=setting)
 
     def unused_settings(self) -> dict[str, str]:
         """Settings that have no effect given the others, each with the reason; setting one is an error."""
         return {}
 
-    def comes_from(self, place: Callable[[str], str]) -> None:
-        """Record where a recipe uses this pass: ``place`` returns file and line of a setting."""
+    def comes_from(self, place: Callable[[str | None], str]) -> None:
+        """Record where a recipe uses this pass: ``place`` returns file and line of a value, or of the pass for None."""
         self._place = place
 
     @classmethod
@@ -231,8 +238,10 @@ class Pass(BaseModel):
                 # a type checker does not see third-party code
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
-            if error.value is not None:
-                error.at(self._place(error.value) if self._place is not None else f"pass '{title}'")
+            if self._place is not None:
+                error.at(self._place(error.value))
+            elif error.value is not None:
+                error.at(f"pass '{title}'")
             raise
         except FAILURES as error:
             raise PassError(

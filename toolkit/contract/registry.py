@@ -65,7 +65,7 @@ def configure_pass(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
         ) from error
     fault = no_number(settings, made)
     if fault is not None:
-        raise kind._fault(validation_words(fault))
+        raise kind._fault(validation_words(fault), next(iter(fault["loc"]), None))
     return made
 
 

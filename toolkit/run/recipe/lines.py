@@ -14,16 +14,30 @@ def place_of(path: str, text: str, loc: Sequence[str | int]) -> str:
 
 def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -> str:
     """``file:line`` of a value in the table ``loc``, else of its first occurrence, else of the table."""
-    start, end = _table(text, loc) or (0, 0)
+    lines = range(len(text.splitlines()))
+    found = next((line for area in (_area(text, loc), lines) if (line := _line_in(text, area, value))), None)
+    return f"{path}:{found}" if found is not None else place_of(path, text, loc)
+
+
+def holds_value(text: str, loc: Sequence[str | int], value: str) -> bool:
+    """Whether a value is written in the table ``loc``."""
+    return _line_in(text, _area(text, loc), value) is not None
+
+
+def _area(text: str, loc: Sequence[str | int]) -> range:
+    return range(*(_table(text, loc) or (0, 0)))
+
+
+def _line_in(text: str, area: range, value: str) -> int | None:
+    """The first of some lines with a value, counted from 1; None if there is none."""
     lines = text.splitlines()
     # quoted first, since an unquoted bracket or an empty string would match any line
     said = [r"([\"'])" + re.escape(value) + r"\1", *([r"(?<!\w)" + re.escape(value) + r"(?!\w)"] if value else [])]
-    for area in (range(start, end), range(len(lines))):
-        for one in map(re.compile, said):
-            found = (i for i in area if one.search(lines[i]) and not lines[i].lstrip().startswith("#"))
-            if (index := next(found, None)) is not None:
-                return f"{path}:{index + 1}"
-    return place_of(path, text, loc)
+    for one in map(re.compile, said):
+        found = (i for i in area if one.search(lines[i]) and not lines[i].lstrip().startswith("#"))
+        if (index := next(found, None)) is not None:
+            return index + 1
+    return None
 
 
 def _line_of(text: str, loc: Sequence[str | int]) -> int | None:

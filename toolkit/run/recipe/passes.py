@@ -45,9 +45,9 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         except RecipeError as error:
             where = recipe.locate("pass", index, error.value or "use")
             raise RecipeError(error.what, where=where, remedy=error.remedy) from error
-        if not is_given(use):
-            step.comes_from(partial(_place, recipe, index))
         held = members(step)
+        for one in () if is_given(use) else (step, *held):
+            one.comes_from(partial(_place, recipe, index))
         plain = held == [step] and not is_given(use)
         found += [(use if plain else one.title(), one) for one in held]
         for name, one in found[len(found) - len(held) :]:
@@ -115,8 +115,8 @@ def stripping_passes(recipe: Recipe, allow_code: bool) -> list[Pass]:
     return [step for step in passes_of(recipe, allow_code) if step.role is Role.STRIP]
 
 
-def _place(recipe: Recipe, index: int, value: str) -> str:
-    return recipe.locate_value(value, "pass", index)
+def _place(recipe: Recipe, index: int, value: str | None) -> str:
+    return recipe.locate("pass", index, "use") if value is None else recipe.locate_value(value, "pass", index)
 
 
 def predicts_for(recipe: Recipe, allow_code: bool) -> str:

@@ -19,7 +19,7 @@ from toolkit.base.text import shell_word
 from toolkit.run.folder.state import RunState
 from toolkit.run.recipe.fields import remedy
 from toolkit.run.recipe.idle_settings import idle_settings
-from toolkit.run.recipe.lines import place_of, place_of_value
+from toolkit.run.recipe.lines import holds_value, place_of, place_of_value
 from toolkit.run.recipe.objects import entries_of, named
 from toolkit.run.recipe.sections import (
     SHARES,
@@ -324,10 +324,14 @@ class Recipe(Section):
         return _where(self._settings, loc) or place_of(self._place, self._text, loc)
 
     def locate_value(self, value: str, *loc: str | int) -> str:
-        """``file:line`` of a value: within the table ``loc``, else of its first occurrence, else of the table."""
-        given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
-        if given:
-            return given[-1].where
+        """``file:line`` of a value: within the table ``loc``, else of its first occurrence, else of the table.
+
+        It may be part of a value, or a key, such as a tensor's name. An overriding setting that has it is the place.
+        """
+        given = [one for one in self._settings if (value or "''") in repr(one.value) or value in one.place[1:]]
+        within = [one for one in given if one.place[: len(loc)] == loc]
+        if within or (given and not holds_value(self._text, loc, value)):
+            return (within or given)[-1].where
         return place_of_value(self._place, self._text, loc, value)
 
     def profiles(self) -> Profiles:

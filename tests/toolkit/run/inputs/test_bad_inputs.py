@@ -31,8 +31,11 @@ RECIPES = {
     "unknown method": (lambda t: t.replace('data = "data.npz"', 'data = "data.npz"\nmethod = "median"'), ["'median'"]),
     "pass without use": (lambda t: t.replace('use = "insert_qdq"', 'dtype = "int8"'), ["use ="]),
     "unknown pass": (lambda t: t.replace("insert_qdq", "insert_qqd"), ["'insert_qqd'", "Did you mean 'insert_qdq'"]),
-    "unknown setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclud = ["c"]'), ["'exclud'", "'exclude'"]),
-    "wrong setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\ndtype = "int7"'), ["'int7'", "int8"]),
+    "unknown setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclud = ["c"]'), ["recipe.toml:13", "'exclud'", "'exclude'"]),
+    "wrong setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\n# the type\ndtype = "int7"'), ["recipe.toml:14", "'int7'", "int8"]),
+    "text for a number": (
+        lambda t: t.replace('"insert_qdq"', '"search_precision"\nmargin = "much"'), ["recipe.toml:13", "margin", "'much'"],
+    ),
     "pattern without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude = ["d"]'), ["recipe.toml:13", "'d' matches no node", "'c'"]),
     "pattern in a list of lines": (
         lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude = [\n  # no "/head/*"\n  "c",\n  "/head/*",\n]'), ["recipe.toml:16", "'/head/*'"],
@@ -80,7 +83,10 @@ RECIPES = {
     "no such collection": (lambda t: t.replace('"data.npz"', '"data.npz"\ncollection = "c.npz"'), ["no such file", "c.npz"]),
     "collection of another kind": (lambda t: t.replace('"data.npz"', '"data.npz"\ncollection = "data.npz"'), ["collection", "data.npz"]),
     "io of no tensor": (lambda t: t + 'io = { z = "fp16" }\n', ["'z'"]),
-    "no data for ranges": (lambda t: t.replace('data = "data.npz"', ""), ["calibration data"]),
+    "no data for ranges": (lambda t: t.replace('data = "data.npz"', ""), ["recipe.toml:12: ", "calibration data"]),
+    "no data for a search": (
+        lambda t: t.replace('data = "data.npz"', "manual = { x = 4.0 }").replace('"insert_qdq"', '"search_precision"'), ["recipe.toml:12: ", "no samples to decide on"],
+    ),
     "mask of no input": (lambda t: t.replace('"data.npz"', '"data.npz"\nmask = "m"'), ["recipe.toml:10", "mask 'm'", "'x'"]),
     "quantizer of no name": (
         lambda t: t.replace('"insert_qdq"', '"search_precision"\nquantizer = "insert_qd"'), ["recipe.toml:13", "no pass 'insert_qd'"],

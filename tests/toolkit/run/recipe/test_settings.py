@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.toolkit.conftest import GOOD
+from tests.toolkit.conftest import GOOD, complain
 from toolkit import RecipeError
 from toolkit.cli.main import invoke
 from toolkit.contract.journal import Journal
@@ -139,3 +139,17 @@ def test_backend_is_a_setting(place, capsys):
     printed = capsys.readouterr()
     error = json.loads(printed.out)["error"]
     assert error["where"] == "--set engine.backend=tensort" and "'tensort'" in error["what"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "where", "what"),
+    [
+        ("calibration.manual.z=1.0", "--set calibration.manual.z", "'z'"),
+        ('calibration.methods."/z/*"=mse', '--set calibration.methods."/z/*"', "'/z/*'"),
+        ('pass.insert_qdq.exclude=["d"]', "--set pass.insert_qdq.exclude", "'d' matches no node"),
+    ],
+)
+def test_a_wrong_name_in_a_setting_is_laid_to_the_command_line(place, capsys, setting, where, what):
+    recipe = place / "recipe.toml"
+    said = complain(place, capsys, "run", str(recipe), "--out", str(place / "out"), "--set", setting)
+    assert said.startswith(f"qtool: {where}: ") and what in said and "recipe.toml" not in said
