@@ -9,6 +9,8 @@ from toolkit.evaluation.guessing.value_clues import are_codes, has_many_levels, 
 from toolkit.evaluation.observation.observed import SeenOutput
 
 _CODES = frozenset({"code", "codes", "codebook", "codebooks"})
+_IDS = frozenset({"id", "ids", "idx", "index", "indices", "label", "labels", "token", "tokens"})
+"""Words for numbers that are read as a list, such as the best 20 items for each of four queries."""
 _CODED = (Clue("generation", "values", 1.5, "codes"), Clue("generation", "shape", 1.0, "fits"))
 """Numbers in codebooks, as of an audio codec or an image tokenizer: each of them is an answer of its own."""
 
@@ -31,7 +33,8 @@ def rows_of_numbers(output: SeenOutput, picture: bool) -> list[Clue]:
     """Clues from integers with two axes; ``picture``: whether these are those of an input image."""
     if no_classes(output):
         return []
-    if are_codes(output, picture):
+    listed = output.words & _IDS or "TopK" in output.ops
+    if are_codes(output, picture) and (output.words & _CODES or not listed):
         return list(_CODED)
     task, what = ("segmentation", "picture") if picture else ("sequence", "fits")
     return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]

@@ -479,6 +479,20 @@ def test_the_digits_of_a_postal_code_are_one_answer():
     assert {part.task for part in guess(seen(out("postal_code", RNG.integers(0, 10, (16, 5))))).parts} == {"sequence"}
 
 
+@pytest.mark.parametrize(("name", "op"), [("item_ids", "Gather"), ("out", "TopK"), ("token_ids", "ArgMax")])
+def test_lists_of_ids_are_one_answer(name, op):
+    """The best 20 of 1,000 items for each of four queries: with another item, a sample has another answer."""
+    ids = RNG.integers(0, 1000, (6, 4, 20))
+    found = guess(seen(out(name, ids, op), inputs=AUDIO))
+    assert found.task == "sequence"
+    other = ids.copy()
+    other[0, 0, 0] += 1
+    answers = Answers(found.parts)
+    (tally,) = answers.tallies([answers.rows({name: ids}, {name: other})])
+    assert (tally.kept, tally.answers) == (5, 6)
+    assert guess(seen(out("codes_index", ids, op), inputs=AUDIO)).task == "generation"
+
+
 def test_labels_in_regions_are_no_codes():
     """Of 100 speakers, each for some frames."""
     labels = np.repeat(RNG.integers(0, 100, (8, 4, 25)), 4, axis=2)
