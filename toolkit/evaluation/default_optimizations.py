@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.errors import ModelError
@@ -15,13 +16,17 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.counterparts import run_on
 from toolkit.evaluation.comparison.outcome import BatchOutcome, compare, summed
+from toolkit.evaluation.numerics.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.session import session
+from toolkit.placement.ops import DEQUANTIZE, PAIR_OPERATORS, TARGETS
 
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 """Integer kernels round differently; an SQNR below the first, and worse by the second, means a wrong rewrite."""
 _SHOWN = 3
 """Samples that must show a fault, if there are as many."""
+TOLD_BY = 2 * _SHOWN - 1
+"""Fewest samples to look at, if there are as many: ``_SHOWN`` are most of them."""
 
 
 def defaults_fault(
@@ -54,6 +59,56 @@ def defaults_fault(
     if 2 * shown > len(pairs) and _is_worse(before, after):
         return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
     return None
+
+
+def changed_layers(subject: Model, samples: Iterable[Mapping[str, Array]]) -> list[str]:
+    """The layers at which onnxruntime's default optimizations change what a model computes, in graph order.
+
+    Values are compared where pairs and float outputs end, since an integer kernel has no values in between. A stretch
+    between these is named by its layers, or by its other nodes if it has none, if its result differs and what it reads
+    does not. Empty if no single stretch changes its result by much.
+
+    Args:
+        subject: the model.
+        samples: the inputs of each sample.
+    """
+    ends = [t for node in subject.nodes if node.op == DEQUANTIZE for t in node.outputs if t.outputs]
+    ends = [t for t in ends if subject.constant(t.inputs[0].inputs[0]) is None]
+    facts = subject.facts()
+    ends += [t for t in subject.graph.outputs if facts.is_float(t.name) and t.inputs]
+    names = list(dict.fromkeys(t.name for t in ends))
+    written, default = (session(subject, outputs=names, as_written=way) for way in (True, False))
+    found = {name: Difference() for name in names}
+    for inputs in samples:
+        a, b = written.run(inputs, names), default.run(inputs, names)
+        for name in names:
+            found[name].add(a[name], b[name])
+    levels = {name: one.error.sqnr_db for name, one in found.items()}
+    changed = {name for name, level in levels.items() if level is not None and level < _FAIR_DB}
+    layers = dict[str, None]()
+    for tensor in ends:
+        nodes, read = _stretch(tensor, set(names))
+        if tensor.name in changed and not changed & read:
+            heavy = [node for node in nodes if node.op in TARGETS]
+            layers |= dict.fromkeys(node.name for node in heavy or nodes)
+    return list(layers)
+
+
+def _stretch(end: gs.Tensor, ends: set[str]) -> tuple[list[gs.Node], set[str]]:
+    """The nodes that compute a tensor from others of ``ends``, without pairs, and which of these they read."""
+    nodes, read, seen, left = list[gs.Node](), set[str](), set[int](), list(end.inputs)
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        nodes += [node] if node.op not in PAIR_OPERATORS else []
+        for tensor in node.inputs:
+            if tensor.name in ends:
+                read.add(tensor.name)
+            else:
+                left += tensor.inputs
+    return nodes[::-1], read
 
 
 @cache

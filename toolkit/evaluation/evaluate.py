@@ -28,7 +28,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.clipping import Clipping, kept_amax
 from toolkit.evaluation.comparison.counterparts import Run, counterparts, run_on
 from toolkit.evaluation.comparison.outputs import EvaluationResult, OutputComparison
-from toolkit.evaluation.default_optimizations import defaults_fault
+from toolkit.evaluation.default_optimizations import TOLD_BY, defaults_fault
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.table import together
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
@@ -129,7 +129,7 @@ def evaluate(
     result = steps.compare(runs, native_runs, compared, answers)
     result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
     nodes = rewritten(subject) if form.name == "lowered" else []  # which default optimizations are known to change
-    outputs = outputs_of(runs, data, steps.few) if nodes else []
+    outputs = outputs_of(runs, data, steps.looked_at) if nodes else []
     del other_session, runs
     floats.give_back()
     return_free_blocks()
@@ -181,6 +181,11 @@ class _EvaluationSteps:
         """The number of samples used to choose the form of a model to measure."""
         return min(_FEW_SAMPLES, max(self.total // _FEW_OF, 1))
 
+    @property
+    def looked_at(self) -> int:
+        """The number of samples on which onnxruntime's default optimizations are looked at."""
+        return max(self.few, min(TOLD_BY, self.total))
+
     def lowered(self) -> tuple[MeasuredForm, list[Finding]]:
         """The form of the model to measure if onnxruntime can run it, and notes on its rounding.
 
@@ -192,7 +197,7 @@ class _EvaluationSteps:
         extra = extra_tensors(self.reference, self.subject, rounded, self.data, self.batch)
         if extra:
             parts = self._parts(self._computes_natively() and len(self.subject.graph.nodes) <= _MOST_UNROUNDED)
-            asked = chain(first_samples(self.data, 1, self.few), *(some.batches(self.batch) for some in parts))
+            asked = chain(first_samples(self.data, 1, self.looked_at), *(some.batches(self.batch) for some in parts))
             self.floats.precompute((part.inputs for part in asked), self.kept.precomputed())
         # with so many nodes, optimizing the graph takes longer than it saves in few runs
         once = self.total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES

@@ -14,8 +14,9 @@ from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import default_optimizations
+from toolkit.evaluation import evaluate as evaluating
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.default_optimizations import defaults_fault, sums_saturate
+from toolkit.evaluation.default_optimizations import changed_layers, defaults_fault, sums_saturate
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph.large_models import cutting
 from toolkit.graph.sessions import session as sessions
@@ -89,6 +90,28 @@ def test_a_convolution_whose_bias_float16_steps_cannot_count_is_named(bias, name
     assert [one.code for one in found] == [EvaluationCode.DEFAULTS_CHANGE] * len(named)
     for one in found:
         assert one.values["sqnr_db"] < 10 < one.values["written_db"]
+
+
+@pytest.mark.parametrize(("bias", "named"), [(0.05, []), (200.0, ["c"])])
+def test_the_layer_at_which_values_change_is_found(bias, named):
+    """The layers after it change too, since they read what it computes."""
+    model = lowered(convolutions(bias), amax=4.0 + bias)
+    assert changed_layers(model, [{"x": normal(2, 3, 8, 8)}]) == named
+
+
+def test_few_samples_are_looked_at_as_long_as_most_of_them_decide(monkeypatch):
+    """With 8 samples, the first alone decided, which may be the one that a wrong rewrite does not change."""
+    reference, subject = convolutions(200.0), lowered(convolutions(200.0), amax=204.0)
+    looked_at, real = [], default_optimizations.defaults_fault
+
+    def watching(subject, outputs, *more):
+        looked_at.append(len(outputs))
+        return real(subject, outputs, *more)
+
+    monkeypatch.setattr(evaluating, "defaults_fault", watching)
+    for count, looked in ((2, 2), (8, 5), (200, 6)):
+        assert notes(reference, subject, normal(count, 3, 8, 8))
+        assert looked_at.pop() == looked
 
 
 def test_samples_after_the_third_that_shows_the_fault_are_not_run(monkeypatch):

@@ -288,7 +288,7 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
         QtoolError: onnxruntime refuses the model or computes different results, or the float model has changed since.
     """
     from toolkit.evaluation.comparison.counterparts import counterparts, run_on
-    from toolkit.evaluation.default_optimizations import defaults_fault, sums_saturate
+    from toolkit.evaluation.default_optimizations import changed_layers, defaults_fault, sums_saturate
     from toolkit.evaluation.evaluate import outputs_of
     from toolkit.graph.sessions.session import session
 
@@ -298,17 +298,26 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
         floats = session(reference)
         named = counterparts(reference, model, floats.outputs)
         written = partial(run_on, session(model, outputs=list(named.values())), named=named)
-        fault = defaults_fault(model, outputs_of([floats.run, written], data), named)
+        outputs = outputs_of([floats.run, written], data)
+        fault = defaults_fault(model, outputs, named)
     if fault is not None:
+        why = fault.values.get("why")
+        layers = changed_layers(model, [inputs for inputs, _ in outputs]) if why is None else []
         elsewhere = ", or export on another processor: onnxruntime's integer kernels saturate on this one, without VNNI"
         raise QtoolError(
-            sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),
-                                               written_db=fault.values.get("written_db"))),
+            sentence(ReportCode.EXPORT_REFUSED(why=why, sqnr_db=fault.values.get("sqnr_db"),
+                                               written_db=fault.values.get("written_db"), layers=layers)),
             where=str(run.folder),
-            remedy="exclude the layers that it rewrites, or use model.onnx with session.disable_quant_qdq"
+            remedy=f"exclude {_these(layers)}, or use model.onnx with session.disable_quant_qdq"
                    + (elsewhere if sums_saturate() else ""),
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
+
+
+def _these(layers: list[str]) -> str:
+    if not layers:
+        return "the layers that it rewrites"
+    return "these layers" if len(layers) > 1 else "this layer"
 
 
 def _samples(run: FinishedRun) -> tuple[CalibrationData, bool]:

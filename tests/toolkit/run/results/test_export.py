@@ -143,6 +143,7 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
         assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
         told = capsys.readouterr().err
         assert "default optimizations" in told and ("on another processor" in told) is saturate
+        assert "They first differ at 'c'. Exclude this layer, or use model.onnx" in told
         assert not (ran / "export").exists()
     assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err
 

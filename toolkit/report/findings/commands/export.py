@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, quoted
 
 
-def _refused(why: str | None, sqnr_db: float | None, written_db: float | None) -> str:
+def _refused(why: str | None, sqnr_db: float | None, written_db: float | None, layers: Sequence[str]) -> str:
     if why is not None:
         return f"onnxruntime refuses the float32 model with its default optimizations: {why}"
     return (
         "onnxruntime computes other outputs from the float32 model with its default optimizations: "
         f"{db(sqnr_db)} SQNR instead of {db(written_db)}"
+        + (f". They first differ at {quoted(layers)}" if layers else "")
     )
 
 
