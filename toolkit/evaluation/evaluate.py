@@ -35,7 +35,7 @@ from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.node_errors.float_form import node_reference
 from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
-from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors
+from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors, row_pairs
 from toolkit.evaluation.node_errors.row_order import rows_by_value
 from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
@@ -137,13 +137,14 @@ def evaluate(
     run_pool.shrink()  # layer errors need blocks of other sizes
     ended = ended_sessions(subject) if form.name == "lowered" else []
     result.notes += [*([fault] if fault is not None else []), *ended, *told]
-    pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
+    every = [*comparable(exact, form.model), *row_pairs(exact, form.model)]
+    pairs = [pair for pair in every if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
         exact, form, data, layer_samples, progress, pairs, result.clipping, kept,
         LayerPositions.of(answers.parts, reference) if answers is not None else None,
     )  # fmt: skip
-    result.notes += rows_by_value(exact)
+    result.notes += rows_by_value(exact, result.nodes)
     if kept.refused is not None:
         result.notes.append(EvaluationCode.NOTHING_TO_GO_ON_WITH(why=on_one_line(str(kept.refused), 400)))
     kept.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from toolkit.evaluation.comparison.clipping import Clipping
 from toolkit.evaluation.comparison.counterparts import run_on
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
+from toolkit.evaluation.node_errors.row_match import TopKRows, matched, rows_of_top_k
 from toolkit.evaluation.node_errors.row_order import selected_rows
 from toolkit.evaluation.numerics.difference import Difference, TensorError
 from toolkit.graph.large_models.partitions import Boundaries, by_partition, shared_weights
@@ -125,6 +126,7 @@ class _GroupRun:
         reference: the float model's session.
         subject: the other model's session; None if nothing is compared.
         positions: finds values that belong to padding, which do not count; None if there is no padding.
+        rows: by tensor of the float model, the TopK that selects its rows, which are matched by their indices.
     """
 
     group: list[str]
@@ -132,6 +134,7 @@ class _GroupRun:
     reference: Session
     subject: Session | None
     positions: LayerPositions | None
+    rows: Mapping[str, TopKRows]
 
     def compare(
         self,
@@ -143,17 +146,26 @@ class _GroupRun:
         """Run both models on a batch; adds the differences to ``found`` and the float values to ``watched``.
 
         Returns:
-            The compared nodes: those with equal shapes in both models.
+            The compared nodes: those with equal shapes in both models, and with rows of the same objects.
         """
-        own = sorted({sub for _, _, sub in self.pairs})
+        own = sorted({sub for _, _, sub in self.pairs} | indices_of(self.pairs, self.rows))
         a = self.reference.run(inputs)
         b = run_on(self.subject, inputs, dict(zip(own, own))) if self.subject is not None else {}
         like = [(node, ref, sub) for node, ref, sub in self.pairs if a[ref].shape == b[sub].shape]
         on = {ref: self.positions.on(ref, a[ref], inputs) for _, ref, _ in like} if self.positions is not None else {}
-        jobs = [partial(found[node].add, a[ref], b[sub], on=on.get(ref)) for node, ref, sub in like]
-        jobs += [partial(watched[name].add, a[name]) for name in self.group if name in watched]
+        jobs = [partial(watched[name].add, a[name]) for name in self.group if name in watched]
+        compared = []
+        for node, ref, sub in like:
+            values, counted = (a[ref], b[sub]), on.get(ref)
+            if ref in self.rows:
+                both = matched(*values, self.rows[ref], a, b)
+                if both is None or not both[2].any():
+                    continue
+                values, counted = both[:2], both[2]
+            jobs.append(partial(found[node].add, *values, on=counted))
+            compared.append(node)
         in_threads(pool, cores(), lambda job: job(), jobs)
-        return [node for node, _, _ in like]
+        return compared
 
 
 def node_errors(
@@ -177,7 +189,7 @@ def node_errors(
         samples: number of samples to use, spread over the data; None for 64, or as many as cost half a plain inference
             of all.
         progress: called with the current task, the amount done, and the total.
-        pairs: the tensors to compare, see ``comparable``; None for all comparable ones.
+        pairs: the tensors to compare, see ``comparable`` and ``row_pairs``; None for all.
         watched: by tensor of ``reference``, the statistics to add its values to.
         kept: checkpoint with sums of an interrupted evaluation, which receives those of this one.
         positions: finds values that belong to padding, which do not count; None if there is no padding.
@@ -185,11 +197,14 @@ def node_errors(
     Returns:
         Errors by node name, and the number of samples behind them.
     """
-    pairs = comparable(reference, subject.model) if pairs is None else pairs
+    rows = rows_of_top_k(reference, subject.model)
+    if pairs is None:
+        pairs = [*comparable(reference, subject.model), *row_pairs(reference, subject.model)]
     watched = watched or {}
     alike = _reordered(reference, subject.model, pairs)
     looked_at = [pair for pair in pairs if pair[0] not in alike]
-    taps = _taps(reference, data, list(dict.fromkeys([*(ref for _, ref, _ in looked_at), *watched])))
+    read = [*(ref for _, ref, _ in looked_at), *watched, *sorted(indices_of(looked_at, rows))]
+    taps = _taps(reference, data, list(dict.fromkeys(read)))
     chosen = data.spread(taps.samples if samples is None else samples)
     found = {node: Difference() for node, _, _ in looked_at}
     kept, wanted = kept or EvaluationCheckpoint(), len(chosen)
@@ -199,9 +214,11 @@ def node_errors(
         for group in taps.groups[state.groups :]:
             held = set(group)
             within = [pair for pair in looked_at if pair[1] in held]
-            plain = taps.whole or session(reference, outputs=group, arena="shared", boundaries=handed)
-            own = subject.session(sorted({sub for _, _, sub in within}), handed_on) if within else None
-            run = _GroupRun(group, within, plain, own, positions)
+            by = indices_of(within, rows)
+            outputs = [*group, *sorted(by - held)]
+            plain = taps.whole or session(reference, outputs=outputs, arena="shared", boundaries=handed)
+            own = subject.session(sorted({sub for _, _, sub in within} | by), handed_on) if within else None
+            run = _GroupRun(group, within, plain, own, positions, rows)
             for part in islice(chosen.batches(taps.batch), state.batches, None):
                 state.took(part.count, run.compare(part.inputs, pool, found, watched))
                 kept.summed(state, found, watched)
@@ -223,11 +240,17 @@ def extra_tensors(
     """
     if len(rounded.proto.graph.node) <= MOST_NODES:
         return frozenset()
-    pairs, first = comparable(reference, subject), next(data.batches(1), None)
+    pairs, first = [*comparable(reference, subject), *row_pairs(reference, subject)], next(data.batches(1), None)
     facts = _facts_for(reference, first.inputs) if first is not None else Facts()
     sizes = bytes_per_sample(facts, [tensor for _, tensor, _ in pairs]).values()
     small = all(sizes) and min(batch, len(data)) * sum(sizes) <= _TAP_BYTES
-    return frozenset(tensor for _, _, tensor in pairs) if small else frozenset()
+    by = indices_of(pairs, rows_of_top_k(reference, subject))
+    return frozenset(tensor for _, _, tensor in pairs) | by if small else frozenset()
+
+
+def indices_of(pairs: Pairs, rows: Mapping[str, TopKRows]) -> frozenset[str]:
+    """The indices by which the rows of some of these tensors are matched."""
+    return frozenset(rows[ref].indices for _, ref, _ in pairs if ref in rows)
 
 
 def comparable(reference: Model, subject: Model) -> Pairs:
@@ -236,9 +259,24 @@ def comparable(reference: Model, subject: Model) -> Pairs:
     A tensor computed only from constants, such as a transposed weight, does not count as the result of a layer. Rows
     that the model selects by value are left out: one decision that differs moves all rows after it.
     """
-    facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
-    made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
-    made -= selected_rows(reference).keys()
+    return _corresponding(subject, _float_results(reference) - selected_rows(reference).keys())
+
+
+def row_pairs(reference: Model, subject: Model) -> Pairs:
+    """As ``comparable``, for tensors whose rows are to be matched, see ``rows_of_top_k``."""
+    rows = rows_of_top_k(reference, subject)
+    return _corresponding(subject, _float_results(reference) & rows.keys()) if rows else []
+
+
+def _float_results(reference: Model) -> set[str]:
+    """The float tensors that nodes compute and onnxruntime can run."""
+    facts, left = reference.facts(), not_run(reference)
+    return {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
+
+
+def _corresponding(subject: Model, made: Collection[str]) -> Pairs:
+    """``comparable``, for the tensors ``made`` of the float model."""
+    lost = not_run(subject)
     pairs, constant = [], set[int]()
     for node in subject.nodes:
         fixed = all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs)

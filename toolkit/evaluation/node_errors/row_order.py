@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.findings import Finding
@@ -29,23 +31,26 @@ def selected_rows(model: Model) -> dict[str, Selecting]:
 
     Compared by position, rows of such tensors are those of different objects where a single decision differs.
     """
-    found = _Followed(model)
-    for node in model.nodes:
-        found.follow(node)
-    return {name: by for name, by in found.order.items() if by}
+    return {name: by for name, by in Followed.through(model).order.items() if by}
 
 
-def rows_by_value(model: Model) -> list[Finding]:
-    """A finding that layers have no error since their rows are selected by value; empty if there are none."""
+def rows_by_value(model: Model, measured: Collection[str] = ()) -> list[Finding]:
+    """A finding that layers have no error since their rows are selected by value; empty if there are none.
+
+    Args:
+        model: the float model.
+        measured: names of the nodes with an error all the same.
+    """
     rows = selected_rows(model)
     layers = [node for node in model.nodes if node.op in TARGETS and any(one.name in rows for one in node.outputs)]
+    layers = [node for node in layers if node.name not in measured]
     if not layers:
         return []
     by = sorted(frozenset().union(*(rows[one.name] for node in layers for one in node.outputs if one.name in rows)))
     return [EvaluationCode.ROWS_BY_VALUE(by=by, layers=len(layers))]
 
 
-class _Followed:
+class Followed:
     """Follows the selected rows through a graph, node by node in graph order.
 
     Attributes:
@@ -60,6 +65,14 @@ class _Followed:
         self._nearest: dict[str, Selecting] = {}
         self._computed: set[str] = set()
         self._counts: dict[str, int] = {}
+
+    @classmethod
+    def through(cls, model: Model) -> Followed:
+        """The rows of all tensors of a graph."""
+        found = cls(model)
+        for node in model.nodes:
+            found.follow(node)
+        return found
 
     def follow(self, node: gs.Node) -> None:
         """Set what is known of a node's outputs."""
