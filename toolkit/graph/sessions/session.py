@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -52,6 +54,8 @@ _WIDENED_BYTES = 256 << 20
 _KEPT_BYTES = 32 << 20
 """Largest weights in bytes for which a session is kept as long as its model; creating it again costs more."""
 _OWN = "session"
+_NODE = re.compile(r"Name:'([^']*)'")
+"""The node in onnxruntime's error of a run."""
 _SHOWN = 4
 """How many inputs' shapes an error lists: the first of a decoder's dozens are enough."""
 
@@ -77,7 +81,9 @@ class Session:
         limits: LoopLimits | None = None,
         left: NotRun | None = None,
         threads: int = 1,
+        unfused: Callable[[Exception, Mapping[str, Array]], Exception] | None = None,
     ) -> None:
+        self._unfused = unfused
         self._limits, self._threads = limits, threads
         self._inner = inner
         self.left = left or NotRun()
@@ -149,7 +155,8 @@ class Session:
             self._refuse_other_sizes(samples[0])
             shapes = ", ".join(f"{name} {list(np.shape(samples[0][name]))}" for name in self.inputs[:_SHOWN])
             more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
-            raise explained(error, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
+            shown = error if self._unfused is None or self.is_partitioned else self._unfused(error, samples[0])
+            raise explained(shown, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
         for inputs, made in zip(samples, values):
             found = dict(zip(computed, map(as_array, made)))
             yield {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
@@ -271,7 +278,21 @@ def session(
     # rewrites are chosen for the whole model as written, so that partitions are rewritten as the whole would be
     unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
     loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted, survey.operators)
-    return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
+    unfused = partial(_unfused, weakref.ref(source)) if isinstance(source, Model) and optimise is True else None
+    inner = _loaded(model, loading, boundaries)
+    return Session(inner, model.where, shared, model.weights, limits, left, threads, unfused)
+
+
+def _unfused(source: weakref.ref[Model], error: Exception, inputs: Mapping[str, Array]) -> Exception:
+    """The error of a run without onnxruntime's rewrites, if ``error`` names a node that a rewrite made."""
+    model, named = source(), _NODE.search(str(error))
+    if model is None or named is None or named[1] in model.node_names():
+        return error
+    try:
+        session(model, optimise=False).run(inputs)
+    except QtoolError as plain:
+        return plain.__cause__ if isinstance(plain.__cause__, Exception) else error
+    return error
 
 
 @dataclass(frozen=True)

@@ -226,3 +226,14 @@ def test_with_constants_folded_alone_every_other_node_is_computed_as_it_is(
     left = [node.op_type for node in proto.graph.node if "Linear" not in node.op_type]
     assert [node.op_type for node in onnx.load(written).graph.node] == left
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_run_that_fails_names_the_models_own_node() -> None:
+    """onnxruntime makes one Gemm of MatMul and Add, under a name that is nowhere in the model."""
+    weights = {"w": normal(7, 4), "b": normal(4)}
+    nodes = [node("MatMul", ["x", "w"], ["c"], "/head/product"), node("Add", ["c", "b"], ["y"], "/head/bias")]
+    network = Model.from_proto(build(nodes, {"x": ["n", "c"]}, {"y": ["n", "o"]}, weights))
+    with pytest.raises(ModelError, match=r"onnxruntime cannot run the model on x \[2, 8\]") as caught:
+        session(network).run({"x": normal(2, 8)})
+    assert "MatMul node. Name:'/head/product'" in caught.value.what and "Fusion" not in caught.value.what
+    assert isinstance(caught.value.__cause__, Exception)
