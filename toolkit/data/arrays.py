@@ -26,6 +26,9 @@ _VERSIONS = ((1, 0), (2, 0), (3, 0))
 _MOST_RANK, _MOST_SIZE = 64, 1 << 48
 _CHUNK = 1 << 20
 _HELD = 64 << 20
+_AHEAD = 128 << 10
+"""Bytes that are read at once where rows are smaller, as many as Linux reads ahead: one row after another would open
+the file for each."""
 _BOMB_BYTES, _BOMB_RATIO = 4 << 30, 100
 _verified: set[tuple[int, ...]] = set()
 
@@ -94,7 +97,8 @@ class Member:
 
 
 class Stored:
-    """One array in a file. Rows of uncompressed arrays are read directly from their offset in the file.
+    """One array in a file. Rows of uncompressed arrays are read directly from their offset in the file, small rows
+    together with those that follow, for as long as the file stays as it is.
 
     Files are not memory-mapped, since the operating system may count pages of a mapped file as memory of the process.
     Rows of large compressed members are decompressed one after another; small members, and arrays in Fortran order, are
@@ -109,6 +113,7 @@ class Stored:
         self.shape, self.dtype = layout.shape, layout.dtype
         self._path, self._where, self._layout, self._member = path, where, layout, member
         self._held: Array | None = None
+        self._ahead: tuple[tuple[int, ...], int, Array] | None = None
         self._stream: Any = None
 
     def rows(self, start: int, stop: int) -> Array:
@@ -123,7 +128,21 @@ class Stored:
                 self._held = self._whole()
             return self._held[start:stop]
         count = max(0, min(stop, self.shape[0]) - start)
+        if plain and count and count * self._layout.row * 2 <= _AHEAD:
+            return self._among_next(start, count)
         return self._read(start * self._layout.row, (count, *self.shape[1:]))
+
+    def _among_next(self, start: int, count: int) -> Array:
+        """Rows of an uncompressed array, copied from those read ahead."""
+        with reading(self._where, ARRAYS):
+            state = _state(self._path)
+        ahead = self._ahead
+        if ahead is None or ahead[0] != state or not ahead[1] <= start <= ahead[1] + len(ahead[2]) - count:
+            number = min(_AHEAD // max(1, self._layout.row), self.shape[0] - start)
+            ahead = state, start, self._read(start * self._layout.row, (number, *self.shape[1:]))
+            self._ahead = ahead
+        _, first, rows = ahead
+        return rows[start - first : start - first + count].copy()
 
     def whole(self) -> Array:
         """The whole array, of rank 1 or more, in native byte order."""
