@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.backends.layers.program import Kernel, kernels, operands, tactics
+from toolkit.backends.layers.program import Kernel, _entries, kernels, operands, tactics
 
 # As TensorRT-RTX 1.7 wrote them, shortened; the second program stands for a second profile and reuses a name.
 PROGRAM = (
@@ -32,6 +34,24 @@ def test_tactics_join_what_profiles_run():
     assert tactics(PROGRAM) == {"conv": "corrltn(int8, int8) | corrltn(fp16, fp16)", "x/DQ": "corrltn(int8, int8)"}
     assert operands(tactics(PROGRAM)["conv"]) == {"int8", "fp16"}
     assert operands("sm80_xmma_fprop_f16f16") == set() and operands("") == set()
+
+
+WHOLE = re.compile(
+    rb"tensor=\{ (?P<tensor>[^\n]{0,4000}?) type=(?P<type>\w{1,20}) \}"
+    rb'|(?P<op>[a-z_]{2,40})=\{ name="[^"\n]{0,4000}" output=\{(?P<out>[^}\n]{0,4000})\} '
+    rb"input=\{(?P<in>[^}\n]{0,8000})\}(?P<rest>[^\n]{0,40000})"
+)
+"""An entry with its kind, which takes seconds to find in an engine: every letter may begin one."""
+
+
+@given(st.binary(max_size=300) | st.text("abtensorx_={ \n", max_size=40).map(str.encode), st.integers(0, len(PROGRAM)))
+def test_entries_are_those_that_one_expression_finds(noise, at):
+    engine = PROGRAM[:at] + noise + PROGRAM[at:] + PROGRAM
+    found = [(op, one.groupdict()) for op, one in _entries(engine)]
+    wanted = [one.groupdict() for one in WHOLE.finditer(engine)]
+    assert [op for op, _ in found] == [one["op"] and one["op"].decode() for one in wanted]
+    for (_, parts), whole in zip(found, wanted):
+        assert parts == {name: whole[name] for name in parts}
 
 
 @given(st.binary(max_size=300), st.integers(0, len(PROGRAM)), st.integers(0, 200))
