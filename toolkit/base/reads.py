@@ -334,11 +334,20 @@ def is_users(path: str) -> bool:
     return _kind(path) == "user" and f"{os.sep}__pycache__{os.sep}" not in path
 
 
+def _source(frame: FrameType) -> str:
+    """The source file of a frame's code.
+
+    Taken from its module if that has one: Python reports every look at ``f_code`` to all audit hooks, ours included.
+    """
+    file = frame.f_globals.get("__file__")
+    return file if isinstance(file, str) else frame.f_code.co_filename
+
+
 def _users_ask(frame: FrameType | None) -> bool:
     """Whether a user function that qtool called is on the stack, or started this thread."""
     asked = False
     while frame is not None:
-        kind = _kind(frame.f_code.co_filename)
+        kind = _kind(_source(frame))
         if kind == "compiler" and not asked:
             return False
         if kind in ("user", "installed"):

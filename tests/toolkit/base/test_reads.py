@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.toolkit.conftest import model as network
 from toolkit import Model
+from toolkit.base import reads
 from toolkit.base.needs import ABSENT, Needs, digest_of
 from toolkit.base.reads import Reads, aside, current, following, needs_now
 from toolkit.base.source_needs import source_needs
@@ -168,6 +169,35 @@ def test_what_threads_of_the_users_read_counts(place):
 
     assert read_in(place, in_thread) == ({"a.txt"}, [])
     assert read_in(place, in_pool) == ({"b.npy"}, [])
+
+
+class Frame:
+    """A frame of the stack, of a module with this file; a look at its code is an event for audit hooks."""
+
+    def __init__(self, file, below, named=True):
+        self.f_globals, self.f_back = {"__file__": str(file)} if named else {}, below
+        self.looks, self._code = 0, compile("", str(file), "exec")
+
+    @property
+    def f_code(self):
+        self.looks += 1
+        return self._code
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_whose_code_is_on_the_stack_is_asked_without_events(place, named):
+    """Every frame was an event that qtool's own hook heard, at every os.stat; only code of no module needs one."""
+    own, user, installed = reads.__file__, place / "users.py", pytest.__file__
+    cases = [
+        ([own, user, own], True), ([own, own], False), ([own, user], False), ([user, installed], False),
+        ([own, installed, own], True),
+    ]  # fmt: skip
+    for files, asked in cases:
+        frames: list[Frame | None] = [None]
+        for file in reversed(files):
+            frames.append(Frame(file, frames[-1], named))
+        assert reads._users_ask(frames[-1]) is asked
+        assert not named or not any(one.looks for one in frames if one is not None)
 
 
 def test_what_is_read_aside_does_not_count(place):
