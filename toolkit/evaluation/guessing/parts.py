@@ -24,6 +24,8 @@ _UNLIKE = 8.0
 five of eight bits."""
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 """Most slices of an output that are judged separately, and the longest axis that is searched for them."""
+_CONSTANT = 1e-3
+"""Least standard deviation of a channel as a share of its RMS that counts: below, it is a constant."""
 _FEW_VALUES = 16
 """Up to so many values per sample, the SNR uses the variance over all samples: within a sample it is no reliable
 signal power."""
@@ -249,6 +251,8 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
             values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
             size = size // output.shape[axis] * (last + 1 - first)
         mean, variance = _centre(_numbers(values), output)
+        if size <= _FEW_VALUES:
+            variance = _between_samples(values, variance, mean)
         settings = {**base, "mean": mean, "variance": variance}
         if size <= _FEW_VALUES:
             settings["few"] = True
@@ -276,6 +280,20 @@ def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, fl
     return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
 
 
+def _between_samples(values: Sequence[np.ndarray[Any, Any]], variance: float, mean: float) -> float:
+    """The mean variance of each value over samples, which says more than that of all: values may differ in offset.
+
+    Args:
+        values: the samples.
+        variance: that of all values, which is returned if samples differ in shape, are constant or hold NaN.
+        mean: the mean of all values.
+    """
+    if len({one.shape for one in values}) != 1 or len(values) < 2:
+        return variance
+    found = float(np.stack(values).var(axis=0).mean()) if all(np.isfinite(one).all() for one in values) else 0.0
+    return found if found > _STEADY * (mean**2 + variance) else variance
+
+
 def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     return valued(np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in values]))
 
@@ -288,7 +306,7 @@ def _image(output: SeenOutput, seen: SeenModel) -> bool:
 
 
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
-    """The axis of channels, counted from the end, and its runs (first, last) of channels of similar RMS.
+    """The axis of channels, counted from the end, and its runs (first, last) of similar RMS and standard deviation.
 
     Among several axes, the one whose runs differ most at their borders is chosen: between kinds of values the magnitude
     jumps, whereas along positions it changes gradually. One run (0, 0) on axis -1 stands for the whole output.
@@ -299,10 +317,11 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         extent = output.shape[axis]
         if not 2 <= extent <= _MOST_CHANNELS or any(one.shape[axis] != extent for one in output.samples):
             continue
-        rows = output.stacked(axis)
-        size = np.sqrt(np.square(np.where(np.isfinite(rows), rows, 0)).mean(axis=0))
+        rows = np.where(np.isfinite(rows := output.stacked(axis)), rows, 0)
+        size = np.sqrt(np.square(rows).mean(axis=0))
         empty = size <= 1e-12 * size.max()
         size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
+        size = np.stack([size, np.maximum(rows.std(axis=0), _CONSTANT * size)], axis=1)
         runs = _few_runs(size)
         if len(runs) == 1:
             continue
@@ -321,9 +340,14 @@ def _channel_axes(output: SeenOutput) -> list[int]:
 
 
 def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
-    """The smallest ratio of magnitudes between the last channel of a run and the first of the next one."""
-    pairs = [(float(size[first - 1]), float(size[first])) for first, _ in runs[1:]]
-    return min(max(pair) / min(pair) for pair in pairs)
+    """The smallest ratio of magnitudes between the last channel of a run and the first of the next one.
+
+    Args:
+        size: RMS and standard deviation of each channel, [channels, 2].
+        runs: the runs.
+    """
+    pairs = [size[first - 1 : first + 1] for first, _ in runs[1:]]
+    return min(float((pair.max(axis=0) / pair.min(axis=0)).max()) for pair in pairs)
 
 
 def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
@@ -351,4 +375,4 @@ def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
 
 
 def _like(size: np.ndarray[Any, Any], unlike: float) -> bool:
-    return bool(size.max() <= unlike * size.min())
+    return bool((size.max(axis=0) <= unlike * size.min(axis=0)).all())

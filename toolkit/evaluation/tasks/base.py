@@ -81,8 +81,9 @@ class AnswerTally:
             ``likely_lost``); None if there are no scores.
         expected: how many of as many answers on similar samples are expected to change; answers that nearly changed
             count in part. None if an answer is neither the choice of one class nor a level above a floor.
-        only: the class that the float model returns for every sample, if each sample has one choice of class: a
-            constant model would keep all answers. None if samples differ or have several choices each.
+        only: the class that the float model returns for every sample, if each sample has one choice of class, or a
+            number for the classes of its positions: a constant model would keep all answers. None if samples differ, or
+            if an answer is something else.
     """
 
     part: OutputPart

@@ -60,7 +60,8 @@ def accuracy_of(
     judged, interval = judge(found, budget, task, drawing=bool(drawing)), _interval(found)
     limits, few, misses = judged.limits, judged.few, judged.misses
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
-    doubts = [] if drawing else doubts_of(found, None if misses else few, task, limited=judged.counts)
+    most = judged.most_drop(found.float_value)
+    doubts = [] if drawing else doubts_of(found, None if misses else few, task, limited=judged.counts, most=most)
     accuracy = Accuracy(
         metric=shown(found.metric) if found.metric is not None else None,
         before=found.float_value,

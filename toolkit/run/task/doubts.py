@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.base.given import shown
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
     from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.task.task import TaskRecord
 
+_POWER = {"mse": 1.0, "mae": 0.5}
+"""By metric that is an error in the output's unit, the power of a signal's variance with which its loss counts."""
+_HEARD = 10.0
+"""An error shows the loss of channels if that exceeds the limit by this factor: then also noise 10 dB below them."""
 _CLEARLY = 3.0
 """An output without a limit is doubtful if it loses this many times the answers that the metric's output loses."""
 
 
 def doubts_of(
-    found: EvaluationResult, few: Finding | None, task: TaskRecord | None, *, limited: bool = True
+    found: EvaluationResult,
+    few: Finding | None,
+    task: TaskRecord | None,
+    *,
+    limited: bool = True,
+    most: float | None = None,
 ) -> list[Finding]:
     """Reasons not to call the result usable although no limit is missed, the most important first.
 
@@ -32,11 +42,13 @@ def doubts_of(
         few: the limit that there are too few samples to judge; None if there are enough, or if a limit is missed.
         task: the model's task; None if unknown.
         limited: whether the share of unchanged answers has a limit, rather than only the metric.
+        most: the largest drop of the metric within the budget, in its unit; None without a limit.
     """
     samples = found.samples * (task.at_once if task is not None else 1)
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
     doubts += _not_shown(found, few, samples)
-    doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
+    if task is not None and task.reads is not None and not limited:
+        doubts += _beside_metric(found, task.reads, most)
     return [*doubts, *_lost_parts(found), *_lost_outputs(found), *_lost_channels(found)]
 
 
@@ -95,7 +107,7 @@ def _lost_channels(found: EvaluationResult) -> list[Finding]:
 
 
 def one_answer(found: EvaluationResult) -> list[AnswerTally]:
-    """The parts with one choice per sample for which the samples show only a single answer.
+    """The parts of choices of classes for which the samples show only a single answer.
 
     Empty if a metric judges all scores: one that is not a share of correct answers, such as the area under the ROC
     curve.
@@ -125,12 +137,14 @@ def samples_identical(found: EvaluationResult) -> bool:
     return max([found.samples, *rows]) == 1 or (bool(floats) and floats <= steady)
 
 
-def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
-    """The outputs that the metric does not read and that lose clearly more answers than the one it reads.
+def _beside_metric(found: EvaluationResult, reads: str, most: float | None) -> list[Finding]:
+    """The outputs and channels that the metric does not show and that lose clearly more answers than what it shows.
 
     Outputs derived from the same scores, such as their best class, lose as many and are not included.
     """
     own = [tally for tally in found.tallies if reads in tally.part.outputs and not tally.empty]
+    quiet = _unheard(own, found, most)
+    own = [tally for tally in own if tally not in quiet]
     if not own or found.metric is None:
         return []
     least = max(UNREAD, _CLEARLY * max(1.0 - tally.share for tally in own))
@@ -145,9 +159,34 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
     ]  # fmt: skip
 
 
+def _unheard(own: Sequence[AnswerTally], found: EvaluationResult, most: float | None) -> list[AnswerTally]:
+    """The channels of an output that could be ruined without a mean error showing it, since others are far larger.
+
+    A constant in place of all channels has the error ``metric_spread``, to which each contributes by its variance. If
+    the contribution of some is within ``_HEARD`` times the limit, the error does not judge them.
+    """
+    power = _POWER.get(found.metric or "")
+    slices = [tally for tally in own if tally.part.channels is not None and "variance" in tally.part.settings]
+    if power is None or most is None or len(slices) != len(own) or len(own) < 2 or found.metric_spread <= 0:
+        return []
+    parts = [_extent(tally) * float(tally.part.settings["variance"]) ** power for tally in slices]
+    return [
+        tally
+        for tally, part in zip(slices, parts)
+        if part < max(parts) and part / sum(parts) * found.metric_spread < _HEARD * most
+    ]
+
+
+def _extent(tally: AnswerTally) -> int:
+    """The number of channels of a slice."""
+    first, last = tally.part.first_and_last or [0, 0]
+    return last - first + 1
+
+
 def _shown(tally: AnswerTally) -> Finding:
     """The finding that the samples show only a single answer."""
     return ReportCode.SAMPLES_SHOW_ONE_ANSWER(
-        outputs=tally.part.outputs, samples=tally.answers, only=tally.only,
+        outputs=tally.part.outputs, samples=tally.answers,
+        only=None if tally.part.task == "sequence" else tally.only,
         threshold=tally.part.settings.get("threshold"),
     )  # fmt: skip

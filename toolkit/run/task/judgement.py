@@ -46,6 +46,16 @@ class Judgement:
     few: Finding | None
     standing: Literal["missed", "unproven", "met"] | None
 
+    def most_drop(self, own: float | None) -> float | None:
+        """The largest drop of the metric within the limits, in its unit; None if it has no limit.
+
+        Args:
+            own: the float model's value.
+        """
+        relative = self.limits["max_relative_drop"]
+        found = [self.limits["max_drop"], None if relative is None or own is None else relative * abs(own)]
+        return min((one for one in found if one is not None), default=None)
+
 
 def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | None, drawing: bool) -> Judgement:
     """Judge an evaluation by budget and task; values of a model with random nodes (``drawing``) are not judged."""

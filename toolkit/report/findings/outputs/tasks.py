@@ -279,8 +279,10 @@ def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
     )
 
 
-def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: float | None) -> str:
-    if threshold is None:
+def _one_answer(outputs: tuple[str, ...], samples: int, only: int | None, threshold: float | None) -> str:
+    if only is None:
+        what, other = f"get the same classes at all positions of {names(outputs)}", "with other classes"
+    elif threshold is None:
         what, other = f"get class {only} by {names(outputs)}", "of other classes"
     else:
         sides = ("below", "above") if only == 0 else ("above", "below")
