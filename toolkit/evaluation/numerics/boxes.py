@@ -177,12 +177,20 @@ def otsu(values: Array) -> float:
 
 def iou(first: Array, second: Array) -> Array:
     """Intersection over union of boxes, float64 [n, m], from [n, 4] and [m, 4] as x1, y1, x2, y2."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - common
+    return _overlaps(first.T[:, :, None], second.T[:, None])
+
+
+def _overlaps(first: Array, second: Array) -> Array:
+    """Intersection over union of boxes, of arrays [4, ...] as x1, y1, x2, y2 that are broadcast against each other."""
+    width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
+    height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    union = _area(first) + _area(second) - common
     return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
+
+
+def _area(sides: Array) -> Array:
+    return np.asarray(np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0))
 
 
 def matched(found: Detections, among: Detections) -> int:
@@ -294,7 +302,7 @@ def _suppressed(boxes: Array, scores: Array, named: Array | None, form: BoxLayou
         # no anchor suppresses another, and many of one object score high: the limit is on objects
         return Detections(boxes[anchors], values, classes)
     kept: list[int] = []
-    alive = np.ones(len(anchors), bool)
+    alive, sides = np.ones(len(anchors), bool), np.ascontiguousarray(boxes[anchors].T)
     for place in range(len(anchors)):
         if not alive[place] or len(kept) >= _MOST:
             continue
@@ -303,8 +311,7 @@ def _suppressed(boxes: Array, scores: Array, named: Array | None, form: BoxLayou
         same[: place + 1] = False
         others = np.nonzero(same)[0]
         if len(others):
-            over = iou(boxes[anchors[place]][None], boxes[anchors[others]])[0]
-            alive[others[over > OVERLAP]] = False
+            alive[others[_overlaps(sides[:, place, None], sides[:, others]) > OVERLAP]] = False
     return Detections(boxes[anchors[kept]], values[kept], classes[kept])
 
 

@@ -26,6 +26,8 @@ _HUGE = float(np.finfo(np.float32).max)
 _LEAST_VARIANCE = 1e-30
 _LIKELY = 8
 """Number of positions per sample, those with the smallest gaps, among which the likeliest to change is searched."""
+_NEVER = 27.5
+"""From here on erfc is 0 in float64."""
 MASKED = -1e9
 """Replaces the score -inf of a masked class, because the difference of two infinities would be NaN."""
 
@@ -146,9 +148,11 @@ def _evened(gaps: Array) -> Array:
 
 def _overtaken(gaps: Array, errors: Array) -> float:
     gaps, spread = np.broadcast_arrays(gaps, np.sqrt(2 * errors))
-    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0)
+    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0).reshape(-1) / math.sqrt(2)
+    shares, within = np.zeros(len(ratio)), ~(ratio >= _NEVER)
     # a list of Python floats: reading numpy scalars from an array takes ten times as long as erfc itself
-    return float(np.mean([0.5 * math.erfc(x) for x in (ratio.reshape(-1) / math.sqrt(2)).tolist()]))
+    shares[within] = [0.5 * math.erfc(x) for x in ratio[within].tolist()]
+    return float(np.mean(shares))
 
 
 def below_floor(levels: Array, floor: float) -> float:

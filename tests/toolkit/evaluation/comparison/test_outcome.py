@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome, compare, expected_flips, summed, varying_shares
-from toolkit.evaluation.tasks import OutputPart
+from toolkit.evaluation.tasks import OutputPart, chance
 
 RNG = np.random.default_rng(0)
 
@@ -255,3 +256,11 @@ def test_one_answer_that_was_lost_counts_out_of_however_many(answers):
     assert list(Budget(min_agreement=1.0).lacks(outcome, reference)) == ["min_agreement"]
     assert list(Budget(max_drop=0.0).lacks(outcome, reference)) == ["max_drop"]
     assert not Budget(max_drop=0.0, min_agreement=1.0).lacks(reference, reference)
+
+
+def test_gaps_far_beyond_their_errors_count_as_sure_and_unknown_ones_as_unknown():
+    gaps, errors = np.array([0.0, 1.0, 26.0, 27.4, 27.6, 1e6]), np.full(6, 0.25)
+    exact = np.mean([0.5 * math.erfc(gap / math.sqrt(2 * 0.25) / math.sqrt(2)) for gap in gaps])
+    assert chance._overtaken(gaps, errors) == exact == pytest.approx((0.5 + 0.0786) / 6, abs=1e-4)
+    gaps[3] = np.nan
+    assert math.isnan(chance._overtaken(gaps, errors))
