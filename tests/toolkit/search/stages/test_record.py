@@ -83,13 +83,18 @@ def test_a_record_with_the_former_key_of_the_squashing_operator_is_read():
     assert SearchRecord.from_json(content).to_json()["squashed_by"] == "Softmax"
 
 
+@pytest.fixture(scope="module")
+def content():
+    """What a search's record holds."""
+    found, cost, budget, _ = searched(0.5, 1.0)
+    return record(found, cost, budget, "int8", 24).to_json()
+
+
 @pytest.mark.parametrize(
     "name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision", "share_of"]
 )
 @pytest.mark.parametrize("value", [None, 3, ["x"], {"a": 1}])
-def test_what_is_no_record_is_refused_by_name(tmp_path, name, value):
-    found, cost, budget, _ = searched(0.5, 1.0)
-    content = record(found, cost, budget, "int8", 24).to_json()
+def test_what_is_no_record_is_refused_by_name(content, tmp_path, name, value):
     path = tmp_path / "search.json"
     path.write_text(json.dumps({**content, name: value}))
     if (name, value) not in (("sensitivity", None), ("budget", {"a": 1})):
