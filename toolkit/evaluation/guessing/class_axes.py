@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _UNLIKE = 2.0
@@ -62,6 +64,21 @@ def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float
     shares = {place: float((chosen == place).mean()) for place in places}
     blank = max(shares, key=lambda place: shares[place])
     return blank, shares[blank]
+
+
+def mean_length(output: SeenOutput, axis: int, blank: int) -> float:
+    """For how many positions in a row a class other than ``blank`` stays the argmax, on average; 0 if none ever is.
+
+    CTC's classes are peaks of one or two positions between blanks (Graves et al., "Connectionist temporal
+    classification", ICML 2006). Labels of frames last as long as what they label.
+    """
+    lengths = starts = 0
+    for one in output.samples:
+        chosen = np.moveaxis(one, axis, -1).argmax(axis=-1)
+        others = chosen != blank
+        lengths += int(others.sum())
+        starts += int(others[..., :1].sum() + (others[..., 1:] & (chosen[..., 1:] != chosen[..., :-1])).sum())
+    return lengths / starts if starts else 0.0
 
 
 def channel_axis_last(output: SeenOutput) -> bool:

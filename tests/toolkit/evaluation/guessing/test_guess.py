@@ -182,6 +182,17 @@ def test_ctcs_blank_is_found():
     assert part.settings["blank"] == 0
 
 
+@pytest.mark.parametrize(("length", "tasks"), [(1, {"ctc"}), (2, {"ctc"}), (6, {"sequence"})])
+@pytest.mark.parametrize("ops", [[], ["GRU"]])
+def test_labels_of_frames_beside_a_background_are_not_judged_by_their_reading(length, tasks, ops):
+    """Events of sound in silence: a boundary that moves leaves the reading, with repeats collapsed, as it is."""
+    labels = np.zeros((8, 8, 3 * length), np.int64)
+    labels[..., length : 2 * length] = OTHER.integers(1, 6, (8, 8, 1))
+    scores = normal(8, 24 * length, 6) + 8 * np.eye(6)[labels.reshape(8, -1)]
+    parts = guess(seen(out("output", scores, "Add", declared=("n", "t", 6)), inputs=AUDIO, ops=ops)).parts
+    assert {part.task for part in parts} == tasks
+
+
 def test_an_unsure_guess_is_judged_by_all_that_fit():
     found = guess(seen(out("output", normal(8, 256), "Relu")))
     assert not found.sure and found.finding().values["sure"] is False
