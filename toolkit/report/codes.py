@@ -177,6 +177,7 @@ class ReportCode(BaseCode):
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
     NEW_NO_ERROR = "new-no-error"
+    NEW_LIMIT_ROUGH = "new-limit-rough"
     NEW_WITHOUT_SAMPLES = "new-without-samples"
     NEW_TASK_IN_RUN = "new-task-in-run"
     NEW_IMAGES = "new-images"

@@ -18,13 +18,16 @@ from toolkit.evaluation.labels.label_fit import FittingMetric
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.metrics.table import (
     METRICS,
+    LabelFigures,
     has_error,
     is_rate_of_errors,
     is_share,
+    largest_usual_drop,
     task_of,
     usual_drop,
     usual_limits,
 )
+from toolkit.evaluation.numerics.intervals import variance_bound
 from toolkit.evaluation.observation.observed import SeenModel
 from toolkit.evaluation.tasks import reader
 from toolkit.graph.model import Model
@@ -40,6 +43,8 @@ from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.task.task import first_seen, samples_unlike
 from toolkit.search.budget.budget import DISTANCES, unlabelled
 
+_ROUGH = 2.0
+"""A limit by labels whose variance is known only to within more than this factor is left to each run."""
 _SHARE = 0.01
 """Allowed drop of a user-defined metric, about which nothing else is known."""
 _NO_TEST_DATA = (
@@ -280,7 +285,7 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         measured: the float model's value.
         held: how many samples a run will measure on.
     """
-    info = METRICS[name]
+    info, rough = METRICS[name], 1.0
     if measured is None or measured.value is None:
         _usual_limit(made, name)
         return
@@ -288,6 +293,8 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         # in the metric's unit, however small it is; 1e-12 if all labels are equal and the model meets them exactly
         seen = {"samples": measured.samples, "answers": measured.answers, "judged": held}
         limit = usual_drop(name, measured.value, **seen, spread=measured.spread) or 1e-12
+        known: LabelFigures = {"samples": measured.samples, "answers": measured.answers, "spread": measured.spread}
+        rough = largest_usual_drop(name, measured.value, **known) / (usual_drop(name, measured.value, **known) or limit)
     elif is_share(name) and measured.suspicion is None:
         # with a limit below one sample, no error at all would be allowed
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
@@ -304,6 +311,10 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
     if info.relative and measured.spread and not has_error(name, measured.value, measured.spread):
         made.said.append(ReportCode.NEW_NO_ERROR(metric=name, spread=measured.spread))
         reasons.append(made.said[-1])
+    if rough > 1 and variance_bound(measured.samples) > _ROUGH:
+        made.said.append(ReportCode.NEW_LIMIT_ROUGH(metric=name, samples=measured.samples, factor=rough))
+        made.lines += [f"# {plain(sentence(one))}" for one in (*reasons, made.said[-1])]
+        return
     comments = [f"# {plain(sentence(reason))}" for reason in reasons]
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), *comments, _drop(limit))
 

@@ -151,7 +151,7 @@ def _beside_metric(found: EvaluationResult, reads: str, most: float | None) -> l
     return [
         ReportCode.OUTPUT_WITHOUT_LIMIT(
             outputs=tally.part.outputs, channels=tally.part.first_and_last, changed=1.0 - tally.share,
-            answers=tally.answers, metric=shown(found.metric),
+            answers=tally.answers, metric=shown(found.metric), quiet=tally in quiet,
         )
         for tally in found.tallies
         if tally not in own and not tally.judges_values and tally.standing() is LimitStanding.MISSED

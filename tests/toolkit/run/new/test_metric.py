@@ -167,6 +167,20 @@ def test_labels_of_the_shape_of_an_output_are_judged_by_the_squared_error(place,
     assert 0.001 * spread <= made(place).budget.max_drop <= 0.002 * spread
 
 
+@pytest.mark.parametrize(("samples", "known"), [(10, False), (40, True)])
+def test_no_limit_is_written_that_few_labels_tell_only_roughly(place, capsys, samples, known):
+    """How the labels vary is known from 10 of them to within a factor of 3, from 40 of 1.6."""
+    x, found = answers(place)
+    save_test_data(place, x[:samples], found["signal"][:samples])
+    section = made(place)
+    assert (section.metric, section.budget.max_drop is not None) == ("mse", known)
+    text = (place / "made.toml").read_text()
+    said = (
+        "No limit is written: it follows from how the labels vary, which 10 of them tell only to within a factor of 3.0"
+    )
+    assert (said in text) is not known
+
+
 @pytest.mark.parametrize("label", [normal(COUNT, 7), np.full(COUNT, 9), np.full((COUNT, 2), 2)])
 def test_labels_that_fit_no_output_have_no_metric(place, capsys, label):
     save_test_data(place, answers(place)[0], label)

@@ -59,7 +59,7 @@ def test_an_error_over_all_channels_does_not_prove_those_that_it_hardly_reads(tm
     report = judged(tmp_path, forecast(tmp_path), spoilt, metric=metric)
     quiet = next(part for part in report.accuracy.parts if part.channels == [3, 3])
     told = sentence(ReportCode.OUTPUT_WITHOUT_LIMIT(
-        outputs=("forecast",), channels=[3, 3], changed=1.0 - quiet.unchanged, answers=SAMPLES, metric=metric,
+        outputs=("forecast",), channels=[3, 3], changed=1.0 - quiet.unchanged, answers=SAMPLES, metric=metric, quiet=True,
     ))  # fmt: skip
     assert report.accuracy.standing == "met" and (quiet.unchanged < 0.5) is spoilt
     assert (told in report.accuracy.doubts) is spoilt

@@ -224,6 +224,17 @@ def _work_not_known(nodes: Sequence[str], layers: int, loops: bool = False, prof
     )
 
 
+def _without_limit(
+    outputs: Sequence[str], channels: Sequence[int] | None, changed: float, answers: int, metric: str,
+    quiet: bool = False,
+) -> str:  # fmt: skip
+    which = f"which hardly counts in {metric}" if quiet else f"which {metric} does not read"
+    return (
+        f"{part_name(outputs, channels)}, {which}, loses {percent(changed)} of {answers} answers: add min_unchanged to "
+        "the budget to limit these too"
+    )
+
+
 ACCURACY: Table = {
     ReportCode.OUTPUT_NOT_FINITE: "output '{output}' holds NaN or infinity",
     ReportCode.METRIC_COLLAPSED: _collapsed,
@@ -233,10 +244,7 @@ ACCURACY: Table = {
     ReportCode.NOISE_OVER_VARIATION: "quantization noise on '{output}' exceeds its variation between samples",
     ReportCode.ANSWERS_LOST: _answers,
     ReportCode.ANSWERS_BELOW_LIMIT: _answers,
-    ReportCode.OUTPUT_WITHOUT_LIMIT: lambda outputs, channels, changed, answers, metric: (
-        f"{part_name(outputs, channels)}, which {metric} does not read, loses {percent(changed)} of {answers} answers: "
-        "add min_unchanged to the budget to limit these too"
-    ),
+    ReportCode.OUTPUT_WITHOUT_LIMIT: _without_limit,
     ReportCode.FOUND_LOST: lambda outputs, channels, figure, level: (
         f"most of what there is at {part_name(outputs, channels)} is lost{figure_words(figure, level)}: a sample that "
         "holds nothing counts as kept"
