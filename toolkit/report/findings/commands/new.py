@@ -88,8 +88,8 @@ NEW: Table = {
         "max_drop."
     ),
     ReportCode.NEW_LIMIT_ROUGH: (
-        "No limit is written: it follows from how the labels vary, which {samples} of them tell only to within a factor "
-        "of {factor:.1f}. Each run takes it from its own labels, and is not proven as far as they do not tell it."
+        "No limit is written: it follows from how the labels vary, which {samples} of them tell only to within a "
+        "factor of {factor:.1f}. Each run takes it from its own labels, and is not proven as far as they do not tell it."
     ),
     ReportCode.ARRAY_NOT_FINITE: (
         "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
