@@ -89,7 +89,7 @@ NEW: Table = {
     ),
     ReportCode.NEW_LIMIT_ROUGH: (
         "No limit is written: it follows from how the labels vary, which {samples} of them tell only to within a "
-        "factor of {factor:.1f}. Each run takes it from its own labels, and is not proven as far as they do not tell it."
+        "factor of {factor:.1f}. Each run takes it from its own labels, and proves no more than they tell."
     ),
     ReportCode.ARRAY_NOT_FINITE: (
         "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
