@@ -103,18 +103,30 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     written = 0
     with writing(path, size, lambda: written):
         require_place(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _new_beside(path)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
-        finally:
+        except BaseException:
             with suppress(OSError):
                 written = temporary.stat().st_size
             temporary.unlink(missing_ok=True)
+            raise
+
+
+def _new_beside(path: Path) -> Path:
+    """Create an empty temporary file beside ``path``, and its folder if that is missing."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{PART}")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            # another process took this name
+            continue
+        else:
+            return temporary
 
 
 def require_place(path: Path) -> None:
@@ -127,17 +139,11 @@ def require_place(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return
-    folder = path.parent.resolve()
+    folder = os.path.realpath(path.parent) + os.sep
     # if standard output is redirected to a file, the link to it looks like a regular file
-    system = folder == Path("/dev") or folder.parts[1:2] in (("proc",), ("sys",))
+    system = folder == "/dev/" or folder.startswith(("/proc/", "/sys/"))
     if system or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         raise WriteError("this is a device, and writing here would destroy it", where=str(path), remedy="name a file")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

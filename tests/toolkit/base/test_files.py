@@ -1,15 +1,16 @@
-"""Files written whole: how JSON is laid out."""
+"""Files written whole: how JSON is laid out, and what a file that is replaced is and was."""
 
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.base.errors import WriteError
-from toolkit.base.files import json_parts, write_text
+from toolkit.base.files import atomic_path, json_parts, write_text
 from toolkit.base.versions import path_fingerprint
 
 JSON = st.recursive(
@@ -52,3 +53,36 @@ def test_a_link_that_leads_nowhere_is_named_where_a_folder_is_to_be_made(tmp_pat
     (tmp_path / "file").write_text("a")
     with pytest.raises(WriteError, match="a folder of its path is a file"):
         write_text(tmp_path / "file" / "a.txt", "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0])
+def test_files_have_the_rights_that_the_umask_leaves_whatever_was_there(tmp_path, mask, monkeypatch):
+    """The umask is the whole process's: while it was set to be read, other threads made files that anybody may write."""
+    before, umask = os.umask(mask), os.umask
+    monkeypatch.setattr(os, "umask", lambda number: pytest.fail("the umask was changed"))
+    try:
+        write_text(tmp_path / "new" / "a", "1")
+        (tmp_path / "b").write_text("old")
+        (tmp_path / "b").chmod(0o600)
+        write_text(tmp_path / "b", "2")
+    finally:
+        umask(before)
+    assert [(path.stat().st_mode & 0o777, path.read_text()) for path in (tmp_path / "new" / "a", tmp_path / "b")] == [
+        (0o666 & ~mask, "1"), (0o666 & ~mask, "2"),
+    ]  # fmt: skip
+
+
+def test_a_temporary_file_takes_no_name_that_another_has(tmp_path, monkeypatch):
+    numbers = iter([b"taken", b"taken", b"other"])
+    monkeypatch.setattr(os, "urandom", lambda count: next(numbers))
+    with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
+        assert first != second and {first, second} == set(tmp_path.iterdir())
+        first.write_text("1")
+        second.write_text("2")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1"}
+    monkeypatch.undo()
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("3")
+        raise KeyError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1"}
