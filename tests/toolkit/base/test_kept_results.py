@@ -49,7 +49,7 @@ def test_an_array_in_the_place_of_one_that_is_gone_has_its_own_result(counted):
         values = fixed(np.full((2, 1000), number, np.float32))
         assert largest(values).tolist() == [number, number]
         del values
-        gc.collect()
+        gc.collect(0)
     assert len(calls) == 20
 
 
