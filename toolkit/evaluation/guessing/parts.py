@@ -27,7 +27,7 @@ _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _CONSTANT = 1e-3
 """Least standard deviation of a channel as a share of its RMS that counts: below, it is a constant."""
 _FEW_VALUES = 16
-"""Up to so many values per sample, the SNR uses the variance over all samples: within a sample it is no reliable
+"""Up to so many values per sample, the SNR uses each one's variance over all samples: within a sample it is no reliable
 signal power."""
 _HALF, _UNSHARP = 0.5, 0.25
 """The usual threshold of a mask, and how close to it a value counts as undecided."""

@@ -21,7 +21,7 @@ class Regression(Task):
     """One answer per sample, which is unchanged if its SNR is at least the floor.
 
     SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w, their mean m over all
-    samples, and the other model's values f. With few values per sample, the float model's variance over all samples
+    samples, and the other model's values f. With few values per sample, each one's variance over all samples, averaged,
     replaces mean((w - m)^2); for similarities of two other outputs, it is the variance over all pairs of samples.
     """
 

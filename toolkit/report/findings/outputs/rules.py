@@ -82,7 +82,7 @@ RULES: Table = {
         f"Values are kept if the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
         "values / mean squared difference from them), with the variance "
         + (
-            "over all samples."
+            "of each value over all samples."
             if few
             else f"within the sample, or {percent(quiet, 0)} of the usual one if that is more."
         )
