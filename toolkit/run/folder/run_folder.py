@@ -39,6 +39,7 @@ class RunFolder:
     read_only: bool = False
     _lock: int | None = None
     _digested: tuple[Mapping[str, Any], dict[str, str]] | None = None
+    _read: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, name: str, out: str | Path | None) -> RunFolder:
@@ -76,8 +77,18 @@ class RunFolder:
             self._lock = None
 
     def _manifest(self) -> dict[str, Any]:
-        content = own_json(self.hidden / "steps.json")
-        return content if isinstance(content, dict) else {}
+        """The entries of steps.json, in a dictionary of the caller's; the file is parsed only when it has changed."""
+        path = self.hidden / "steps.json"
+        try:
+            now = path.stat()
+        except OSError:
+            return {}
+        # a file that replaces another exists beside it, so its number is another
+        state = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size
+        if self._read is None or self._read[0] != state:
+            content = own_json(path)
+            self._read = state, content if isinstance(content, dict) else {}
+        return dict(self._read[1])
 
     def update(self, **changes: Any) -> None:
         """Change entries of ``.qtool/state.json``, see ``RunState``."""

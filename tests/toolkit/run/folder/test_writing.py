@@ -15,7 +15,10 @@ from tests.toolkit.conftest import complain
 from toolkit.base.errors import WriteError
 from toolkit.base.files import write_text
 from toolkit.base.log import Log
+from toolkit.base.reading import own_json
 from toolkit.cli.main import invoke
+from toolkit.run.folder import run_folder
+from toolkit.run.folder.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -93,3 +96,24 @@ def test_a_reader_that_goes_away_is_no_error():
     child.stderr.close()
     child.wait()
     assert "bug" not in said and "Traceback" not in said
+
+
+def test_the_list_of_steps_is_parsed_again_only_when_it_changed(tmp_path, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(run_folder, "own_json", lambda path: (parsed.append(path), own_json(path))[1])
+    folder = RunFolder(tmp_path)
+    assert not folder.knows("a") and not parsed
+    (tmp_path / "a.json").write_text("1")
+    folder.store("a", {"x": 1}, [tmp_path / "a.json"])
+    assert [folder.find("a", {"x": number})[0] for number in (1, 2, 1)] == [True, False, True]
+    assert folder.knows("a") and not folder.damage("a") and len(parsed) == 1
+    # another one's entry, and damage, are seen at once
+    RunFolder(tmp_path).store("b", {}, [])
+    parsed.clear()
+    assert folder.knows("b") and folder.knows("a") and len(parsed) == 1
+    folder.forget("b")
+    assert not folder.knows("b") and folder.knows("a")
+    (tmp_path / ".qtool" / "steps.json").write_text("[")
+    assert not folder.knows("a") and folder.find("a", {"x": 1}) == (False, "not done before")
+    (tmp_path / ".qtool" / "steps.json").unlink()
+    assert not folder.knows("a")
