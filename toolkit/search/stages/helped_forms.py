@@ -90,6 +90,8 @@ def with_helper(
 ) -> Context:  # fmt: skip
     """Apply a helper to a model, in place; returns the context used, with a separate journal.
 
+    The helper is given the ranges that are known of the model before; those of a changed model are not known.
+
     Args:
         helper: the pass.
         model: the model that it is applied to; changed in place.
@@ -98,8 +100,10 @@ def with_helper(
         idle: the nodes that will stay float.
         dtype: the type that the other nodes are quantized to.
     """
-    apart = replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
+    apart = replace(context.fork(), judges_helpers=False, provider=provider)
     for name in idle:
         apart.plan.ask(name, Precision.FP32, Code.KEPT_MISSES(precision=dtype))
     helper(model, apart)
+    if apart.journal.of("changed"):
+        apart.known_ranges = None
     return apart

@@ -9,7 +9,7 @@ from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
-from toolkit import Context
+from toolkit import Code, Context, Ranges
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
@@ -19,6 +19,7 @@ from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.plans.search import Search
+from toolkit.search.stages.helped_forms import with_helper
 from toolkit.search.with_helpers import with_helpers
 from toolkit.simulation import simulation as simulation_module
 from toolkit.simulation.runner import Runner
@@ -82,6 +83,23 @@ def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_with
     beside = trial.standing(like)
     assert search.spending.priced - before - paid == pytest.approx(paid - 1.3 * 8 / 64)
     assert beside.outcome.noise == pytest.approx(alone.outcome.noise, rel=1e-5) and beside.amax == alone.amax
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_helper_takes_the_ranges_known_of_the_model_and_those_of_a_changed_model_are_calibrated_again(changes):
+    model = chain()
+    context = search_of(model, feeds(64)).context
+    known, calibrated = context.known_ranges.amax("x"), []
+
+    def helper(form, apart):
+        assert apart.ranges(form, ["x"]).amax("x") == known
+        if changes:
+            apart.journal.changed("layer1", Code.TRIAL(), Code.TRIAL())
+
+    after = with_helper(helper, model, context, lambda *given: calibrated.append(given) or Ranges())
+    assert not calibrated and context.known_ranges.amax("x") == known
+    after.ranges(model, ["x"])
+    assert len(calibrated) == changes
 
 
 def test_another_process_compares_a_helped_form_with_the_same_float_outputs():
