@@ -88,6 +88,11 @@ def toml_string(text: str) -> str:
     return "".join(_escape(letter) if _hidden(letter) and letter != "\t" else letter for letter in quoted)
 
 
+def toml_key(name: str) -> str:
+    """A name as a TOML key: quoted unless TOML allows it bare, as in ``shapes."input:0"``."""
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)
+
+
 def _hidden(letter: str) -> bool:
     return unicodedata.category(letter) in _HIDDEN
 

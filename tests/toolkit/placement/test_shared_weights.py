@@ -52,7 +52,7 @@ def test_layers_of_one_weight_are_named_where_their_precisions_differ(turned, pr
     if found is not None:
         assert found.values["weights"] == ("w",) and found.values["nodes"] == ("u", "z")
         assert found.values["precisions"] == ("int8", precisions.get("z", "fp16"))
-        assert "'w' is shared" in sentence(found) and "exclude all 2 layers" in sentence(found)
+        assert "'w' is shared" in sentence(found) and "exclude both layers" in sentence(found)
 
 
 def test_a_layer_of_each_precision_is_named_where_many_share_a_weight():

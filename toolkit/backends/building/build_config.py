@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError, did_you_mean
-from toolkit.base.text import literal_glob
+from toolkit.base.text import literal_glob, toml_key
 
 
 def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mapping[str, Any]]) -> None:
@@ -29,7 +29,7 @@ def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mappi
                     raise BackendError(
                         f"input '{name}' has the dynamic shape {list(shape)} and no shapes are given for it",
                         where=where,
-                        remedy=f"add shapes.{name} = {{ min = [...], opt = [...], max = [...] }} to the profile",
+                        remedy=f"add shapes.{toml_key(name)} = {{ min = [..], opt = [..], max = [..] }} to the profile",
                     )
                 continue
             for which in ("min", "opt", "max"):

@@ -19,6 +19,11 @@ def joined(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def every(number: int) -> str:
+    """``both`` or ``all 3``, before a plural."""
+    return "both" if number == 2 else f"all {number}"
+
+
 def clause(words: str) -> str:
     """A sentence as a clause: without its full stop, in lower case unless it begins with a name or an abbreviation."""
     first = words.partition(" ")[0]

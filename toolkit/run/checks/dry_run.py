@@ -76,7 +76,7 @@ class DryRun:
         """Lines of text for people."""
         lines = [
             f"{self.recipe}: can run",
-            f"model: {self.nodes} nodes",
+            f"model: {count(self.nodes, 'node')}",
             "passes: " + (", ".join(self.passes) or "none"),
         ]
         lines.append("requested: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import literal_glob, shell_word, toml_string
+from toolkit.base.text import literal_glob, shell_word, toml_key, toml_string
 from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
@@ -18,7 +18,6 @@ from toolkit.run.migrate.pairs import float_layers
 from toolkit.run.new.metric import new_evaluation
 from toolkit.run.new.new_recipe import paired_unusably, relative
 from toolkit.run.new.ranges import EVALUATION
-from toolkit.run.recipe.new_profile import toml_key
 
 _METHOD = "entropy"
 

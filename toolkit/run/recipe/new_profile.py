@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from toolkit.base.text import toml_string
+from toolkit.base.text import toml_key
 from toolkit.contract.findings import Finding
 from toolkit.data.sample import EVERYTHING
 from toolkit.graph.shape_inference.derived_dimensions import derived_dimensions
@@ -239,8 +239,3 @@ def _batch(known: Sequence[int]) -> Sizes:
 
 def _key(name: str, axis: int, dim: str | None) -> SizeKey:
     return dim if dim is not None else (name, axis)
-
-
-def toml_key(name: str) -> str:
-    """A name as a TOML key."""
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.base.text import toml_key
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.graph.shape_inference.derived_dimensions import derived_dimensions
@@ -33,7 +34,8 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
         raise RecipeError(
             f"input '{name}' has the dynamic shape {shapes[name]} and the recipe has no profile",
             where=str(recipe.path or "the recipe"),
-            remedy=f"add [[profile]] with shapes.{name} = {{ min = [..], opt = [..], max = [..] }}; or use `qtool new`",
+            remedy=f"add [[profile]] with shapes.{toml_key(name)} = {{ min = [..], opt = [..], max = [..] }}; or use "
+            "`qtool new`",
         )
     for index, profile in enumerate(profiles):
         where = recipe.locate("profile", index, "shapes")
@@ -71,7 +73,7 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
                 raise RecipeError(
                     f"profile '{profile.name}' gives no shapes for the dynamic input '{name}'",
                     where=where,
-                    remedy=f"add shapes.{name} = {{ min = [..], opt = [..], max = [..] }}",
+                    remedy=f"add shapes.{toml_key(name)} = {{ min = [..], opt = [..], max = [..] }}",
                 )
         _names_agree(profile, shapes, where)
     return [one for profile in profiles for one in _unlike_names(profile, shapes)]

@@ -224,7 +224,8 @@ def _render_model(path: Path) -> Rendered:
         "fingerprint": model.fingerprint(),
     }
     known = {info.name: info for info in tensor_infos(model, model.facts())}
-    lines = [f"{path}: opset {model.opset}, {content['nodes']} nodes, {size(model.weight_bytes())} of weights"]
+    nodes = counted(sum(ops.values()), "node")
+    lines = [f"{path}: opset {model.opset}, {nodes}, {size(model.weight_bytes())} of weights"]
     for side, tensors in (("input", model.graph.inputs), ("output", model.graph.outputs)):
         for tensor in tensors:
             info = known.get(tensor.name, TensorInfo(name=tensor.name))
@@ -232,7 +233,7 @@ def _render_model(path: Path) -> Rendered:
     lines.append("operators: " + ", ".join(f"{op} {count}" for op, count in ops.most_common()))
     lines.append(f"Q/DQ pairs: {content['pairs']}")
     if marks:
-        lines.append("asked: " + ", ".join(f"{p} {count}" for p, count in sorted(marks.items())))
+        lines.append("requested: " + ", ".join(f"{p} {count}" for p, count in sorted(marks.items())))
     return Rendered(content, "\n".join(lines) + "\n")
 
 

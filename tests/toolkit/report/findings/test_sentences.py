@@ -6,10 +6,15 @@ import string
 
 import pytest
 
+from toolkit.backends.building.build_config import check_profiles
+from toolkit.base.errors import BackendError
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import TEMPLATES, sentence, table
+from toolkit.report.findings.commands.overview import costs_words
 from toolkit.report.findings.words import times
+from toolkit.run.recipe.recipe import tomllib
 
 
 def filled(template: str, text: object, number: float) -> dict[str, object]:
@@ -55,3 +60,26 @@ def test_all_values_clipped_are_a_hundred_percent():
         EvaluationCode.LEAVES_RANGE(tensor="t", reach=112.0, share=1.0, calibrated=0.0, level_db=1.0, promised_db=None)
     )
     assert "'t' reaches 112 times its range, and 100.0 % of its values are clipped (0.0 % in calibration)" in said
+
+
+@pytest.mark.parametrize("name", ["x", "x.1", "input:0", "in put/α", 'a"b'])
+def test_the_setting_of_an_inputs_shapes_is_named_as_a_recipe_has_it(name):
+    """``shapes.x.1`` is another key, and ``shapes.input:0`` is none."""
+    fixed = sentence(ReportCode.NEW_SIZES_FIXED(dimensions=("S",), sizes=(7,), inputs=(name,)))
+    with pytest.raises(BackendError) as refused:
+        check_profiles({name: [-1, 8]}, [{"name": "p", "shapes": {}}])
+    for said, before in ((fixed, "min and max of "), (refused.value.remedy, "add ")):
+        key = said.partition(before)[2].partition(" = ")[0].removesuffix(".")
+        assert tomllib.loads(f"{key} = 1") == {"shapes": {name: 1}}
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(1, "'a', by its own error; `qtool sensitivity RECIPE` measures what it costs"), (2, "'a' and")],
+)
+def test_one_layer_is_told_in_the_singular(number, said):
+    assert costs_words(["a", "b"][:number], ()).startswith(said)
+    padded = sentence(Code.PATCHES(channels=number, padded=32))
+    assert f" {number} input channel{'s' * (number > 1)} as 32" in padded
+    nothing = sentence(ReportCode.NOTHING_QUANTIZED(count=number, of=number, rule="kept", node="a", reason="b"))
+    assert nothing.startswith("the only layer with weights is" if number == 1 else "both layers with weights are")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.base.text import count
+from toolkit.base.text import count, toml_key
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
@@ -17,7 +17,8 @@ _MOST = 4
 def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequence[str]) -> str:
     told = joined([f"'{name}' ({size})" for name, size in zip(dimensions[:_MOST], sizes)])
     more = f" and {len(dimensions) - _MOST} more" if len(dimensions) > _MOST else ""
-    settings = [f"shapes.{name}" for name in inputs[:_MOST]] + [f"{len(inputs) - _MOST} more"] * (len(inputs) > _MOST)
+    settings = [f"shapes.{toml_key(name)}" for name in inputs[:_MOST]]
+    settings += [f"{len(inputs) - _MOST} more"] * (len(inputs) > _MOST)
     return (
         f"All samples have one size along {told}{more}, dynamic in the model: an engine of this profile takes no other."
         f" If other sizes occur, give samples of them too, or widen min and max of {joined(settings)}."

@@ -41,7 +41,8 @@ def costs_words(nodes: Sequence[str], harms: Sequence[LayerHarm]) -> str:
         return "None stands out, or nothing was measured: `qtool sensitivity RECIPE` measures every layer."
     if not harms:
         listed = joined([f"'{node}'" for node in nodes])
-        return f"{listed}, by their own error; `qtool sensitivity RECIPE` measures what they cost at the output."
+        by, cost = ("its", "it costs") if len(nodes) == 1 else ("their", "they cost")
+        return f"{listed}, by {by} own error; `qtool sensitivity RECIPE` measures what {cost} at the output."
     kept = ", stays in float"
     return (
         joined(f"'{one.node}' ({share_percent(one.share)} of the loss{kept if one.kept else ''})" for one in harms)

@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.outputs.accuracy import agreement_name
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import capital, percent, quoted
+from toolkit.report.findings.words import capital, every, percent, quoted
 
 
 def _layers(number: int) -> str:
@@ -47,7 +47,7 @@ _KINDS = {"linear": "linear layers", "convolution": "convolutions"}
 
 
 def _nothing(count: int, of: int, rule: str, node: str, reason: str) -> str:
-    some = f"{count} of {of}" if count < of else f"all {of}"
+    some = f"{count} of {of}" if count < of else every(of)
     kind = ("product", "products of two activations") if rule == Code.ACTIVATION_MATMUL.value else _WEIGHTED
     layers = f"the only {kind[0]} is" if of == 1 else f"{some} {kind[1]} are"
     return f"{layers} left in float by rule '{rule}' ({_example(node, reason)})"
@@ -58,11 +58,11 @@ def _example(node: str, reason: str) -> str:
 
 
 def _kind(kind: str, count: int, rule: str, node: str, reason: str) -> str:
-    return f"all {count} {_KINDS[kind]} are left in float by rule '{rule}' ({_example(node, reason)})"
+    return f"{every(count)} {_KINDS[kind]} are left in float by rule '{rule}' ({_example(node, reason)})"
 
 
 def _float(count: int, of: int, node: str, by: str = "", reason: str = "") -> str:
-    some = f"{count} of {of}" if count < of else f"all {of}"
+    some = f"{count} of {of}" if count < of else every(of)
     layers = f"{some} {_WEIGHTED[1]}" if of > 1 else f"the only {_WEIGHTED[0]}"
     why = _example(node, reason)
     return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'later passes'} ({why})"

@@ -7,7 +7,7 @@ from toolkit.report.bound_codes import BoundCode
 from toolkit.report.findings.outputs.accuracy import number
 from toolkit.report.findings.quantization.search import lacks_words
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, output_words, percent, quoted, share_percent, work_share
+from toolkit.report.findings.words import db, every, output_words, percent, quoted, share_percent, work_share
 
 _MOST = 0.75
 """If this share of the work stays in float, quantizing the rest cannot save a quarter of the time."""
@@ -79,7 +79,7 @@ def _costliest(nodes: tuple[str, ...], loss: float, work: float, layers: int, ke
         return f"{quoted(nodes)} is the only layer that could be quantized, with {work_share(work)}; {stays}."
     stays = "all stay in float" if kept == len(nodes) else f"{kept} of them {'stays' if kept == 1 else 'stay'} in float"
     return (
-        f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what all {layers} "
+        f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what {every(layers)} "
         "layers lose individually, with "
         f"{work_share(work)}; {stays}."
     )

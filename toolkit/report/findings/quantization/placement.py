@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined, pass_for, quoted, share_percent
+from toolkit.report.findings.words import every, joined, pass_for, quoted, share_percent
 
 _NAMED = 4
 _FAULTS = {
@@ -42,8 +42,8 @@ def _shared_unlike(
     many = f"{count(len(weights), 'weight')}, such as '{weights[0]}', are" if len(weights) > 1 else f"'{weights[0]}' is"
     return (
         f"{many} shared by layers with different requested precisions: {asked}. The engine keeps a copy for each, and "
-        "the branches no longer round alike, as in the accuracy measured here. To keep them alike, exclude all "
-        f"{len(layers)} layers from quantization."
+        "the branches no longer round alike, as in the accuracy measured here. To keep them alike, exclude "
+        f"{every(len(layers))} layers from quantization."
     )
 
 
@@ -173,8 +173,9 @@ PLACEMENT: Table = {
     Code.STREAM_BRANCH: (
         "branch of '{node}': quantized, '{behind}' writes and the Add and normalization read a quarter of the bytes"
     ),
-    Code.PATCHES: (
-        "no quantized layer reads its output, and quantized kernels take its {channels} input channels as {padded}"
+    Code.PATCHES: lambda channels, padded: (
+        f"no quantized layer reads its output, and quantized kernels take its {count(channels, 'input channel')} "
+        f"as {padded}"
     ),
     Code.CONCAT_INPUT: "input of Concat '{node}', whose inputs share one scale so that it runs quantized",
     Code.POOL_INPUT: "input of {op} '{node}', whose output is quantized too",

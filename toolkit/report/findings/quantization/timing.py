@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined, percent
+from toolkit.report.findings.words import every, joined, percent
 from toolkit.search.codes import AttentionCode, TrialCode
 
 
@@ -31,7 +31,7 @@ def _role_slower(
     layers: int, total: int, role: str, quantized: str, profiles: tuple[str, ...], ms: tuple[float, ...],
     without_ms: tuple[float, ...],
 ) -> str:  # fmt: skip
-    which = f"all {total}" if layers == total else f"{layers} of {total}"
+    which = every(total) if layers == total else f"{layers} of {total}"
     times = _against(profiles, ms, without_ms, "without")
     return f"the engine with {which} {role} layers in {quantized} takes {times}"
 
