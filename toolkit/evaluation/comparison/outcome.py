@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -117,8 +117,9 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for JSON, with infinities as strings."""
-        content = {k: _plain(v) for k, v in asdict(self).items()}
-        return {**content, "tallies": [tally.to_json() for tally in self.tallies]}
+        # asdict copies every value: 35 ms instead of 0.8 for 300 outputs, for every layer that is measured
+        content = {**vars(self), "tallies": [tally.to_json() for tally in self.tallies]}
+        return {k: v if k == "tallies" else _plain(v) for k, v in content.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:

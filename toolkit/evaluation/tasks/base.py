@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,7 +55,7 @@ class OutputPart:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
-        return {**asdict(self), "outputs": list(self.outputs), "settings": dict(self.settings)}
+        return {**vars(self), "outputs": list(self.outputs), "settings": dict(self.settings)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> OutputPart:
@@ -131,7 +131,7 @@ class AnswerTally:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
-        return {**asdict(self), "part": self.part.to_json()}
+        return {**vars(self), "part": self.part.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> AnswerTally:

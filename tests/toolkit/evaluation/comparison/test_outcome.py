@@ -12,7 +12,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome, compare, expected_flips, summed, varying_shares
-from toolkit.evaluation.tasks import OutputPart, chance
+from toolkit.evaluation.tasks import AnswerTally, OutputPart, chance
 
 RNG = np.random.default_rng(0)
 
@@ -264,3 +264,31 @@ def test_gaps_far_beyond_their_errors_count_as_sure_and_unknown_ones_as_unknown(
     assert chance._overtaken(gaps, errors) == exact == pytest.approx((0.5 + 0.0786) / 6, abs=1e-4)
     gaps[3] = np.nan
     assert math.isnan(chance._overtaken(gaps, errors))
+
+
+class Whole:
+    """A value that is not to be copied."""
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("copied")
+
+
+def test_writing_an_outcome_copies_no_value():
+    """Each layer's outcome is written when it is measured, with a tally for each output, of which there may be hundreds."""
+    setting = Whole()
+    part = OutputPart("regression", ("y",), {"axis": setting}, (1, 0, 3))
+    tally = AnswerTally(part, 3.0, 4, 0.99)
+    content = Outcome(np.inf, parts=(1.0, 2.0), tallies=(tally,), noises=(("y", 0.5),)).to_json()
+    (told,) = content["tallies"]
+    assert told["part"] == {
+        "task": "regression",
+        "outputs": ["y"],
+        "settings": {"axis": setting},
+        "channels": (1, 0, 3),
+    }
+    assert (told["kept"], content["noise"], content["parts"], content["noises"]) == (
+        3.0,
+        "inf",
+        [1.0, 2.0],
+        [["y", 0.5]],
+    )
