@@ -22,6 +22,8 @@ _CHUNK, _AT_ONCE = 1 << 22, 1_000
 """Bytes of a file to read at once, and parts of JSON text to write at once."""
 PART = ".qtool-part"
 """Suffix of temporary files. No other files have it, so a run may remove those that a killed run left."""
+_SHOWN = 50
+"""Letters of a file's name that its temporary file's name begins with."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -117,7 +119,8 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 def _new_beside(path: Path) -> Path:
     """Create an empty temporary file beside ``path``, and its folder if that is missing."""
     while True:
-        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{PART}")
+        # a name may have 255 bytes, and a letter up to four
+        temporary = path.with_name(f".{path.name[:_SHOWN]}.{os.urandom(4).hex()}{PART}")
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileNotFoundError:

@@ -86,3 +86,11 @@ def test_a_temporary_file_takes_no_name_that_another_has(tmp_path, monkeypatch):
         temporary.write_text("3")
         raise KeyError
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1"}
+
+
+@pytest.mark.parametrize("letter", ["n", "ы", "模"])
+def test_a_file_may_have_as_long_a_name_as_the_system_allows(tmp_path, letter):
+    """Its temporary file's name was longer by 21 bytes: a recipe beside a model with a name of 245 could not be written."""
+    path = tmp_path / (letter * (250 // len(letter.encode())) + ".toml")
+    write_text(path, "a = 1")
+    assert path.read_text() == "a = 1" and list(tmp_path.iterdir()) == [path]
