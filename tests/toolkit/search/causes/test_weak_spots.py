@@ -141,7 +141,9 @@ def test_near_ties_at_the_output_are_named():
     assert tie.why.code is CauseCode.TIES_AT_OUTPUT
     assert tie.why.values == pytest.approx({"sqnr_db": alone.sqnr_db, "flips": 0.02, "changed": 0.01})
     # what is expected is not said to have happened
-    assert "expected to change the argmax of 2.0% of positions like these (1.0% of these changed)" in sentence(tie.why)
+    assert "expected to change the argmax of 2.0 % of positions like these (1.0 % of these changed)" in sentence(
+        tie.why
+    )
 
 
 def two_heads():

@@ -178,8 +178,8 @@ PASSES: Table = {
     ),
     Code.COMPENSATED: "scales of its weights and bias of '{holder}' compensated",
     Code.OUTPUT_ERROR: lambda factor, number: (
-        f"its output channels are nearest to the float ones when scaled by up to {factor:.2%} and shifted by up to "
-        f"{number:.3g}"
+        f"its output channels are nearest to the float ones when scaled by up to {percent(factor, 2)} and shifted by "
+        f"up to {number:.3g}"
     ),
     Code.NOTHING_TO_EQUALIZE: "No pair of layers can be equalized.",
     Code.EQUALIZED: "output channels equalized with '{other}'",

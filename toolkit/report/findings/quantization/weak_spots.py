@@ -8,7 +8,7 @@ from toolkit.base.text import count, toml_string
 from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, quoted, times, work_share
+from toolkit.report.findings.words import db, percent, quoted, times, work_share
 from toolkit.search.codes import CauseCode
 
 
@@ -114,13 +114,13 @@ CAUSES: Table = {
         f"raises the SQNR of the whole only from {db(full_db)} to {db(without_db)}"
     ),
     CauseCode.TIES_AT_OUTPUT: lambda sqnr_db, flips, changed=None: (
-        f"{db(sqnr_db)} at the output are expected to change the argmax of {flips:.1%} of positions like these"
-        + (f" ({changed:.1%} of these changed)" if changed is not None else "")
+        f"{db(sqnr_db)} at the output are expected to change the argmax of {percent(flips)} of positions like these"
+        + (f" ({percent(changed)} of these changed)" if changed is not None else "")
         + ": their scores are near ties"
     ),
-    CauseCode.TIES_AT_DECISION: (
-        "{share:.0%} of the decisions of the {op} '{node}' after it have a margin under 1% of their values' standard "
-        "deviation, so little noise changes them"
+    CauseCode.TIES_AT_DECISION: lambda share, op, node: (
+        f"{percent(share, 0)} of the decisions of the {op} '{node}' after it have a margin under 1 % of their values' "
+        "standard deviation, so little noise changes them"
     ),
 }
 
