@@ -13,6 +13,7 @@ from toolkit.evaluation.guessing.value_clues import (
     is_code,
     is_squashed,
     never_sure,
+    one_order,
     ordered,
     own_levels,
     unit_norm,
@@ -239,8 +240,11 @@ def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue
         # multi-label: each position may have any number of labels
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
+    features = _called_scores_or_features(output) or any(clue.task == "embedding" for clue in found)
     if not output.ops & SHARES and own_levels(output, axis):
         found += of_values("own levels", 1.5)
+    elif not features and one_order(output, axis):
+        found += of_values("one order", 1.5)
     if never_sure(output):
         found += [*of_values("never sure", 2.5), ANY]
     if seen.pasts:

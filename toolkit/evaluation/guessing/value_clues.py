@@ -274,6 +274,19 @@ def own_levels(output: SeenOutput, axis: int) -> bool:
     return bool(np.square(apart).mean() > _LEVEL**2 * rows.var(axis=0).mean() > 0)
 
 
+def one_order(output: SeenOutput, axis: int) -> bool:
+    """Whether the largest value of each position is the same one in all samples, as an x that is always left of a y.
+
+    Args:
+        output: the output, whose samples are rows.
+        axis: the axis of the values that are compared, counted from the end.
+    """
+    if output.discrete or len(output.samples) < _CODED or any(one.shape != output.shape for one in output.samples):
+        return False
+    chosen = np.stack(output.samples).argmax(axis=axis)
+    return bool((chosen == chosen[0]).all())
+
+
 def ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether a vector scores the start or end positions of an answer span, and another output the opposite ends.
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
+from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.parts import parts_for
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart, reader
@@ -42,8 +43,9 @@ def forecast(folder, offset=0.0):
 
 def judged(folder, data, spoilt, **evaluation):
     values = session(Model.load(folder / "model.onnx"), outputs=["quietr", "forecast"]).run(data)
-    label = values["forecast"] + normal(SAMPLES, 4, seed=3) * np.float32([40, 40, 40, 0.1])
-    np.savez(folder / "data.npz", **data, **({"label": label} if evaluation else {}))
+    if evaluation:
+        data["label"] = values["forecast"] + normal(SAMPLES, 4, seed=3) * np.float32([40, 40, 40, 0.1])
+    np.savez(folder / "data.npz", **data)
     ranges = {"quietr": float(0.1 * values["quietr"].max())} if spoilt else {}
     made = Recipe.build(
         "quiet", model={"path": folder / "model.onnx"}, passes=["insert_qdq"],
@@ -107,3 +109,33 @@ def test_samples_with_the_same_classes_at_all_positions_prove_nothing_of_others(
         values = values.argmax(axis=-1) if whole else values
         tallies = [task.tally([task.compare([one], [one]) for one in (values[:3], values[3:])])]
         assert [one.only is not None for one in tallies] == [alike]
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_points_whose_order_is_fixed_are_judged_by_their_values(tmp_path, spoilt):
+    """As classes they would prove nothing, since y is the larger one in every sample."""
+    weights = {
+        "w": normal(12, 24, seed=1, scale=0.3), "v": normal(24, 10, seed=2, scale=0.3),
+        "b": np.tile(np.float32([0, 9]), 5), "s": np.array([-1, 5, 2]),
+    }  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["quietr"]), node("Gemm", ["quietr", "v", "b"], ["z"]),
+        node("Reshape", ["z", "s"], ["forecast"]),
+    ]  # fmt: skip
+    model = build(nodes, {"x": ["n", 12]}, {"forecast": ["n", 5, 2]}, weights)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    report = judged(tmp_path, {"x": normal(SAMPLES, 12, seed=9)}, spoilt)
+    assert report.summary.verdict == ("missed" if spoilt else "usable")
+    assert "regression" in {part.task for part in report.accuracy.parts}
+
+
+@pytest.mark.parametrize(
+    ("name", "ops", "valued"),
+    [("points", ["Reshape"], True), ("logits", ["Add"], False), ("out", ["LayerNormalization"], False)],
+)
+def test_values_of_one_order_are_no_sure_classes(name, ops, valued):
+    """Unless the name says classes, or the layer that they are features."""
+    values = normal(16, 9, 4, seed=1) + np.float32([0, 30, 0, 0])
+    output = SeenOutput(name, ("n", 9, 4), list(values), 0, frozenset(ops))
+    tasks = {part.task for part in guess(SeenModel([output], {}, frozenset(ops))).parts}
+    assert ("regression" in tasks) is valued

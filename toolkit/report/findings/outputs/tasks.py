@@ -42,6 +42,7 @@ _WHAT = {
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
     "direction": "every vector has length 1, as directions and rotations do",
     "own levels": "each value stays near a level of its own, as landmarks do and class scores do not",
+    "one order": "at each position the same value is the largest in all samples",
     "never sure": "no value is near 0 or 1, unlike a classifier's probabilities",
     "colours": "the name is that of a colour",
     "beside boxes": "it has values for each of the detector's boxes",
