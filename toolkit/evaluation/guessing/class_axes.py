@@ -66,19 +66,21 @@ def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float
     return blank, shares[blank]
 
 
-def mean_length(output: SeenOutput, axis: int, blank: int) -> float:
-    """For how many positions in a row a class other than ``blank`` stays the argmax, on average; 0 if none ever is.
+def usual_length(output: SeenOutput, axis: int, blank: int) -> float:
+    """For how many positions in a row a class other than ``blank`` stays the argmax, the median; 0 if none ever is.
 
     CTC's classes are peaks of one or two positions between blanks (Graves et al., "Connectionist temporal
-    classification", ICML 2006). Labels of frames last as long as what they label.
+    classification", ICML 2006). Labels of frames last as long as what they label. The median does not depend on the
+    few runs that are long in either, such as padding or silence that is read as the end of a word.
     """
-    lengths = starts = 0
+    lengths = [np.zeros(0, np.int64)]
     for one in output.samples:
         chosen = np.moveaxis(one, axis, -1).argmax(axis=-1)
-        others = chosen != blank
-        lengths += int(others.sum())
-        starts += int(others[..., :1].sum() + (others[..., 1:] & (chosen[..., 1:] != chosen[..., :-1])).sum())
-    return lengths / starts if starts else 0.0
+        for row in chosen.reshape(-1, chosen.shape[-1]):
+            ends = np.flatnonzero(np.diff(row, prepend=-1, append=-1))
+            lengths.append(np.diff(ends)[row[ends[:-1]] != blank])
+    found = np.concatenate(lengths)
+    return float(np.median(found)) if len(found) else 0.0
 
 
 def channel_axis_last(output: SeenOutput) -> bool:

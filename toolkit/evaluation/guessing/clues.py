@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.guessing.class_axes import blank_of, class_axis, mean_length
+from toolkit.evaluation.guessing.class_axes import blank_of, class_axis, usual_length
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
@@ -48,7 +48,7 @@ _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 """Least share of positions at which CTC's blank is the argmax; other first or last classes are rarely that frequent."""
 _LASTING = 3.0
-"""Mean number of positions in a row from which on classes are labels of frames beside a background, not a reading."""
+"""Usual number of positions in a row from which on classes are labels of frames beside a background, not a reading."""
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _COLOURS = frozenset({"rgb", "rgba", "bgr"})
 _FEW_CLASSES = 16
@@ -373,7 +373,7 @@ def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
 
 def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
     (blank, share), classes = blank_of(output, axis, seen), output.shape[axis]
-    if classes < _ALPHABET or output.shape[-3 - axis] < 4 or mean_length(output, axis, blank) >= _LASTING:
+    if classes < _ALPHABET or output.shape[-3 - axis] < 4 or usual_length(output, axis, blank) >= _LASTING:
         return []
     # with few classes each of them is frequent: 2 / classes is twice its even share
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []

@@ -193,6 +193,14 @@ def test_labels_of_frames_beside_a_background_are_not_judged_by_their_reading(le
     assert {part.task for part in parts} == tasks
 
 
+def test_a_reading_with_a_long_silence_is_ctc():
+    """Padding that is read as the end of a word lasts longer than all characters."""
+    scores = blanks(positions=60)
+    scores[:, 30:, 7] += 20
+    parts = guess(seen(out("output", scores, "Add", declared=("n", "t", 30)), inputs=AUDIO)).parts
+    assert {part.task for part in parts} == {"ctc"}
+
+
 def test_an_unsure_guess_is_judged_by_all_that_fit():
     found = guess(seen(out("output", normal(8, 256), "Relu")))
     assert not found.sure and found.finding().values["sure"] is False
