@@ -9,8 +9,9 @@ from toolkit.evaluation.guessing.value_clues import are_codes, has_many_levels, 
 from toolkit.evaluation.observation.observed import SeenOutput
 
 _CODES = frozenset({"code", "codes", "codebook", "codebooks"})
-_IDS = frozenset({"id", "ids", "idx", "index", "indices", "label", "labels", "token", "tokens"})
-"""Words for numbers that are read as a list, such as the best 20 items for each of four queries."""
+_IDS, _PLACES = frozenset({"id", "ids", "label", "labels", "token", "tokens"}), frozenset({"idx", "index", "indices"})
+"""Words for numbers that are read as a list, such as the best 20 items for each of four queries; the latter
+also for the nearest entries of codebooks."""
 _CODED = (Clue("generation", "values", 1.5, "codes"), Clue("generation", "shape", 1.0, "fits"))
 """Numbers in codebooks, as of an audio codec or an image tokenizer: each of them is an answer of its own."""
 
@@ -33,8 +34,15 @@ def rows_of_numbers(output: SeenOutput, picture: bool) -> list[Clue]:
     """Clues from integers with two axes; ``picture``: whether these are those of an input image."""
     if no_classes(output):
         return []
-    listed = output.words & _IDS or "TopK" in output.ops
-    if are_codes(output, picture) and (output.words & _CODES or not listed):
+    if are_codes(output, picture) and (output.words & _CODES or not _listed(output)):
         return list(_CODED)
     task, what = ("segmentation", "picture") if picture else ("sequence", "fits")
     return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+
+
+def _listed(output: SeenOutput) -> bool:
+    """Whether name and operator say that integers are a list of ids; ArgMin finds the nearest entry of a codebook."""
+    if "TopK" in output.ops:
+        return True
+    words = _IDS if "ArgMax" in output.ops else _IDS | _PLACES
+    return bool(output.words & words) and "ArgMin" not in output.ops

@@ -493,6 +493,13 @@ def test_lists_of_ids_are_one_answer(name, op):
     assert guess(seen(out("codes_index", ids, op), inputs=AUDIO)).task == "generation"
 
 
+@pytest.mark.parametrize(("name", "op"), [("indices", "ArgMin"), ("indices", "ArgMax"), ("tokens", "ArgMin")])
+def test_the_nearest_entries_of_codebooks_are_codes(name, op):
+    """As of a residual vector quantizer, eight codebooks at 75 times a second: one code that differs is one answer."""
+    codes = RNG.integers(0, 1024, (6, 8, 75))
+    assert {part.task for part in guess(seen(out(name, codes, op), inputs=AUDIO)).parts} == {"generation"}
+
+
 def test_labels_in_regions_are_no_codes():
     """Of 100 speakers, each for some frames."""
     labels = np.repeat(RNG.integers(0, 100, (8, 4, 25)), 4, axis=2)
