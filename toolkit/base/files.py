@@ -118,13 +118,18 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 def _new_beside(path: Path) -> Path:
     """Create an empty temporary file beside ``path``, and its folder if that is missing."""
+    made = False
     while True:
         # a name may have 255 bytes, and a letter up to four
         temporary = path.with_name(f".{path.name[:_SHOWN]}.{os.urandom(4).hex()}{PART}")
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileNotFoundError:
+            # no file can be made in /proc, or in a working directory that was removed, though both exist
+            if made:
+                raise
             path.parent.mkdir(parents=True, exist_ok=True)
+            made = True
         except FileExistsError:
             # another process took this name
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -53,6 +55,26 @@ def test_a_link_that_leads_nowhere_is_named_where_a_folder_is_to_be_made(tmp_pat
     (tmp_path / "file").write_text("a")
     with pytest.raises(WriteError, match="a folder of its path is a file"):
         write_text(tmp_path / "file" / "a.txt", "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such folders")
+def test_a_folder_that_is_there_and_takes_no_file_is_an_error(tmp_path, monkeypatch):
+    """Its folder was made again and again, without an end, since making one that exists is no error."""
+    made = []
+
+    def once(folder, *given, **named):
+        assert not made, "the folder was made again"
+        made.append(folder)
+
+    monkeypatch.setattr(Path, "mkdir", once)
+    with pytest.raises(WriteError, match="No such file or directory"):
+        write_text(Path("/proc/new.json"), "a")
+    removed = tempfile.mkdtemp(dir=tmp_path)
+    monkeypatch.chdir(removed)
+    os.rmdir(removed)
+    made.clear()
+    with pytest.raises(WriteError, match="No such file or directory"):
+        write_text(Path("new.json"), "a")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="this system has no umask")
