@@ -69,9 +69,9 @@ def test_a_folder_that_is_there_and_takes_no_file_is_an_error(tmp_path, monkeypa
     monkeypatch.setattr(Path, "mkdir", once)
     with pytest.raises(WriteError, match="No such file or directory"):
         write_text(Path("/proc/new.json"), "a")
-    removed = tempfile.mkdtemp(dir=tmp_path)
+    removed = Path(tempfile.mkdtemp(dir=tmp_path))
     monkeypatch.chdir(removed)
-    os.rmdir(removed)
+    removed.rmdir()
     made.clear()
     with pytest.raises(WriteError, match="No such file or directory"):
         write_text(Path("new.json"), "a")
