@@ -139,6 +139,9 @@ class Stored:
         ahead = self._ahead
         if ahead is None or ahead[0] != state or not ahead[1] <= start <= ahead[1] + len(ahead[2]) - count:
             number = min(_AHEAD // max(1, self._layout.row), self.shape[0] - start)
+            if number == count:
+                # nothing follows, and an archive may have thousands of such arrays
+                return self._read(start * self._layout.row, (count, *self.shape[1:]))
             ahead = state, start, self._read(start * self._layout.row, (number, *self.shape[1:]))
             self._ahead = ahead
         _, first, rows = ahead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -292,6 +293,19 @@ def test_rows_are_read_with_those_that_follow(tmp_path: Path, monkeypatch: pytes
     else:
         with pytest.raises(DataError, match="CRC"):
             stored.rows(6, 7)
+
+
+def test_arrays_that_are_read_in_one_go_are_not_kept(tmp_path: Path) -> None:
+    """An archive may hold a small array for every sample: kept read ahead, they would be the whole archive in memory."""
+    np.savez(tmp_path / "a.npz", **{str(i): np.full((4, 2000), i, np.float32) for i in range(200)})
+    stored = open_archive(tmp_path / "a.npz")
+    tracemalloc.start()
+    try:
+        for i in range(200):
+            assert np.array_equal(stored[str(i)].rows(0, 4), np.full((4, 2000), i, np.float32))
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_cut_short(tmp_path: Path) -> None:
