@@ -63,10 +63,13 @@ def _entries(engine: bytes) -> Iterator[tuple[str | None, re.Match[bytes]]]:
     at = end = 0
     while (at := engine.find(_OPENING, at)) >= 0:
         kind = _KIND.search(engine[max(end, at - 40) : at])
-        tensor = _TENSOR.match(engine, at) if kind and kind[0].endswith(b"tensor") else None
-        found = tensor or (_OPERATION.match(engine, at) if kind else None)
-        if kind and found:
-            yield None if tensor else kind[0].decode(), found
+        word = kind[0] if kind else b""
+        # a word that only ends like a tensor begins before it, as an operation does
+        forms = (_TENSOR, _OPERATION) if word == b"tensor" else (_OPERATION, _TENSOR)
+        possible = forms if word.endswith(b"tensor") else forms[: bool(word)]
+        found = next(filter(None, (form.match(engine, at) for form in possible)), None)
+        if found:
+            yield None if found.re is _TENSOR else word.decode(), found
             end = found.end()
         at = end if found else at + len(_OPENING)
 

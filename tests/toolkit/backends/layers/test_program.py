@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,16 @@ def test_entries_are_those_that_one_expression_finds(noise, at):
     assert [op for op, _ in found] == [one["op"] and one["op"].decode() for one in wanted]
     for (_, parts), whole in zip(found, wanted):
         assert parts == {name: whole[name] for name in parts}
+
+
+@pytest.mark.parametrize("word", ["tensor", "xtensor", "to_tensor", "Xtensor", "a" * 36 + "tensor", "tensors", "t"])
+def test_an_operation_may_be_called_like_a_tensor(word):
+    """A word is read from its first letter on: what ends in tensor is no tensor if it can be an operation."""
+    engine = f'{word}={{ name="k" output={{"y" }} input={{"x" }} type=half }}\n'.encode()
+    wanted = next(WHOLE.finditer(engine), None)
+    ((op, found),) = list(_entries(engine)) or [(None, None)]
+    assert (found and found.groupdict()) == (wanted and {name: wanted[name] for name in found.groupdict()})
+    assert (op is None) == (wanted is None or wanted["op"] is None)
 
 
 @given(st.binary(max_size=300), st.integers(0, len(PROGRAM)), st.integers(0, 200))
