@@ -11,6 +11,7 @@ from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit import Code, Context, Ranges
 from toolkit.calibration.provider import Calibrator
+from toolkit.contract.journal import Journal
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
 from toolkit.search.budget.settings import SearchSettings
@@ -19,7 +20,7 @@ from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.plans.search import Search
-from toolkit.search.stages.helped_forms import with_helper
+from toolkit.search.stages.helped_forms import HelperModels, with_helper
 from toolkit.search.with_helpers import with_helpers
 from toolkit.simulation import simulation as simulation_module
 from toolkit.simulation.runner import Runner
@@ -86,7 +87,7 @@ def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_with
 
 
 @pytest.mark.parametrize("changes", [True, False])
-def test_a_helper_takes_the_ranges_known_of_the_model_and_those_of_a_changed_model_are_calibrated_again(changes):
+def test_a_helper_takes_the_ranges_known_of_the_model_and_leaves_none_to_the_next(changes):
     model = chain()
     context = search_of(model, feeds(64)).context
     known, calibrated = context.known_ranges.amax("x"), []
@@ -99,7 +100,26 @@ def test_a_helper_takes_the_ranges_known_of_the_model_and_those_of_a_changed_mod
     after = with_helper(helper, model, context, lambda *given: calibrated.append(given) or Ranges())
     assert not calibrated and context.known_ranges.amax("x") == known
     after.ranges(model, ["x"])
-    assert len(calibrated) == changes
+    assert len(calibrated) == 1
+
+
+def test_a_helper_takes_the_ranges_of_the_same_samples_in_every_form_of_the_helpers_that_are_kept():
+    """If an earlier helper had nothing to change in a plan's form, it took those of all samples instead of a part's."""
+    context, taken = search_of(chain(), feeds(64)).context, []
+
+    def first(form, apart):
+        if "layer1" not in apart.plan:
+            apart.journal.changed("layer1", Code.TRIAL(), Code.TRIAL())
+
+    def second(form, apart):
+        taken.append(apart.ranges(form, ["x"]).amax("x"))
+        apart.journal.changed("layer2", Code.TRIAL(), Code.TRIAL())
+
+    named, part = frozenset({"layer1", "layer2"}), context.provider.on_subset()
+    forms = HelperModels(chain(), context, part, (first, second), named, "int8", [])
+    for quantized in (["layer1"], ["layer2"]):
+        forms.take(quantized, chain(), replace(context, journal=Journal()))
+    assert taken == [part(chain(), ["x"]).amax("x")] * 2 != [context.known_ranges.amax("x")] * 2
 
 
 def test_another_process_compares_a_helped_form_with_the_same_float_outputs():
