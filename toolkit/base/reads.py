@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -335,12 +336,16 @@ def is_users(path: str) -> bool:
 
 
 def _source(frame: FrameType) -> str:
-    """The source file of a frame's code.
+    """The source file of a frame's code: its module's, since every look at ``f_code`` is an audit event, ours included.
 
-    Taken from its module if that has one: Python reports every look at ``f_code`` to all audit hooks, ours included.
+    ``__file__`` may be another module's, as after ``globals().update(vars(other))``.
     """
-    file = frame.f_globals.get("__file__")
-    return file if isinstance(file, str) else frame.f_code.co_filename
+    names, spec = frame.f_globals, dict.get(frame.f_globals, "__spec__")
+    if isinstance(spec, ModuleSpec) and spec.has_location and spec.name == dict.get(names, "__name__"):
+        module = sys.modules.get(spec.name)
+        if getattr(module, "__dict__", None) is names:
+            return spec.origin or ""
+    return frame.f_code.co_filename
 
 
 def _users_ask(frame: FrameType | None) -> bool:

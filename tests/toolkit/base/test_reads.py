@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pytest
@@ -172,10 +173,10 @@ def test_what_threads_of_the_users_read_counts(place):
 
 
 class Frame:
-    """A frame of the stack, of a module with this file; a look at its code is an event for audit hooks."""
+    """A frame of the stack, of code in this file and of a module; a look at its code is an event for audit hooks."""
 
-    def __init__(self, file, below, named=True):
-        self.f_globals, self.f_back = {"__file__": str(file)} if named else {}, below
+    def __init__(self, file, below, names):
+        self.f_globals, self.f_back = names, below
         self.looks, self._code = 0, compile("", str(file), "exec")
 
     @property
@@ -185,19 +186,40 @@ class Frame:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_whose_code_is_on_the_stack_is_asked_without_events(place, named):
+def test_whose_code_is_on_the_stack_is_asked_without_events(place, named, monkeypatch):
     """Every frame was an event that qtool's own hook heard, at every os.stat; only code of no module needs one."""
     own, user, installed = reads.__file__, place / "users.py", pytest.__file__
     cases = [
         ([own, user, own], True), ([own, own], False), ([own, user], False), ([user, installed], False),
         ([own, installed, own], True),
     ]  # fmt: skip
+    names = {}
+    for file in (own, user, installed):
+        module = module_from_spec(spec_from_file_location(f"of {file}", file))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        names[file] = vars(module)
     for files, asked in cases:
         frames: list[Frame | None] = [None]
         for file in reversed(files):
-            frames.append(Frame(file, frames[-1], named))
+            frames.append(Frame(file, frames[-1], names[file] if named else {}))
         assert reads._users_ask(frames[-1]) is asked
         assert not named or not any(one.looks for one in frames if one is not None)
+
+
+@pytest.mark.parametrize(
+    "taken", [{"__file__": "<x>"}, {"__file__": ""}, vars(np), {k: v for k, v in vars(np).items() if k != "__name__"}]
+)
+def test_names_that_a_module_takes_over_from_another_do_not_hide_whose_code_it_is(place, monkeypatch, taken):
+    """``globals().update(vars(numpy))`` made the user's code numpy's: what it read was no need, and results were stale."""
+    (place / "users_own.py").write_text("def apply(self, model, context):\n    with open(FILE):\n        pass\n")
+    spec = spec_from_file_location("users_own", place / "users_own.py")
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "users_own", module)
+    spec.loader.exec_module(module)
+    vars(module).update({**taken, "FILE": place / "a.txt"})
+    with following(Reads(place / "run")) as reads:
+        type("Users", (Pass,), {"apply": module.apply})()(Model.from_proto(network()))
+    assert str(place / "a.txt") in reads.needs().files
 
 
 def test_what_is_read_aside_does_not_count(place):
