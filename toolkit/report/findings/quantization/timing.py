@@ -31,9 +31,9 @@ def _role_slower(
     layers: int, total: int, role: str, quantized: str, profiles: tuple[str, ...], ms: tuple[float, ...],
     without_ms: tuple[float, ...],
 ) -> str:  # fmt: skip
-    which = every(total) if layers == total else f"{layers} of {total}"
+    some = f"{every(total) if layers == total else f'{layers} of {total}'} {role} layers"
     times = _against(profiles, ms, without_ms, "without")
-    return f"the engine with {which} {role} layers in {quantized} takes {times}"
+    return f"the engine with {some if total > 1 else f'its only {role} layer'} in {quantized} takes {times}"
 
 
 def _none_faster(
