@@ -111,6 +111,15 @@ def test_samples_with_the_same_classes_at_all_positions_prove_nothing_of_others(
         assert [one.only is not None for one in tallies] == [alike]
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_sentences_of_any_length_without_an_entity_prove_nothing_of_one(other):
+    """A tagger's labels of 3, 5 and 4 words: 'outside' at all of them."""
+    task = reader(OutputPart("sequence", ("y",), {}))
+    values = [np.full((2, words), 7) for words in (3, 5, 4)]
+    values[1][0, 0] = 8 if other else 7
+    assert task.tally([task.compare([one], [one]) for one in values]).only == (None if other else 7)
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_points_whose_order_is_fixed_are_judged_by_their_values(tmp_path, spoilt):
     """As classes they would prove nothing, since y is the larger one in every sample."""
