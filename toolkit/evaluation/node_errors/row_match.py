@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def matched(value: Array, other: Array, rows: TopKRows, mine: Mapping[str, Array
 
     Args:
         value: the float model's tensor: [batch, rows, ...], [rows, batch, ...] or [batch * rows, ...]; for heads that
-            are computed as samples, [batch * heads, rows, ...].
+            are computed as samples, [batch * heads, rows, ...], and of stacked layers, [layers, batch, rows, ...].
         other: the other model's, of the same shape.
         rows: where the indices are.
         mine: the float model's tensors by name, with the indices.
@@ -62,7 +62,7 @@ def matched(value: Array, other: Array, rows: TopKRows, mine: Mapping[str, Array
         that of the rows.
     """
     first, second = (_by_sample(one[rows.indices], rows.axis) for one in (mine, theirs))
-    if first is None or second is None or first.shape != second.shape:
+    if first is None or second is None or first.shape != second.shape or not first.size:
         return None
     batch, count = first.shape
     if count not in value.shape and value.ndim and value.shape[0] == batch * count:
@@ -71,7 +71,7 @@ def matched(value: Array, other: Array, rows: TopKRows, mine: Mapping[str, Array
     if len(axes) != 1:
         return None
     axis = axes[0]
-    samples = 1 if axis == 0 else 0
+    samples = _axis_of_samples(value.shape, axis, batch)
     if batch > 1:
         held = value.shape[samples] if value.ndim > 1 else 0
         if not held or held % batch:
@@ -84,6 +84,13 @@ def matched(value: Array, other: Array, rows: TopKRows, mine: Mapping[str, Array
         shape[samples] = len(first)
         places, shared = (one.T if axis < samples else one for one in (places, shared))
     return value, np.take_along_axis(other, places.reshape(shape), axis=axis), shared.reshape(shape)
+
+
+def _axis_of_samples(shape: Sequence[int], rows: int, batch: int) -> int:
+    """The axis of samples: the first before that of ``rows`` with their number, else the first of others."""
+    if rows == 0:
+        return 1
+    return next((axis for axis in range(rows) if shape[axis] == batch), 0)
 
 
 def _by_sample(indices: Array, axis: int) -> Array | None:

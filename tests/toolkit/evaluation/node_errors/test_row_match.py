@@ -94,6 +94,12 @@ def test_rows_are_found_along_the_axis_that_has_as_many():
     heads = [np.repeat(one, 2, axis=0) for one in (values, others)]
     _, found, on = matched(*heads, rows, *at)
     np.testing.assert_array_equal(found[::2][shared], wanted[shared])
+    layers = [np.stack([one] * 4) for one in (values, others)]
+    _, found, on = matched(*layers, rows, *at)
+    np.testing.assert_array_equal(on, shared[None, ..., None])
+    np.testing.assert_array_equal(found[3][shared], wanted[shared])
+    nothing = {"at": np.zeros((0, 3), np.int64)}
+    assert matched(values[:0], others[:0], rows, nothing, nothing) is None
     assert matched(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), rows, *at) is None
     assert matched(np.zeros((2, 4)), np.zeros((2, 4)), rows, *at) is None
     assert matched(np.zeros((5, 3)), np.zeros((5, 3)), rows, *at) is None
