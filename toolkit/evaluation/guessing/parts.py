@@ -26,6 +26,9 @@ _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 """Most slices of an output that are judged separately, and the longest axis that is searched for them."""
 _CONSTANT = 1e-3
 """Least standard deviation of a channel as a share of its RMS that counts: below, it is a constant."""
+_FEWEST = 8
+"""Fewest values that tell a standard deviation to within a factor of two (95 %, chi-squared); that of two values may be
+far too small."""
 _FEW_VALUES = 16
 """Up to so many values per sample, the SNR uses each one's variance over all samples: within a sample it is no reliable
 signal power."""
@@ -285,10 +288,10 @@ def _between_samples(values: Sequence[np.ndarray[Any, Any]], variance: float, me
 
     Args:
         values: the samples.
-        variance: that of all values, which is returned if samples differ in shape, are constant or hold NaN.
+        variance: that of all values, which is returned if samples are few, differ in shape, are constant or hold NaN.
         mean: the mean of all values.
     """
-    if len({one.shape for one in values}) != 1 or len(values) < 2:
+    if len({one.shape for one in values}) != 1 or len(values) < _FEWEST:
         return variance
     found = float(np.stack(values).var(axis=0).mean()) if all(np.isfinite(one).all() for one in values) else 0.0
     return found if found > _STEADY * (mean**2 + variance) else variance
@@ -308,6 +311,7 @@ def _image(output: SeenOutput, seen: SeenModel) -> bool:
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
     """The axis of channels, counted from the end, and its runs (first, last) of similar RMS and standard deviation.
 
+    By RMS alone if there are too few values for the latter.
     Among several axes, the one whose runs differ most at their borders is chosen: between kinds of values the magnitude
     jumps, whereas along positions it changes gradually. One run (0, 0) on axis -1 stands for the whole output.
     """
@@ -321,7 +325,8 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         size = np.sqrt(np.square(rows).mean(axis=0))
         empty = size <= 1e-12 * size.max()
         size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
-        size = np.stack([size, np.maximum(rows.std(axis=0), _CONSTANT * size)], axis=1)
+        spread = np.maximum(rows.std(axis=0), _CONSTANT * size) if len(rows) >= _FEWEST else size
+        size = np.stack([size, spread], axis=1)
         runs = _few_runs(size)
         if len(runs) == 1:
             continue

@@ -92,6 +92,17 @@ def test_what_values_differ_by_is_no_variation_between_samples():
         assert reader(part).compare([values], [found])["right"].all() == kept
 
 
+@pytest.mark.parametrize(("samples", "parts"), [(2, 1), (7, 1), (8, 2)])
+def test_few_samples_do_not_tell_how_a_channel_varies(samples, parts):
+    """The first channel is alike in two of them by chance."""
+    values = 5 + normal(samples, 3, seed=1)
+    values[:, 0] = 5 + 0.01 * normal(samples, seed=2)
+    found = regression(values.astype(np.float32))
+    assert len(found) == parts
+    if samples < 8:
+        assert found[0].settings["variance"] == pytest.approx(values.var(), rel=1e-5)
+
+
 @pytest.mark.parametrize("still", [0.0, 1e-6])
 def test_a_constant_channel_varies_by_nothing(still):
     values = np.concatenate([normal(64, 3, seed=1), 5 + still * normal(64, 1, seed=2)], axis=1).astype(np.float32)
