@@ -110,15 +110,15 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
     """The parts of choices of classes for which the samples show only a single answer.
 
     Empty if a metric judges all scores: one that is not a share of correct answers, such as the area under the ROC
-    curve. An output whose values are judged too, since its task is not sure, is proven by these if they are kept.
+    curve. An output whose values are judged too, since its task is not sure, is proven by these if their limit is.
     """
     shown_by_metric = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
     if found.metric is not None and shown_by_metric:
         return []
     values = [one for one in found.tallies if one.part.task == "regression" and not one.judges_values]
-    lost = {one.part.outputs for one in values if one.standing() is LimitStanding.MISSED}
-    kept = {one.part.outputs for one in values} - lost
-    return [tally for tally in found.tallies if tally.only is not None and tally.part.outputs not in kept]
+    unproven = {one.part.outputs for one in values if one.standing() is not LimitStanding.MET}
+    proven = {one.part.outputs for one in values} - unproven
+    return [tally for tally in found.tallies if tally.only is not None and tally.part.outputs not in proven]
 
 
 def samples_show_nothing(found: EvaluationResult) -> bool:
