@@ -28,10 +28,11 @@ class DemandCode(BaseCode):
 
 
 class SearchEndCode(BaseCode):
-    """How a search ends if no plan that it tried meets the budget, or if plans worth trying are left."""
+    """How a search ends if no plan that it tried meets the budget, or if plans or layers worth trying are left."""
 
     NO_PLAN = "search-no-plan"
     LEFT_OUT = "search-left-out"
+    UNMEASURED = "search-unmeasured"
 
 
 class KeptCode(BaseCode):

@@ -85,6 +85,7 @@ class Switches:
         self.amax = dict(amax)
         self._judge, self._placer = judge, placer
         self._placements: dict[frozenset[str], Placement] = {}
+        self._only: dict[frozenset[str], Config] = {}
         self._seen: dict[str, list[int]] = {}
         self.tensors = model.graph.tensors()
         self.nodes = {node.name: node for node in model.nodes}
@@ -102,7 +103,7 @@ class Switches:
     def with_amax(self, amax: Mapping[str, float]) -> Switches:
         """The same switches with other ranges of some tensors."""
         twin = copy.copy(self)
-        twin.amax = {**self.amax, **amax}
+        twin.amax, twin._only = {**self.amax, **amax}, {}
         return twin
 
     def placement(self, kept: Iterable[str]) -> Placement:
@@ -132,7 +133,12 @@ class Switches:
 
     def only(self, groups: Collection[str], amax: Mapping[str, float] | None = None) -> Config:
         """The state with only these groups quantized."""
-        return self.config(self._known.difference(groups), amax)
+        if amax:
+            return self.config(self._known.difference(groups), amax)
+        # a placement is large and takes long, while the states of single layers are small and asked for repeatedly
+        if (key := frozenset(groups)) not in self._only:
+            self._only[key] = self.config(self._known - key)
+        return self._only[key]
 
     @property
     def uses(self) -> dict[str, list[int]]:

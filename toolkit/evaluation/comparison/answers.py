@@ -28,6 +28,8 @@ class Answers:
         self._readers = [reader(part) for part in self.parts]
         scored = {name for part in self.parts if chooses_class(part) for name in part.outputs}
         self.unscored = {name for part in self.parts for name in part.outputs} - scored
+        partial = (part for part in reversed(self.parts) if "mask" in part.settings or "lengths" in part.settings)
+        self._partial = {name: part.settings for part in partial for name in part.outputs}
 
     def __repr__(self) -> str:
         return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"
@@ -91,8 +93,7 @@ class Answers:
         Returns:
             Bool, broadcastable to the output; None if all entries may hold answers.
         """
-        own = (part.settings for part in self.parts if name in part.outputs)
-        settings = next((one for one in own if "mask" in one or "lengths" in one), None)
+        settings = self._partial.get(name)
         if settings is None or settings.get("batch_axis", 0) != 0:
             return None
         return entries_on(settings, outputs[name], inputs or {}, outputs)

@@ -69,8 +69,8 @@ class Forms:
 
     def __init__(self, model: Model, facts: Facts | None = None) -> None:
         self.model, self._facts = model, facts
-        self._outputs = {id(t) for _, graph in model.walk() for t in graph.outputs}
-        self._outputs |= {id(t) for t in model.graph.outputs}
+        graphs = {id(graph): graph for graph in (model.graph, *(graph for _, graph in model.walk()))}
+        self._outputs = {id(t) for graph in graphs.values() for t in graph.outputs}
         self._order = {id(node): place for place, (node, _) in enumerate(model.walk())}
         self.composites = [*self._normalizations(), *self._activations()]
         self._of = {id(node): one for one in self.composites for node in one.nodes}

@@ -272,7 +272,7 @@ class ChoosingRanges(Proposing):
         done: set[str] = set()
         before_them = self.spending.priced
         for number, group in enumerate(worst):
-            if self.spending.limited and self.spending.priced - before_them > _TRIED_PRICE:
+            if self.spending.over or (self.spending.limited and self.spending.priced - before_them > _TRIED_PRICE):
                 break
             self.progress("ranges", number, len(worst))
             assert group.alone is not None

@@ -7,12 +7,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.type_noise import TypeNoise
 from toolkit.search.budget.spending import FLOAT_PRICE, SINGLE_LAYER, Spending
+from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.plans.choosing_ranges import ChoosingRanges
 from toolkit.search.plans.range_methods import methods_of
@@ -200,18 +202,18 @@ class Search(ChoosingRanges):
         """Measure every group alone, on as many batches as ``_SENSE_PRICE`` pays for.
 
         Without a limit on inferences, groups are also measured left out, on all batches. Groups known from another form
-        of the model are not measured again.
+        of the model are not measured again. When the minutes are over, the remaining groups stay unmeasured.
         """
         simulation, log, progress = self.simulation, self._sensitivity_log, self.progress
         if not self.spending.limited:
-            return exact(simulation, log=log, progress=progress)
+            return self._with_unmeasured(exact(simulation, log=log, progress=progress, over=self._over))
         runner, switches = simulation.runner, simulation.switches
         taken = self._alone.of_same(simulation) if self._alone is not None else {}
         names = [name for name in simulation.names if name not in taken]
         # if outputs are judged separately, layers that reach no common output are measured together
         together = self._judges_apart
         some = independent(names, outputs_reached(simulation)) if together else [[name] for name in names]
-        alone = [switches.only(one) for one in some]
+        alone = list(takewhile(lambda _: not self._over(), map(switches.only, some)))
 
         def price(batches: int) -> float:
             return SINGLE_LAYER * sum(runner.price(config, batches) for config in alone)
@@ -221,18 +223,30 @@ class Search(ChoosingRanges):
         bought = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
         # the batches that led to a first plan are enough for later plans, which also learn from that plan
         known = self._alone.batches if self._alone is not None and taken else bought
-        self.batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
+        most = bisect_right(range(1, count + 1), allowed, key=price) if len(alone) == len(some) else 1
+        self.batches = known or max(most, 1)
         if not bought:
             self.spending.pay(price(self.batches) + runner.price(simulation.config(()), self.batches))
-        self.spending.bought.add((simulated, self.batches))
         found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self.batches, names=names,
-                      together=together)  # fmt: skip
+                      together=together, over=self._over)  # fmt: skip
         self._taken = taken.keys()
         found.groups = [replace(group, alone=taken.get(group.name, group.alone)) for group in found.groups]
+        if all(group.alone is not None for group in found.groups):
+            self.spending.bought.add((simulated, self.batches))
         parts = [group.alone.parts for group in found.groups if group.alone is not None]
         found.reliability = reliability(parts)
         total_samples = sum(feed.count for feed in runner.feeds)
         found.notes.append(Code.SENSITIVITY_ESTIMATED(used=found.samples, total=total_samples))
+        return self._with_unmeasured(found)
+
+    def _over(self) -> bool:
+        return self.spending.over
+
+    def _with_unmeasured(self, found: Sensitivity) -> Sensitivity:
+        """``found``, with a note if the minutes ended before every group was measured alone."""
+        missing = sum(group.alone is None for group in found.groups)
+        if missing:
+            self.notes.append(SearchEndCode.UNMEASURED(layers=missing, of=len(found.groups)))
         return found
 
     def _leave_out(self, found: Sensitivity) -> list[tuple[str, Outcome]]:
@@ -251,8 +265,8 @@ class Search(ChoosingRanges):
             SINGLE_LAYER * sum(runner.price(switches.config([name]), self.batches, like) for name in worst)
             + SINGLE_LAYER * sum(runner.price(switches.alone(name), self.batches) for name in again)
         )
-        left = exact(simulation, modes=("without",), log=log, batches=self.batches, names=worst)
-        alone = exact(simulation, modes=("alone",), log=log, batches=self.batches, names=again)
+        left = exact(simulation, modes=("without",), log=log, batches=self.batches, names=worst, over=self._over)
+        alone = exact(simulation, modes=("alone",), log=log, batches=self.batches, names=again, over=self._over)
         without = {group.name: group.without for group in left.groups}
         fresh = {group.name: group.alone for group in alone.groups if group.alone is not None}
         found.groups = [

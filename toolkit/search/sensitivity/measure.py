@@ -208,6 +208,7 @@ def exact(
     batches: int | None = None,
     names: Sequence[str] | None = None,
     together: bool = False,
+    over: Callable[[], bool] = lambda: False,
 ) -> Sensitivity:
     """Measure every layer. Each mode costs about half a float inference per layer: only later layers are run again.
 
@@ -222,6 +223,7 @@ def exact(
         names: measure only these layers.
         together: measure layers that reach no common output in one run, see ``independent_layers``. Then only a
             layer's noise and answers at its own outputs are known, and nothing over all outputs.
+        over: asked between runs; once it returns true, the remaining layers stay unmeasured.
 
     Raises:
         QtoolError: a mode is unknown.
@@ -240,13 +242,15 @@ def exact(
     reached = outputs_reached(simulation) if together else {}
     # an interrupted measurement resumes with the same lists, so results do not depend on where it stopped
     missing = [some for some in _in_one_run(wanted, reached) if not found.keys() >= set(some)]
-    with closing(_outcomes(simulation, missing, batches)) as outcomes:
+    with closing(_outcomes(simulation, missing if not over() else [], batches)) as outcomes:
         for keys, outcome in outcomes:
             for key in keys:
                 found[key] = one = at_outputs(outcome, reached[key[1]]) if len(keys) > 1 else outcome
                 known.add(":".join(key) + part, {"outcome": one.to_json()})
             if progress is not None:
                 progress("sensitivity", len(found), len(wanted))
+            if over():
+                break
     groups = [
         GroupResult(
             g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])

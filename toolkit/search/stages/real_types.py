@@ -115,7 +115,7 @@ class RealTypes:
         self.wide = missed
         try:
             mended = meets(order)
-            kept = shortest_wide_run(order, meets) if mended else ()
+            kept = shortest_wide_run(order, meets, lambda: self.spending.over) if mended else ()
             self._wide = tuple(kept)
             if asked and not mended:
                 by = ", ".join(sorted(set(asked.values())))

@@ -196,3 +196,21 @@ def test_pieces_of_whole_networks_are_apart(model):
 def test_scaling_by_constants():
     model = made(pieces([("Mul", "x gain", "a"), ("Sub", "a shift", "b"), ("Mul", "b a", "y")]))
     assert [constant_affine(model, n) for n in model.nodes] == [True, True, False]
+
+
+class Counted(list):
+    """A list that counts how often it is read."""
+
+    reads = 0
+
+    def __iter__(self):
+        self.reads += 1
+        return super().__iter__()
+
+
+def test_outputs_are_read_once_however_many_nodes_there_are():
+    model = made([node("Relu", ["x"], ["a"]), *(node("Tanh", ["a"], [f"t{i}"]) for i in range(20)),
+                  node("Sum", [f"t{i}" for i in range(20)], ["y"])])  # fmt: skip
+    model.graph.outputs = outputs = Counted(model.graph.outputs)
+    Forms(model)
+    assert outputs.reads == 1

@@ -16,6 +16,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.report.findings import sentence
 from toolkit.search.budget.spending import FLOAT_PRICE, SINGLE_LAYER, Spending
+from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.cost.gpus import GPUS, gpu_spec
 from toolkit.search.plans.range_methods import alternatives, methods_of, whole_model
@@ -407,6 +408,23 @@ def test_a_search_whose_minutes_are_over_takes_the_best_plan_so_far():
     found = Search(sim, Budget(min_sqnr_db=31), CostModel(sim.switches, sim.facts, gpu_spec("A10")), try_ranges=False,
                    spending=account).run()  # fmt: skip
     assert found.best.whole and found.evaluations < limited(uneven(), Budget(min_sqnr_db=31))[0].evaluations
+
+
+def test_a_search_whose_minutes_end_while_layers_are_measured_says_how_many_are_not():
+    sim, account = uneven(), Spending(14.0, minutes=2.0, clock=lambda: 0.0)
+    measured = []
+
+    def count(activity, done, total):
+        if activity == "sensitivity":
+            measured.append(done)
+            account._clock = lambda: 180.0 if done >= 3 else 0.0
+
+    found = Search(sim, Budget(min_sqnr_db=31), CostModel(sim.switches, sim.facts, gpu_spec("A10")), try_ranges=False,
+                   spending=account, progress=count).run()  # fmt: skip
+    layers = len(sim.names)
+    assert measured == [1, 2, 3] and layers > 3
+    assert SearchEndCode.UNMEASURED(layers=layers - 3, of=layers) in found.notes
+    assert found.best.whole and found.best in found.plans
 
 
 def test_where_nothing_is_left_the_float_model_still_meets_the_budget():

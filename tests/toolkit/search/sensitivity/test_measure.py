@@ -91,3 +91,16 @@ def test_layers_that_are_measured_side_by_side_are_what_they_are_one_by_one():
         assert [group.name for group in part.groups] == sim.names
         found.append([(group.name, group.alone) for group in part.groups])
     assert found[0] == found[1]
+
+
+def test_layers_stay_unmeasured_once_the_time_is_over():
+    sim, asked = simulation(chain(6), feeds(2)), iter([False, False, True])
+    found = exact(sim, modes=("alone",), over=lambda: next(asked, True))
+    assert [group.alone is not None for group in found.groups] == [True, True, False, False, False, False]
+    assert found.groups[:2] == exact(sim, modes=("alone",)).groups[:2]
+
+
+def test_nothing_but_all_layers_together_is_run_if_the_time_is_over_before():
+    found = exact(sim := simulation(chain(3), feeds(2)), over=lambda: True)
+    assert found.full == sim.runner.full_outcome
+    assert not any(group.alone or group.without for group in found.groups)

@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.outputs.accuracy import numbers
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
+from toolkit.report.findings.words import db, every, joined, output_words, pass_for, percent, quoted, work_share
 from toolkit.search.codes import DemandCode, KeptCode, SearchEndCode
 
 UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
@@ -106,6 +106,8 @@ def _no_plan(
     by: tuple[float | str, ...],
     rest: str,
     helpers: tuple[str, ...] = (),
+    wide: int = 0,
+    of: int = 0,
     **_earlier: bool,
 ) -> str:
     # journals of earlier releases have a value that tells whether helpers were tried
@@ -113,9 +115,20 @@ def _no_plan(
     helping = f"helpers = [{listed}], " if helpers else ""
     return (
         f"No plan with {dtype.upper()} is within the budget ({count(plans, 'plan')} tried; the nearest misses "
-        f"{misses(limits, by)}): nothing is quantized. Layers run in {rest.upper()} unless a pass requests another "
-        f"type. To try next: {helping}more inferences or minutes for the search, or a looser budget."
+        f"{misses(limits, by)}): nothing is quantized. {_float_types(rest, wide, of)}. "
+        f"To try next: {helping}more inferences or minutes for the search, or a looser budget."
     )
+
+
+def _float_types(rest: str, wide: int, of: int) -> str:
+    """The types of float layers; ``wide`` of them are kept in float32, since ``rest`` alone misses the budget."""
+    run = f"run in {rest.upper()} unless a pass requests another type"
+    if not wide:
+        return f"Layers {run}"
+    if wide < of:
+        return f"{wide} of {of} layers {'is' if wide == 1 else 'are'} kept in FP32; the others {run}"
+    layers = "The only layer is" if of == 1 else f"{every(of).capitalize()} layers are"
+    return f"{layers} kept in FP32, since {rest.upper()} alone misses the budget"
 
 
 def _helper(
@@ -314,6 +327,10 @@ SEARCH: Table = {
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",
     Code.SEARCH_NEAREST: "No plan tried meets the budget; the nearest one is taken.",
     SearchEndCode.NO_PLAN: _no_plan,
+    SearchEndCode.UNMEASURED: lambda layers, of: (
+        f"The minutes of the search were over before {layers} of {count(of, 'layer')} "
+        f"{'was' if layers == 1 else 'were'} measured alone; raise minutes to measure all."
+    ),
     SearchEndCode.LEFT_OUT: lambda inferences: (
         "The search ran out of inferences with plans untried that may quantize much more; "
         f"inferences = {inferences} allows at least twice as many."
