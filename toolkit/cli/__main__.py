@@ -1,5 +1,5 @@
 """``python -m toolkit.cli`` is ``qtool``."""
 
-from toolkit.cli.main import main
+from toolkit.cli.start import main
 
 main()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MODELS, ROOT, build, node
 from toolkit.cli.main import invoke
-from toolkit.run.recipe.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe, tomllib
 
 HEAVY = {
     "jinja2",
@@ -198,6 +198,17 @@ def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command,
     assert invoke([command, "x"]) == 130
     said = capsys.readouterr().err
     assert "stopped" in said and ("resumes from there" in said) is kept
+
+
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        module, _, function = tomllib.load(file)["project"]["scripts"]["qtool"].partition(":")
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {module} import {function} as main; main()"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "qtool: stopped\n")
 
 
 @pytest.mark.parametrize(
