@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from toolkit.base.errors import QtoolError, shortened, system_remedy
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CHUNK = 1 << 20
+_OWN_PACKAGES = frozenset({"toolkit", "passes"})
 _FOREIGN = (
     (
         b"version https://git-lfs",
@@ -72,6 +74,7 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
 
     Raises:
         QtoolError: of the kind's class, for any other exception in the block.
+        NameError, AttributeError: a fault of the code, whatever the file holds; see ``_fault_of_code``.
     """
     try:
         yield
@@ -88,7 +91,20 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
             remedy=system_remedy(error, "check the path"),
         ) from error
     except Exception as error:
+        if _fault_of_code(error):
+            raise
         raise kind.fault(path, fault_words(error)) from error
+
+
+def _fault_of_code(error: Exception) -> bool:
+    """Whether no file can cause an error: a name is not defined, or a module or an object of qtool lacks an attribute.
+
+    Other errors that qtool's code raises, such as KeyError, may come from a file that lacks what the code looks for.
+    """
+    if not isinstance(error, AttributeError):
+        return isinstance(error, NameError)
+    kind = error.obj if isinstance(error.obj, type) else type(error.obj)
+    return isinstance(error.obj, ModuleType) or kind.__module__.partition(".")[0] in _OWN_PACKAGES
 
 
 def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:
