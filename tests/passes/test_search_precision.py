@@ -156,6 +156,15 @@ def test_helpers_are_advised_that_find_a_layer_and_were_not_tried(tried):
     assert ("To try next: more inferences" if tried else 'To try next: helpers = ["smooth"], more inferences') in words
 
 
+def test_where_no_plan_is_found_it_tells_the_layers_that_stay_in_float32():
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=48, evaluations=1, try_ranges=False)(model, context)
+    (note,) = said(context.journal, SearchEndCode.NO_PLAN)
+    assert 0 < note["wide"] <= note["of"] == len(model.nodes)
+    assert note["wide"] == len(said(context.journal, KeptCode.WIDE)[0]["nodes"])
+
+
 def test_where_all_float_misses_too_the_nearest_plan_stays():
     model = chain()
     context = context_for(model, feeds())

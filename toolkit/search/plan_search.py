@@ -296,6 +296,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             dtype=self.quantizer.dtype, plans=len(found.plans), limits=list(nearest.lacks),
             by=list(nearest.lacks.values()), rest=self.context.rest,
             helpers=Helpers(self.model).with_others(self.settings.helpers),
+            wide=len(self._wide), of=len(self.model.nodes),
         )  # fmt: skip
         plain.notes = [one for one in found.notes if one.code not in (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)]
         return plain

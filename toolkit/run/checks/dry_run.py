@@ -140,7 +140,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
         calibration=calibration,
         evaluation=evaluation,
         task=_task(task),
-        backend=f"{found.backend.name} ({sentence(found.reason)})",
+        backend=f"{found.backend.name} ({_reason(found.reason)})",
     )
 
 
@@ -224,6 +224,13 @@ def _warnings(recipe: Recipe, found: Rehearsal, source: Model) -> list[str]:
     loud = [event.why for event in found.context.journal.of("noted") if event.why.code in _LOUD]
     lacking = types_lacking(recipe, _types(found, source), found.backend.name)
     return list(dict.fromkeys(sentence(why) + _remedy(why) for why in (*loud, *lacking)))
+
+
+def _reason(why: Finding) -> str:
+    """Why a backend is used; not in full if it is one of the warnings, which have the remedy too."""
+    from toolkit.report.findings import sentence
+
+    return "see the warnings" if why.code in _LOUD else sentence(why)
 
 
 def _remedy(why: Finding) -> str:

@@ -15,6 +15,7 @@ from toolkit.report.findings import TEMPLATES, sentence, table
 from toolkit.report.findings.commands.overview import costs_words
 from toolkit.report.findings.words import times
 from toolkit.run.recipe.recipe import tomllib
+from toolkit.search.codes import SearchEndCode
 
 
 def filled(template: str, text: object, number: float) -> dict[str, object]:
@@ -88,3 +89,31 @@ def test_one_layer_is_told_in_the_singular(number, said):
     assert sentence(slower).startswith(f"the engine with {engine} in int8 takes ")
     nothing = sentence(ReportCode.NOTHING_QUANTIZED(count=number, of=number, rule="kept", node="a", reason="b"))
     assert nothing.startswith("the only layer with weights is" if number == 1 else "both layers with weights are")
+
+
+@pytest.mark.parametrize(
+    ("wide", "of", "said"),
+    [
+        (0, 6, "Layers run in FP16 unless a pass requests another type."),
+        (2, 6, "2 of 6 layers are kept in FP32; the others run in FP16 unless a pass requests another type."),
+        (6, 6, "All 6 layers are kept in FP32, since FP16 alone misses the budget."),
+        (1, 1, "The only layer is kept in FP32, since FP16 alone misses the budget."),
+    ],
+)
+def test_where_no_plan_is_found_the_types_are_named_that_layers_run_in(wide, of, said):
+    found = SearchEndCode.NO_PLAN(
+        dtype="int8", plans=3, limits=("min_sqnr_db",), by=(1.0,), rest="fp16", helpers=(), wide=wide, of=of
+    )
+    assert f"nothing is quantized. {said} To try next" in sentence(found)
+
+
+@pytest.mark.parametrize(
+    ("layers", "total", "said"), [(1, 1, "its only"), (1, 3, "1 of 3"), (2, 2, "both"), (3, 3, "all 3")]
+)
+def test_an_engine_with_all_layers_of_a_role_is_worded_for_any_number(layers, total, said):
+    found = Code.ROLE_SLOWER(
+        layers=layers, total=total, role="attention", quantized="int8", profiles=("default",), ms=(2.2,),
+        without_ms=(2.0,),
+    )  # fmt: skip
+    kind = "layer" if total == 1 else "layers"
+    assert sentence(found) == f"the engine with {said} attention {kind} in int8 takes 2.2 ms against 2 ms without"
