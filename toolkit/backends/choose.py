@@ -75,7 +75,7 @@ def next_after(refusing: str) -> str:
 def _features(module: str) -> tuple[dict[str, Any] | None, BackendError | None]:
     """What the child process found in a module, or None and why it does not load."""
     remedy = f"{_INSTALL[module]}, or use another backend"
-    if importlib.util.find_spec(module) is None:
+    if not installed(module):
         return None, BackendError(f"{module} is not installed", remedy=remedy)
     try:
         return run_job("probe", {"module": module}), None
@@ -83,9 +83,14 @@ def _features(module: str) -> tuple[dict[str, Any] | None, BackendError | None]:
         return None, BackendError(f"{module} is installed but cannot be used: {error.what}", remedy=remedy)
 
 
+def installed(backend: str) -> bool:
+    """Whether the backend's module is installed; it is not loaded."""
+    return importlib.util.find_spec(backend) is not None
+
+
 def usable(backend: str) -> tuple[dict[str, Any] | None, BackendError | None]:
     """The features of the backend's module, or None and why it cannot be used on this machine."""
-    if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is not None and find_gpu() is None:
+    if backend == "tensorrt" and installed("tensorrt") and find_gpu() is None:
         what = "tensorrt is installed but builds only on a GPU, and this machine has none"
         return None, BackendError(what, remedy="run on a machine with a GPU, or use another backend")
     return _features(backend)

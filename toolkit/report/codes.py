@@ -48,6 +48,7 @@ class ReportCode(BaseCode):
     WRITE_AS_MATMUL = "report-write-as-matmul"
     TAKE_OUT_OF_BODIES = "report-take-out-of-bodies"
     BUILD_AN_ENGINE = "report-build-an-engine"
+    REPLACE_FOR_TENSORRT = "report-replace-for-tensorrt"
     SEARCH_INSTEAD = "report-search-instead"
     KEEP_LAYERS = "report-keep-layers"
     FIRST_MEND_DATA = "report-first-mend-data"

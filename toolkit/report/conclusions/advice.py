@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from toolkit.backends.choose import installed
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.unsupported import unsupported_operators
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Code, Finding
@@ -38,6 +40,7 @@ _FINE_DB = 40.0
 _MUCH_WORK = 0.05
 """The least share of the work for which the report suggests rewriting layers."""
 _KEPT_IN = "fp16"
+_WITHOUT_GPU = "tensorrt_rtx"
 _T = TypeVar("_T")
 
 
@@ -97,9 +100,12 @@ def _engine_advice(
     """To change the model where a backend refuses it, or to build an engine where none was built."""
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
         return [_mend(chosen, layers, accuracy)]
-    if backend.name == "none":
-        return [Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n')]
-    return []
+    if backend.name != "none":
+        return []
+    if (lacking := next((one for one in layers if one.op in unsupported_operators()), None)) is not None:
+        return [Advice(ReportCode.REPLACE_FOR_TENSORRT(node=lacking.node, op=lacking.op))]
+    found = ReportCode.BUILD_AN_ENGINE(installed=installed(_WITHOUT_GPU))
+    return [Advice(found, f'[engine]\nbackend = "{_WITHOUT_GPU}"\n')]
 
 
 def _as_products(layers: Sequence[LayerInfo]) -> list[Advice]:

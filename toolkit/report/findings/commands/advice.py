@@ -102,8 +102,13 @@ ADVICE: Table = {
         "where nothing is quantized and types are kept: export the model without it, unrolled or for the one case that "
         f"is needed. If an input's value decides an If, fixed_inputs of {pass_for(Role.FOLD)} takes that case."
     ),
-    ReportCode.BUILD_AN_ENGINE: (
-        "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
+    ReportCode.BUILD_AN_ENGINE: lambda installed=False: (
+        'Build an engine to see what runs: backend = "tensorrt_rtx" '
+        + "(pip install 'qtool[rtx]') " * (not installed)
+        + "needs no GPU."
+    ),
+    ReportCode.REPLACE_FOR_TENSORRT: (
+        "No TensorRT supports '{node}' ({op}): for an engine, replace it in the model with supported operators."
     ),
     ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy, pairs=True, runs=True: (
         (f"No engine was built, but model.onnx{_PAIRS * pairs} runs in ONNX Runtime. " * (runs and taken == "none"))
