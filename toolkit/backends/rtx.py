@@ -27,7 +27,8 @@ AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 _RECURRENT_BRANCHES_FAIL = (1, 7)
-"""The newest release observed to fail on an LSTM or GRU inside an If, with an internal assertion of its builder."""
+"""The newest release observed to fail on an LSTM or GRU inside an If, and on a Loop or Scan there that has a scan output
+which nothing reads, with an internal assertion of its builder."""
 _BFLOAT16_DECONVOLUTIONS_FAIL = (1, 7)
 """The newest release observed to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
 
@@ -98,7 +99,7 @@ class RtxBackend(Backend):
         """Parse the model; see ``Backend.parse``."""
         from toolkit.backends.lowering.conditionals import refuse_conditionals
 
-        # RNN, Loop and Scan build inside an If, and so do LSTM and GRU outside of one
+        # RNN, Loop and Scan whose outputs are read build inside an If, and so do LSTM and GRU outside of one
         recurrent = self._release <= _RECURRENT_BRANCHES_FAIL
         refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
         capabilities, _ = target_capabilities(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -13,10 +14,12 @@ from toolkit.graph.folding import fix_dimensions, fold
 from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
 from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.surgery.assemble import subgraphs
 from toolkit.graph.surgery.inlining import nodes_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _LIMIT = 1 << 26
+_LOOP_INPUTS = 2
 _REMEDY = 'export the model for the one case that is needed, without the If, or set backend = "none"'
 
 
@@ -29,7 +32,7 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
     Args:
         model_path: the ONNX file.
         who: the backend and its version, for messages.
-        recurrent: whether LSTM and GRU fail inside an If.
+        recurrent: whether LSTM and GRU fail inside an If, and Loop and Scan with a scan output that nothing reads.
 
     Raises:
         BackendError: there is such an If; the message names it.
@@ -40,6 +43,7 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
     fix_dimensions(model, profiles)
     fold(model, lambda node: node.op in (QUANTIZE, DEQUANTIZE) or is_random(node), _LIMIT)
     facts = model.facts()
+    returned = {id(tensor) for graph in (model.graph, *subgraphs(model.graph)) for tensor in graph.outputs}
     for node in nodes_of(model.graph):
         if node.op != "If":
             continue
@@ -50,6 +54,14 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
                 f"{who} cannot build an {inner.op} inside an If, such as '{inner.name}' in '{node.name}'",
                 remedy=_REMEDY,
             )
+        unread = next((one for sub in branches for loop in nodes_of(sub) for one in _unread(loop, returned)), None)
+        if recurrent and unread is not None:
+            loop = unread.inputs[0]
+            raise BackendError(
+                f"{who} cannot build a {loop.op} inside an If with a scan output that nothing reads, such as "
+                f"'{unread.name}' of '{loop.name}' in '{node.name}'",
+                remedy=f"remove that output; or {_REMEDY}",
+            )
         for first, second in zip(branches[0].outputs, branches[1].outputs):
             ranks = [facts.rank(tensor.name) for tensor in (first, second)]
             if None not in ranks and ranks[0] != ranks[1]:
@@ -58,3 +70,12 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
                     f"{ranks[0]} dimensions or '{second.name}' with {ranks[1]}",
                     remedy=_REMEDY,
                 )
+
+
+def _unread(node: gs.Node, returned: Collection[int]) -> list[gs.Tensor]:
+    """The scan outputs of a Loop or Scan that no node reads; ``returned``: the ids of all graphs' outputs."""
+    if node.op not in ("Loop", "Scan"):
+        return []
+    # a Loop's first inputs are its trip count and condition
+    states = len(node.inputs) - (_LOOP_INPUTS if node.op == "Loop" else int(node.attrs["num_scan_inputs"]))
+    return [one for one in node.outputs[states:] if one.name and not one.outputs and id(one) not in returned]
