@@ -27,8 +27,8 @@ AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 _RECURRENT_BRANCHES_FAIL = (1, 7)
-"""The newest release observed to fail on an LSTM or GRU inside an If, and on a Loop or Scan there that has a scan output
-which nothing reads, with an internal assertion of its builder."""
+"""The newest release observed to fail on an LSTM or GRU inside an If, and on a Loop or Scan there with a scan
+output that nothing reads, with an internal assertion of its builder."""
 _BFLOAT16_DECONVOLUTIONS_FAIL = (1, 7)
 """The newest release observed to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
 
