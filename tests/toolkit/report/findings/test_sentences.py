@@ -82,11 +82,6 @@ def test_one_layer_is_told_in_the_singular(number, said):
     assert costs_words(["a", "b"][:number], ()).startswith(said)
     padded = sentence(Code.PATCHES(channels=number, padded=32))
     assert f" {number} input channel{'s' * (number > 1)} as 32" in padded
-    slower = Code.ROLE_SLOWER(
-        layers=number, total=number, role="softmax", quantized="int8", profiles=("p",), ms=(2.0,), without_ms=(1.0,)
-    )
-    engine = "its only softmax layer" if number == 1 else "both softmax layers"
-    assert sentence(slower).startswith(f"the engine with {engine} in int8 takes ")
     nothing = sentence(ReportCode.NOTHING_QUANTIZED(count=number, of=number, rule="kept", node="a", reason="b"))
     assert nothing.startswith("the only layer with weights is" if number == 1 else "both layers with weights are")
 
