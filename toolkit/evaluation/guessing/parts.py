@@ -13,6 +13,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guessing.class_axes import blank_of, channel_axis, class_axis
 from toolkit.evaluation.guessing.similarities import between_samples
 from toolkit.evaluation.guessing.value_clues import has_several_peaks, peak_height
+from toolkit.evaluation.numerics.intervals import variance_bound
 from toolkit.evaluation.numerics.masks import valued
 from toolkit.evaluation.observation.lengths import lengths_of
 from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput
@@ -311,7 +312,7 @@ def _image(output: SeenOutput, seen: SeenModel) -> bool:
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
     """The axis of channels, counted from the end, and its runs (first, last) of similar RMS and standard deviation.
 
-    By RMS alone if there are too few values for the latter.
+    By RMS alone if there are too few values for the latter; with few, the smaller deviation may be larger (95 %).
     Among several axes, the one whose runs differ most at their borders is chosen: between kinds of values the magnitude
     jumps, whereas along positions it changes gradually. One run (0, 0) on axis -1 stands for the whole output.
     """
@@ -327,10 +328,11 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
         spread = np.maximum(rows.std(axis=0), _CONSTANT * size) if len(rows) >= _FEWEST else size
         size = np.stack([size, spread], axis=1)
-        runs = _few_runs(size)
+        slack = np.array([1.0, variance_bound(max(len(rows), _FEWEST)) ** 0.5])
+        runs = _few_runs(size, slack)
         if len(runs) == 1:
             continue
-        jump = _jump(size, runs)
+        jump = _jump(size, runs, slack)
         # the empty border of a picture is not another kind of value
         if jump > best and (axis in likely or (jump > _UNLIKE and not empty.any())):
             best, found = jump, (axis, runs)
@@ -344,32 +346,34 @@ def _channel_axes(output: SeenOutput) -> list[int]:
     return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
 
 
-def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
+def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]], slack: np.ndarray[Any, Any]) -> float:
     """The smallest ratio of magnitudes between the last channel of a run and the first of the next one.
 
     Args:
         size: RMS and standard deviation of each channel, [channels, 2].
         runs: the runs.
+        slack: the factors by which ratios of either may be too large, [2].
     """
     pairs = [size[first - 1 : first + 1] for first, _ in runs[1:]]
-    return min(float((pair.max(axis=0) / pair.min(axis=0)).max()) for pair in pairs)
+    return min(float((pair.max(axis=0) / pair.min(axis=0) / slack).max()) for pair in pairs)
 
 
-def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+def _few_runs(size: np.ndarray[Any, Any], slack: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     """``_runs`` with the ratio ``_UNLIKE``, doubled until there are at most ``_MOST_SLICES`` runs.
 
     Rare classes alone can form many runs; boxes next to them differ by more than either varies within itself, and stay
     separate at a larger ratio. If the runs are not that far apart, as with uneven channels of one kind, there is one.
+    Arguments as for ``_jump``.
     """
     unlike = _UNLIKE
-    while len(runs := _runs(size, unlike)) > _MOST_SLICES:
+    while len(runs := _runs(size, unlike * slack)) > _MOST_SLICES:
         unlike *= 2
-    apart = unlike == _UNLIKE or len(runs) == 1 or _jump(size, runs) > unlike
+    apart = unlike == _UNLIKE or len(runs) == 1 or _jump(size, runs, slack) > unlike
     return runs if apart else [(0, len(size) - 1)]
 
 
-def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
-    """Runs (first, last) of adjacent channels whose magnitudes are within a ratio of ``unlike``."""
+def _runs(size: np.ndarray[Any, Any], unlike: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Runs (first, last) of adjacent channels whose magnitudes are within the ratios ``unlike``, [2]."""
     runs: list[tuple[int, int]] = []
     start = 0
     for place in range(1, len(size) + 1):
@@ -379,5 +383,5 @@ def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
     return runs
 
 
-def _like(size: np.ndarray[Any, Any], unlike: float) -> bool:
+def _like(size: np.ndarray[Any, Any], unlike: np.ndarray[Any, Any]) -> bool:
     return bool((size.max(axis=0) <= unlike * size.min(axis=0)).all())

@@ -103,6 +103,14 @@ def test_few_samples_do_not_tell_how_a_channel_varies(samples, parts):
         assert found[0].settings["variance"] == pytest.approx(values.var(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("samples", "ratio", "parts"), [(8, 13, 1), (8, 16, 2), (400, 7, 1), (400, 9, 2)])
+def test_channels_vary_unlike_only_if_that_is_no_chance(samples, ratio, parts):
+    """A ratio of 8 counts; the deviation of 8 samples may be 1.8 times what it seems, that of 400 1.06 times."""
+    spread = np.stack([np.resize([1.0, -1.0], samples)] * 3, axis=1)
+    spread[:, 0] /= ratio
+    assert len(regression((50 + spread).astype(np.float32))) == parts
+
+
 @pytest.mark.parametrize("still", [0.0, 1e-6])
 def test_a_constant_channel_varies_by_nothing(still):
     values = np.concatenate([normal(64, 3, seed=1), 5 + still * normal(64, 1, seed=2)], axis=1).astype(np.float32)
