@@ -154,6 +154,11 @@ def require_place(path: Path) -> None:
         raise WriteError("this is a device, and writing here would destroy it", where=str(path), remedy="name a file")
 
 
+def file_state(found: os.stat_result) -> tuple[int, ...]:
+    """Values that identify a file and change whenever it is written."""
+    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically."""
     write_parts(path, [content], len(content) if isinstance(content, bytes) else content.nbytes)

@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from toolkit.base.files import sha256_file
+from toolkit.base.files import file_state, sha256_file
 from toolkit.base.schema import FileSchema
 
 ABSENT = ""
 _LEAST_KEPT = 1 << 22
-_LARGE: dict[tuple[str, int, int, int, int, int], str] = {}
+_LARGE: dict[tuple[object, ...], str] = {}
 """Digests of large files by all their metadata; a small file could change twice within one tick of the clock."""
 
 
@@ -90,7 +90,7 @@ def digest_of(path: str) -> str:
             return f"folder {_digest(listed)}"
         if not stat.S_ISREG(found.st_mode):
             return ABSENT
-        seen = (path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        seen = (path, *file_state(found))
         if seen in _LARGE:
             return _LARGE[seen]
         digest = sha256_file(Path(path))

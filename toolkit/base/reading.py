@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from toolkit.base.errors import QtoolError, shortened, system_remedy
+from toolkit.base.modules import OWN_PACKAGES
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CHUNK = 1 << 20
-_OWN_PACKAGES = frozenset({"toolkit", "passes"})
 _FOREIGN = (
     (
         b"version https://git-lfs",
@@ -104,7 +104,7 @@ def _fault_of_code(error: Exception) -> bool:
     if not isinstance(error, AttributeError):
         return isinstance(error, NameError)
     kind = error.obj if isinstance(error.obj, type) else type(error.obj)
-    return isinstance(error.obj, ModuleType) or kind.__module__.partition(".")[0] in _OWN_PACKAGES
+    return isinstance(error.obj, ModuleType) or kind.__module__.partition(".")[0] in OWN_PACKAGES
 
 
 def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:

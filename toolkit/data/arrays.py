@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from toolkit.base.errors import DataError
+from toolkit.base.files import file_state
 from toolkit.base.reading import FileKind, open_regular, reading, require_regular
 from toolkit.base.types import Array
 
@@ -65,14 +66,14 @@ class Archive:
 
     def member(self, info: zipfile.ZipInfo) -> IO[bytes]:
         """A stream of a member's decompressed bytes."""
-        state = _state(self._path)
+        state = file_state(self._path.stat())
         if self._opened is None or state != self._state:
             self._opened, self._state = zipfile.ZipFile(self._path), state
         return self._opened.open(info)
 
     def verify(self, info: zipfile.ZipInfo) -> None:
         """Check a member's CRC, once per state of the file."""
-        key = (*_state(self._path), info.header_offset, info.CRC)
+        key = (*file_state(self._path.stat()), info.header_offset, info.CRC)
         if key not in _verified:
             with self.member(info) as stream:
                 # zipfile compares the CRC on the last read
@@ -135,7 +136,7 @@ class Stored:
     def _among_next(self, start: int, count: int) -> Array:
         """Rows of an uncompressed array, copied from those read ahead."""
         with reading(self._where, ARRAYS):
-            state = _state(self._path)
+            state = file_state(self._path.stat())
         ahead = self._ahead
         if ahead is None or ahead[0] != state or not ahead[1] <= start <= ahead[1] + len(ahead[2]) - count:
             number = min(_AHEAD // max(1, self._layout.row), self.shape[0] - start)
@@ -207,7 +208,7 @@ def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
     """
     with reading(path, kind):
         require_regular(path)
-        found, shared = _headers(path, _state(path), kind), Archive(path)
+        found, shared = _headers(path, file_state(path.stat()), kind), Archive(path)
     return {key: Stored(path, where, layout, Member(shared, *place)) for key, (where, layout, place) in found.items()}
 
 
@@ -251,12 +252,6 @@ def _place(plain: BinaryIO, info: zipfile.ZipInfo) -> int:
     plain.seek(info.header_offset)
     name, extra = struct.unpack("<26xHH", plain.read(_LOCAL_HEADER))
     return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Values that identify a file and change whenever it is written."""
-    now = path.stat()
-    return now.st_dev, now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size
 
 
 def layout_of(stream: Any, size: int, where: str) -> Layout:

@@ -35,7 +35,7 @@ from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.node_errors.float_form import node_reference
 from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
 from toolkit.evaluation.node_errors.layer_positions import LayerPositions
-from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors, row_pairs
+from toolkit.evaluation.node_errors.measure import MeasuredForm, extra_tensors, node_errors, pairs_of
 from toolkit.evaluation.node_errors.row_order import rows_by_value
 from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
@@ -137,8 +137,7 @@ def evaluate(
     run_pool.shrink()  # layer errors need blocks of other sizes
     ended = ended_sessions(subject) if form.name == "lowered" else []
     result.notes += [*([fault] if fault is not None else []), *ended, *told]
-    every = [*comparable(exact, form.model), *row_pairs(exact, form.model)]
-    pairs = [pair for pair in every if pair[1] not in rescaled]
+    pairs = [pair for pair in pairs_of(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
         exact, form, data, layer_samples, progress, pairs, result.clipping, kept,

@@ -256,7 +256,7 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
             size = size // output.shape[axis] * (last + 1 - first)
         mean, variance = _centre(_numbers(values), output)
         if size <= _FEW_VALUES:
-            variance = _between_samples(values, variance, mean)
+            variance = _variance_of_each(values, variance, mean)
         settings = {**base, "mean": mean, "variance": variance}
         if size <= _FEW_VALUES:
             settings["few"] = True
@@ -284,7 +284,7 @@ def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, fl
     return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
 
 
-def _between_samples(values: Sequence[np.ndarray[Any, Any]], variance: float, mean: float) -> float:
+def _variance_of_each(values: Sequence[np.ndarray[Any, Any]], variance: float, mean: float) -> float:
     """The mean variance of each value over samples, which says more than that of all: values may differ in offset.
 
     Args:

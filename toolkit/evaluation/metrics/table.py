@@ -14,7 +14,7 @@ _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """The default limit on an error if the float model has none, as a share of a constant's error: noise 30 dB below the
 variation of labels.
 """
-_OF_VARIANCE = {"mse": 1.0, "mae": 0.5}
+OF_VARIANCE = {"mse": 1.0, "mae": 0.5}
 """The power of the labels' variance with which a constant's error grows."""
 _FEWEST_LABELS = 2
 _NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
@@ -169,7 +169,7 @@ def largest_usual_drop(metric: str, own: float, *, samples: int, answers: int = 
     if metric not in _SPREAD or spread <= 0 or samples < _FEWEST_LABELS:
         return usual_drop(metric, own, samples=samples, answers=answers, spread=spread)
     # elements of one label may vary together, so each sample counts once
-    return usual_drop(metric, own, spread=spread * variance_bound(samples) ** _OF_VARIANCE[metric])
+    return usual_drop(metric, own, spread=spread * variance_bound(samples) ** OF_VARIANCE[metric])
 
 
 def _rate_drop(metric: str, own: float, samples: int, answers: int, judged: int) -> float:

@@ -189,7 +189,7 @@ def node_errors(
         samples: number of samples to use, spread over the data; None for 64, or as many as cost half a plain inference
             of all.
         progress: called with the current task, the amount done, and the total.
-        pairs: the tensors to compare, see ``comparable`` and ``row_pairs``; None for all.
+        pairs: the tensors to compare, see ``pairs_of``; None for all.
         watched: by tensor of ``reference``, the statistics to add its values to.
         kept: checkpoint with sums of an interrupted evaluation, which receives those of this one.
         positions: finds values that belong to padding, which do not count; None if there is no padding.
@@ -199,7 +199,7 @@ def node_errors(
     """
     rows = rows_of_top_k(reference, subject.model)
     if pairs is None:
-        pairs = [*comparable(reference, subject.model), *row_pairs(reference, subject.model)]
+        pairs = pairs_of(reference, subject.model)
     watched = watched or {}
     alike = _reordered(reference, subject.model, pairs)
     looked_at = [pair for pair in pairs if pair[0] not in alike]
@@ -240,7 +240,7 @@ def extra_tensors(
     """
     if len(rounded.proto.graph.node) <= MOST_NODES:
         return frozenset()
-    pairs, first = [*comparable(reference, subject), *row_pairs(reference, subject)], next(data.batches(1), None)
+    pairs, first = pairs_of(reference, subject), next(data.batches(1), None)
     facts = _facts_for(reference, first.inputs) if first is not None else Facts()
     sizes = bytes_per_sample(facts, [tensor for _, tensor, _ in pairs]).values()
     small = all(sizes) and min(batch, len(data)) * sum(sizes) <= _TAP_BYTES
@@ -253,6 +253,11 @@ def indices_of(pairs: Pairs, rows: Mapping[str, TopKRows]) -> frozenset[str]:
     return frozenset(rows[ref].indices for _, ref, _ in pairs if ref in rows)
 
 
+def pairs_of(reference: Model, subject: Model) -> Pairs:
+    """The tensors to compare: those that are ``comparable``, and those whose rows are matched."""
+    return [*comparable(reference, subject), *_row_pairs(reference, subject)]
+
+
 def comparable(reference: Model, subject: Model) -> Pairs:
     """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for corresponding tensors.
 
@@ -262,7 +267,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
     return _corresponding(subject, _float_results(reference) - selected_rows(reference).keys())
 
 
-def row_pairs(reference: Model, subject: Model) -> Pairs:
+def _row_pairs(reference: Model, subject: Model) -> Pairs:
     """As ``comparable``, for tensors whose rows are to be matched, see ``rows_of_top_k``."""
     rows = rows_of_top_k(reference, subject)
     return _corresponding(subject, _float_results(reference) & rows.keys()) if rows else []

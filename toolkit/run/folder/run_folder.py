@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
+from toolkit.base.files import PART, file_state, sha256_file, sha256_json, write_json, writing
 from toolkit.base.needs import Needs
 from toolkit.base.reading import own_json
 from toolkit.run.folder.state import RunState
@@ -80,11 +80,10 @@ class RunFolder:
         """The entries of steps.json, in a dictionary of the caller's; the file is parsed only when it has changed."""
         path = self.hidden / "steps.json"
         try:
-            now = path.stat()
+            # a file that replaces another exists beside it, so its number is another
+            state = file_state(path.stat())
         except OSError:
             return {}
-        # a file that replaces another exists beside it, so its number is another
-        state = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size
         if self._read is None or self._read[0] != state:
             content = own_json(path)
             self._read = state, content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ from toolkit.base.given import shown
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.share_limits import UNREAD
-from toolkit.evaluation.metrics.table import by_order
+from toolkit.evaluation.metrics.table import OF_VARIANCE, by_order
 from toolkit.evaluation.numerics.intervals import LimitStanding
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.task.task import TaskRecord
 
-_POWER = {"mse": 1.0, "mae": 0.5}
-"""By metric that is an error in the output's unit, the power of a signal's variance with which its loss counts."""
 _HEARD = 10.0
 """An error shows the loss of channels if that exceeds the limit by this factor: then also noise 10 dB below them."""
 _CLEARLY = 3.0
@@ -168,7 +166,7 @@ def _unheard(own: Sequence[AnswerTally], found: EvaluationResult, most: float | 
     A constant in place of all channels has the error ``metric_spread``, to which each contributes by its variance. If
     the contribution of some is within ``_HEARD`` times the limit, the error does not judge them.
     """
-    power = _POWER.get(found.metric or "")
+    power = OF_VARIANCE.get(found.metric or "")
     slices = [tally for tally in own if tally.part.channels is not None and "variance" in tally.part.settings]
     if power is None or most is None or len(slices) != len(own) or len(own) < 2 or found.metric_spread <= 0:
         return []
