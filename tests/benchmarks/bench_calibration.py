@@ -76,11 +76,16 @@ def opened(name: str, data: Path) -> tuple[Any, Any]:
 def plain(name: str, data: Path, once: bool = False) -> Callable[[], object]:
     import onnxruntime as ort
 
+    from toolkit.base.cpu import session_threads
+
     _, samples = opened(name, data)
+    options = ort.SessionOptions()
+    # its own default counts the machine's cores, not those that this process may use
+    options.intra_op_num_threads = session_threads()
 
     def work() -> str:
         start = time.perf_counter()
-        inner = ort.InferenceSession(str(FOLDER / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        inner = ort.InferenceSession(str(FOLDER / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         middle = time.perf_counter()
         for batch in samples.batches(8):
             inner.run(None, batch.inputs)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from toolkit.base.cpu import session_threads
 from toolkit.base.progress import silent
 from toolkit.run.checks.preflight import opened
 from toolkit.run.folder.run_folder import RunFolder
@@ -94,6 +95,8 @@ def measure(name: str, source: Path, samples: int, turns: int) -> None:
 
             quiet = ort.SessionOptions()
             quiet.log_severity_level = 4
+            # its own default counts the machine's cores, not those that this process may use
+            quiet.intra_op_num_threads = session_threads()
 
             def plain() -> None:
                 inner = ort.InferenceSession(str(model), quiet, providers=["CPUExecutionProvider"])

@@ -99,10 +99,11 @@ def limited(limit: int | None, folder: Path) -> Iterator[Callable[[], None] | No
 def timed(folder: Path, weights: int, words: Sequence[str], limit: int | None = None) -> None:
     """Run a command of qtool in the folder and print what it took."""
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / f"{words[0]}.log").open("w") as log, limited(limit, folder) as enter:
         child = subprocess.Popen(
             [sys.executable, "-m", "toolkit.cli", *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
             preexec_fn=enter,
         )  # fmt: skip
         watch = Memory(child.pid)

@@ -24,7 +24,6 @@ from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
-import tomllib
 
 from passes.search_precision import SearchPrecision
 from tests.benchmarks.hard_models import MODELS, hard_swish_cnn, outlier_reader
@@ -35,6 +34,7 @@ from toolkit.data.dataset import Batch
 from toolkit.evaluation.budget import Budget
 from toolkit.graph.model import Model
 from toolkit.run.pipeline import run
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.search.budget.spending import Spending
 from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.cost.gpus import gpu_spec
@@ -231,7 +231,8 @@ def clock(recipes: Sequence[str]) -> None:
         options.intra_op_num_threads = 1
         # it warns of every output whose size the model leaves open
         options.log_severity_level = 3
-        model = path.parent / tomllib.loads(path.read_text())["model"]["path"]
+        recipe = Recipe.load(path)
+        model = recipe.resolve(recipe.model.path)
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]
         runs = []
