@@ -34,6 +34,8 @@ class _Scope:
     title: str
     members: list[int | _Scope] = field(default_factory=list)
     parent: _Scope | None = None
+    place: int = 0
+    depth: int = 0
 
 
 def scope_of(name: str) -> list[str]:
@@ -85,37 +87,35 @@ def _merge(scope: _Scope) -> None:
 
 
 def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], count: int) -> None:
+    """Split the large groups."""
     scopes = [root]
-    holder: list[tuple[_Scope, int] | None] = [None] * count
-    places: dict[int, int] = {}
+    holders: list[_Scope | None] = [None] * count
+    places = [0] * count
     for scope in scopes:
         for place, member in enumerate(scope.members):
             if isinstance(member, _Scope):
-                member.parent, places[id(member)] = scope, place
+                member.parent, member.place, member.depth = scope, place, scope.depth + 1
                 scopes.append(member)
             else:
-                holder[member] = scope, place
+                holders[member], places[member] = scope, place
     large = {id(scope): [0] * (len(scope.members) + 1) for scope in scopes if len(scope.members) > MOST_MEMBERS}
     if not large:
         return
-
-    def above(layer: int) -> dict[int, int]:
-        """By id of each large group around a layer, the position of the layer or its subgroup in that group."""
-        found: dict[int, int] = {}
-        at = holder[layer]
-        while at is not None:
-            scope, place = at
-            if id(scope) in large:
-                found[id(scope)] = place
-            at = (scope.parent, places[id(scope)]) if scope.parent is not None else None
-        return found
-
     for source, target in edges:
-        ends = above(target)
-        for scope_id, place in above(source).items():
-            low, high = sorted((place, ends.get(scope_id, place)))
-            large[scope_id][low + 1] += 1
-            large[scope_id][high + 1] -= 1
+        one, other = holders[source], holders[target]
+        if one is None or other is None:
+            continue
+        place, end = places[source], places[target]
+        # an edge crosses boundaries only of the innermost group around both its ends
+        while one is not other:
+            if one.depth >= other.depth:
+                place, one = one.place, one.parent or root
+            else:
+                end, other = other.place, other.parent or root
+        if id(one) in large:
+            crossed = large[id(one)]
+            crossed[min(place, end) + 1] += 1
+            crossed[max(place, end) + 1] -= 1
     for scope in scopes:
         if id(scope) in large:
             crossing = list(accumulate(large[id(scope)]))
