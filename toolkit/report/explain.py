@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from pydantic import Field
@@ -14,10 +14,8 @@ from toolkit.report.conclusions.verdict import quantized_type
 from toolkit.report.findings.commands.explanation import (
     Fact,
     Known,
-    decided,
-    decision,
+    facts,
     folded_words,
-    found,
     range_words,
     tensor_words,
 )
@@ -91,7 +89,6 @@ class NodeFacts:
         groups = against[self._against].groups if against else ()
         self._groups = {node: group for group in groups for node in group.nodes}
         self._work = work_in(report.layers)
-        self._decided: dict[tuple[object, ...], list[Fact]] = {}
         self._folded: dict[tuple[int, str], str] = {}
         self._worded: dict[tuple[str, tuple[int | str | None, ...] | None], str] = {}
 
@@ -113,20 +110,8 @@ class NodeFacts:
         )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
-        """The facts about a node in words, those asked for most often first."""
-        known = self.known(layer)
-        return [*decided(known), *found(known)]
-
-    def parted(self, layer: LayerInfo) -> tuple[list[Fact], Iterator[Fact]]:
-        """``facts`` in two parts: a list shared by all nodes with the same wording, and the node's own facts.
-
-        Figures in the shared list that depend on the node (see ``Filling``) are those of the first node that shares it.
-        """
-        known = self.known(layer)
-        key = decision(known)
-        if key not in self._decided:
-            self._decided[key] = decided(known)
-        return self._decided[key], found(known)
+        """The facts about a node, those asked for most often first."""
+        return facts(self.known(layer))
 
     @cached_property
     def wiring(self) -> Wiring:

@@ -8,6 +8,7 @@ from tests.toolkit.report.test_join import _join, model
 from toolkit.base.errors import QtoolError
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.explain import NodeFacts, explain, explanation_text
+from toolkit.report.findings.commands.explanation import kind_of
 
 __all__ = ["model"]
 
@@ -56,12 +57,12 @@ def test_nodes_that_differ_in_their_reason_alone_share_their_sentences(report):
     asked = [conv.asked.model_copy(update={"reason": f"for '{name}'"}) for name in "ab"]
     layers = [conv.model_copy(update={"node": one.reason, "asked": one, "reason": ""}) for one in asked]
     known = NodeFacts(report.model_copy(update={"layers": layers}))
-    (first, _), (second, _) = map(known.parted, layers)
-    assert first is second
+    (first, _), (second, _) = (kind_of(known.known(layer)) for layer in layers)
+    assert first == second
     assert [layer.asked.reason in known.facts(layer)[0].text for layer in layers] == [True, True]
     # the engine's word is another reason, and what was declined is compared with it
     engine = layers[1].model_copy(update={"reason": "no kernel", "status": "overridden"})
-    assert known.parted(engine)[0] is not first and "no kernel" in known.facts(engine)[2].text
+    assert kind_of(known.known(engine))[0] != first and "no kernel" in known.facts(engine)[2].text
 
 
 @pytest.mark.parametrize(("name", "node"), [("c", "Conv"), ("r", "Relu"), ("y", "MatMul")])

@@ -23,13 +23,13 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.evaluation.numerics.difference import TensorError
 from toolkit.graph.model import Model
-from toolkit.report import explain, findings
+from toolkit.report import findings
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.verdict import warnings_of
 from toolkit.report.findings import sentence, table
 from toolkit.report.findings.commands import explanation
 from toolkit.report.join import join
-from toolkit.report.page.page_data import page_data
+from toolkit.report.page import page_data
 from toolkit.report.schema.report import Accuracy, BackendInfo, ProfileInfo, RecipeInfo
 from toolkit.report.sections.describe import model_info
 from toolkit.report.sections.found import EngineFound, Graphs, Measurements, Requests
@@ -236,8 +236,8 @@ def test_what_is_said_of_many_nodes_is_written_once(length, monkeypatch):
     report = _join(model, plan=PrecisionPlan(), journal=Journal(), actuals={}, errors={}, ranges=None)
     codes = [ReportCode.NOT_REQUESTED, EngineCode.NO_QUANTIZED_KERNEL, EngineCode.NOT_IN_RECORD]
     assert [written.count(code) for code in codes] == [1, 1, 1]
-    monkeypatch.setattr(explain, "decided", lambda known: made.append(known) or explanation.decided(known))
-    data = page_data(report)
+    monkeypatch.setattr(page_data, "wording", lambda kind: made.append(kind) or explanation.wording(kind))
+    data = page_data.page_data(report)
     _, _, counts, sentences = data["facts"]
     assert len(made) == 1 and counts == [counts[0]] * (length + 1)
     assert unpacked.first_seen(sentences) == [*range(counts[0])] * (length + 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from toolkit.base.text import plain
 from toolkit.report.explain import NodeFacts
-from toolkit.report.findings.commands.explanation import Chip, Fact, Filling, range_words
+from toolkit.report.findings.commands.explanation import Blank, Chip, FactKind, FactPiece, kind_of, range_words, wording
 from toolkit.report.page.charts import histogram_digits
 from toolkit.report.page.outline import Outline, outline, scope_of
 from toolkit.report.page.packing import first_seen, packed_texts, steps
@@ -87,36 +88,40 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
     """Columns: sentences, each sentence's fillings in layer order, each layer's number of sentences, and which.
 
     A sentence is JSON of its term and its pieces. A piece is the number of a text, or -1 minus that number for a
-    precision; a list names a figure of the layer (see ``Filling``), or is [0] for the next filling.
+    precision; a list names a figure of the layer (see ``Blank``), or is [0] for the next filling.
     """
-    numbers: dict[tuple[Any, ...], int] = {}
-    words: list[list[str]] = []
-    shared: dict[int, list[int]] = {}
-    of = []
-
-    def numbered(fact: Fact) -> int:
-        sentence = (texts[fact.term], *(_piece(one, texts) for one in fact.pieces))
-        number = numbers.setdefault(sentence, len(numbers))
-        if number == len(words):
-            words.append([])
-        return number
-
+    kinds, fillings, of = _Kinds(texts), defaultdict[int, list[str]](list), list[list[int]]()
     for layer in report.layers:
-        decided, found = known.parted(layer)
-        if id(decided) not in shared:
-            shared[id(decided)] = [numbered(fact) for fact in decided]
-        own = shared[id(decided)]
-        for fact in found:
-            number = numbered(fact)
-            words[number] += (plain(one) for one in fact.pieces if isinstance(one, Filling) and not one.figure)
-            own = [*own, number]
-        of.append(own)
-    sentences = packed_texts(json.dumps(one, separators=(",", ":")) for one in numbers)
-    return [[*sentences], words, list(map(len, of)), first_seen(chain.from_iterable(of))]
+        kind, words = kind_of(known.known(layer))
+        sentences, own = kinds[kind]
+        of.append(sentences)
+        for number, place in own:
+            fillings[number].append(plain(words[place]))
+    packed = packed_texts(json.dumps(one, separators=(",", ":")) for one in kinds.numbers)
+    words_of = [fillings[number] for number in range(len(kinds.numbers))]
+    return [[*packed], words_of, list(map(len, of)), first_seen(chain.from_iterable(of))]
 
 
-def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
-    if isinstance(piece, Filling):
+class _Kinds(dict[FactKind, tuple[list[int], list[tuple[int, int]]]]):
+    """By kind of nodes: the numbers of their sentences, and (sentence, place) of each word that no figure gives."""
+
+    def __init__(self, texts: _Texts) -> None:
+        self.numbers: dict[tuple[Any, ...], int] = {}
+        self._texts = texts
+
+    def __missing__(self, kind: FactKind) -> tuple[list[int], list[tuple[int, int]]]:
+        sentences, blanks = [], list[tuple[int, Blank]]()
+        for pieces in wording(kind):
+            sentence = tuple([_piece(one, self._texts) for one in pieces])
+            sentences.append(self.numbers.setdefault(sentence, len(self.numbers)))
+            blanks += [(sentences[-1], one) for one in pieces if isinstance(one, Blank)]
+        own = [(number, place) for place, (number, one) in enumerate(blanks) if not one.figure]
+        self[kind] = sentences, own
+        return sentences, own
+
+
+def _piece(piece: FactPiece, texts: _Texts) -> int | tuple[str | int, ...]:
+    if isinstance(piece, Blank):
         return tuple(map(plain, piece.figure)) or _NEXT
     return -1 - texts[piece] if isinstance(piece, Chip) else texts[piece]
 
