@@ -17,6 +17,7 @@ from toolkit.report.schema.report import (
     Accuracy,
     BackendInfo,
     DeviceInfo,
+    LayerError,
     LayerInfo,
     ProfileInfo,
     RangeInfo,
@@ -218,18 +219,20 @@ def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
     added: list[tuple[float, LayerInfo]] = []
     for layer in layers:
         error = layer.error
-        if layer.role != "compute" or error is None or error.identical or quantized_type(layer) is None:
-            continue
-        if error.sqnr_db is None:
-            if error.incomparable:
-                added.append((math.inf, layer))
-            continue
-        noise = 10 ** (-error.sqnr_db / 10)
-        if error.drop_db is None and error.sqnr_db < 30:
+        noise = _added_noise(error) if layer.role == "compute" and error is not None else None
+        if noise is not None and quantized_type(layer) is not None:
             added.append((noise, layer))
-        elif error.drop_db is not None and error.drop_db >= _CULPRIT_DROP_DB:
-            added.append((noise - 10 ** (-(error.sqnr_db + error.drop_db) / 10), layer))
     return [layer for _, layer in sorted(added, key=lambda pair: -pair[0])[:most]]
+
+
+def _added_noise(error: LayerError) -> float | None:
+    """The noise-to-signal ratio that a layer adds; None if that is too little, or not known."""
+    if error.sqnr_db is None:
+        return math.inf if error.incomparable else None
+    noise: float = 10 ** (-error.sqnr_db / 10)
+    if error.drop_db is None:
+        return noise if error.sqnr_db < 30 else None
+    return noise - 10 ** (-(error.sqnr_db + error.drop_db) / 10) if error.drop_db >= _CULPRIT_DROP_DB else None
 
 
 def worst(layers: Iterable[LayerInfo], most: int = 10) -> list[LayerInfo]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,7 @@ from toolkit.report.page.outline import Outline, outline, scope_of
 from toolkit.report.page.packing import first_seen, packed_texts, steps
 from toolkit.report.schema.report import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.sections.describe import unlike_profiles
-from toolkit.report.sections.wiring import Connection, Wiring, folded, on_data
+from toolkit.report.sections.wiring import Connection, Wiring, on_data
 
 _NEXT = (0,)
 
@@ -50,6 +51,8 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
     nodes = {layer.node: index for index, layer in enumerate(report.layers)}
     tensors = _tensors(report, wires)
     numbers = {name: number for number, name in enumerate(tensors)}
+    inner = [(wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0]
+    outlines = partial(outline, edges=inner, names=list(map(_short_name, report.layers)))
     built = any(layer.engine_layers for layer in report.layers)
     return {
         "layers": _layers(report.layers, on_data(report.layers, wires), texts),
@@ -61,8 +64,8 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         "weights": [*_edges(wires.weights, numbers), texts.column(map(known.between, wires.weights))],
         "facts": _facts(report, known, texts),
         "beside": [steps(column) for column in zip(*sorted(wires.readers.items()))] or [[], []],
-        "scopes": _outline([*_paths(report)], report, wires, texts),
-        "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
+        "scopes": _groups(outlines(_paths(report, wires)), texts),
+        "kernels": _groups(outlines(_kernels(report, wires)), texts) if built else None,
         "ranges": _ranges(report.ranges or [], numbers, texts),
         "declined": [
             steps(_node(nodes, texts, entry.node) for entry in report.declined),
@@ -128,34 +131,20 @@ def _piece(piece: FactPiece, texts: _Texts) -> int | tuple[str | int, ...]:
 
 def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) -> dict[str, Any]:
     profiles = list(dict.fromkeys(name for layer in layers if layer.time_ms for name in layer.time_ms))
-    rows = [
-        (
-            layer.node,
-            layer.op,
-            # nodes that process data are drawn, unlike others without float computation
-            "data" if index in data else layer.role,
-            word(layer.asked_precision),
-            word(layer.actual.precision),
-            layer.status,
-            layer.why,
-            _level(layer.error) if layer.error is not None else None,
-            _places(layer.error.drop_db) if layer.error is not None else None,
-            layer.macs,
-        )
-        for index, layer in enumerate(layers)
-    ]
-    node, op, role, asked, actual, status, why, level, drop, macs = zip(*rows) if rows else [()] * 10
+    # nodes that process data are drawn, unlike others without float computation
+    roles = ["data" if index in data else layer.role for index, layer in enumerate(layers)]
+    errors = [layer.error for layer in layers]
     return {
-        "node": packed_texts(map(plain, node)),
-        "op": texts.column(op),
-        "role": texts.column(role),
-        "asked": texts.column(asked),
-        "actual": texts.column(actual),
-        "status": texts.column(status),
-        "why": texts.column(why),
-        "sqnr": level,
-        "drop": drop,
-        "macs": macs,
+        "node": packed_texts([plain(layer.node) for layer in layers]),
+        "op": texts.column([layer.op for layer in layers]),
+        "role": texts.column(roles),
+        "asked": texts.column([word(layer.asked_precision) for layer in layers]),
+        "actual": texts.column([word(layer.actual.precision) for layer in layers]),
+        "status": texts.column([layer.status for layer in layers]),
+        "why": texts.column([layer.why for layer in layers]),
+        "sqnr": [None if error is None else _level(error) for error in errors],
+        "drop": [None if error is None else _places(error.drop_db) for error in errors],
+        "macs": [layer.macs for layer in layers],
         "profiles": [plain(name) for name in profiles],
         "time": [[_digits(layer.time_ms.get(name), 4) for layer in layers] for name in profiles],
     }
@@ -205,20 +194,19 @@ def _edges(found: Sequence[Connection], numbers: dict[str, int]) -> list[list[in
     ]
 
 
-def _paths(report: Report) -> Iterator[list[str] | None]:
-    for layer in report.layers:
-        yield None if folded(layer) else scope_of(layer.node)
+def _paths(report: Report, wires: Wiring) -> list[Sequence[str] | None]:
+    scopes = lru_cache(scope_of)
+    # neighbours in the graph share their scopes
+    return [None if one else scopes(layer.node.rpartition("/")[0] + "/")
+            for layer, one in zip(report.layers, wires.folded)]  # fmt: skip
 
 
-def _kernels(report: Report) -> Iterator[list[str] | None]:
-    for layer in report.layers:
-        yield None if folded(layer) else layer.engine_layers[:1]
+def _kernels(report: Report, wires: Wiring) -> list[Sequence[str] | None]:
+    return [None if one else layer.engine_layers[:1] for layer, one in zip(report.layers, wires.folded)]
 
 
-def _outline(paths: list[list[str] | None], report: Report, wires: Wiring, texts: _Texts) -> list[list[int]]:
+def _groups(found: Outline, texts: _Texts) -> list[list[int]]:
     """Columns of groups: titles and parents, then the group of every layer."""
-    inner = ((wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0)
-    found: Outline = outline(paths, inner, [_short_name(layer) for layer in report.layers])
     return [texts.column(found.titles), found.parents, steps(found.of)]
 
 

@@ -38,6 +38,7 @@ from toolkit.report.schema.search import WeakSpotInfo as WeakSpotInfo
 
 SCHEMA = "qtool-report-1"
 NONE = "none"
+_PRECISION_WORDS: dict[Precision | None, str] = {None: NONE, **{one: str(one) for one in Precision}}
 _KIND = FileKind("it cannot be read as a report", QtoolError, "run the recipe again")
 
 Verdict = Literal["usable", "doubtful", "missed", "broken", "unmeasured", "outdated"]
@@ -385,7 +386,7 @@ def counts(layers: Iterable[LayerInfo]) -> dict[str, dict[str, int]]:
 
 def word(precision: Precision | None) -> str:
     """The precision as a word in counts and pages; 'none' without one."""
-    return str(precision) if precision is not None else NONE
+    return _PRECISION_WORDS[precision]
 
 
 def schema() -> dict[str, Any]:

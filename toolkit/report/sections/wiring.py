@@ -51,12 +51,14 @@ class Wiring:
         weights: from constants to the layers that read them; ``source`` is -1.
         outputs: names of the model's outputs, in the order of the connections to them.
         readers: by index of a conversion, the first layer downstream that is not one; at an output, the first upstream.
+        folded: by layer, whether it is a conversion that is folded into a connection.
     """
 
     connections: list[Connection]
     weights: list[Connection]
     readers: dict[int, int]
     outputs: list[str]
+    folded: list[bool]
 
 
 def folded(layer: LayerInfo) -> bool:
@@ -69,12 +71,12 @@ def wiring(report: Report) -> Wiring:
     found = _Connector(report)
     for index, layer in enumerate(report.layers):
         if not found.is_folded[index]:
-            for name in dict.fromkeys(map(found.outside, (*layer.inputs, *layer.ends))):
+            for name in found.read_by(layer):
                 found.connect(name, index)
     outputs = [tensor.name for tensor in report.model.outputs if found.reaches(tensor.name)]
     for name in outputs:
         found.connect(name, -1)
-    return Wiring(found.connections, found.weights, found.beside, outputs)
+    return Wiring(found.connections, found.weights, found.beside, outputs, found.is_folded)
 
 
 class _Connector:
@@ -110,6 +112,11 @@ class _Connector:
             origins.update(dict.fromkeys(layer.outputs, both))
         return origins
 
+    def read_by(self, layer: LayerInfo) -> Iterable[str]:
+        """The tensors that a layer and its bodies read, each once, by their names outside bodies."""
+        names = (*layer.inputs, *layer.ends)
+        return dict.fromkeys(map(self.outside, names) if self._begins else names)
+
     def outside(self, name: str) -> str:
         """The tensor outside a body that an input of the body begins with; any other tensor itself."""
         while name in self._begins and name not in self._makers:
@@ -122,14 +129,17 @@ class _Connector:
 
     def connect(self, name: str, target: int) -> None:
         """Connect a tensor to a layer, or to an output where ``target`` is -1."""
-        origin, carried, marks = self._origins.get(name) or (name, name, _BARE)
-        source = self._makers.get(origin, -1)
+        maker = self._makers.get(name, -1)
+        if name in self._origins:
+            origin, carried, marks = self._origins[name]
+            source = self._makers.get(origin, -1)
+        else:
+            origin, carried, marks, source = name, name, _BARE, maker
         found = Connection(source, target, origin, carried or name, marks)
         if source >= 0 or origin in self._given:
             self.connections.append(found)
         elif target >= 0:
             self.weights.append(found)
-        maker = self._makers.get(name, -1)
         while maker >= 0 and self.is_folded[maker]:
             self.beside.setdefault(maker, target if target >= 0 else source)
             maker = self._makers.get(self.outside(self._layers[maker].inputs[0]), -1)
