@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.resources
 from collections import Counter, defaultdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +133,9 @@ def script_hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
+@lru_cache(maxsize=1)
 def environment() -> Environment:
-    """The environment of the templates, with autoescape, and errors for undefined names."""
+    """The environment of the templates, with autoescape, and errors for undefined names; one for the process."""
     from jinja2 import StrictUndefined
 
     from toolkit.report.page.templates import template_environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -13,7 +14,7 @@ from toolkit.report.page.html import environment
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
     """The names of the templates that are compiled, with an empty folder for compiled code."""
     made: list[str] = []
     whole = jinja2.Environment._compile
@@ -25,10 +26,18 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(jinja2.Environment, "_compile", counting)
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "code"))
-    return made
+    yield made
+    # other tests render with templates that were compiled as usual
+    environment.cache_clear()
 
 
 def _rendered() -> str:
+    """A template as a new process renders it."""
+    environment.cache_clear()
+    return _again()
+
+
+def _again() -> str:
     return environment().get_template("layout.html.jinja").render(script="", script_hash="h", style="", data="")
 
 
@@ -36,6 +45,14 @@ def test_a_template_is_compiled_once(compiled: list[str]) -> None:
     first = _rendered()
     assert compiled == ["layout.html.jinja"]
     assert _rendered() == first
+    assert compiled == ["layout.html.jinja"]
+
+
+def test_a_process_loads_a_template_once(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template took a tenth of a second for every page where no compiled code is kept."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first = _rendered()
+    assert _again() == first
     assert compiled == ["layout.html.jinja"]
 
 
