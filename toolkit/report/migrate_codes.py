@@ -48,6 +48,7 @@ class MigrateCode(BaseCode):
     FP8_NEEDS_DATA = "migrate-fp8-needs-data"
     CODE_TO_ALLOW = "migrate-code-to-allow"
     SHAPES_OF_ONES = "migrate-shapes-of-ones"
+    SHAPES_OF_SAMPLES = "migrate-shapes-of-samples"
     NO_RANGES_AT_ALL = "migrate-no-ranges-at-all"
     # ---- scripts
     LOOK_AT = "migrate-look-at"

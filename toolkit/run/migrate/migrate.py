@@ -45,6 +45,7 @@ from toolkit.run.migrate.orders.order import Order, OrderOutcome
 from toolkit.run.migrate.orders.settle import settle, value_named
 from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
+from toolkit.run.migrate.shapes import take_shapes
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.target import RECORD, refuse_migration_over, write_unfinished
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
@@ -230,6 +231,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     others = [ranges_path.name] if ranges_path is not None else []
     refuse_migration_over(_inputs(model_path, asked), target, others, asked.force)
     data = asked.data or _data(source, settled)
+    take_shapes(settled, model, [path for path in (data, asked.test) if path is not None])
     settled.complete_engine(source.folders, asked.capabilities)
     text = recipe_text(
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,

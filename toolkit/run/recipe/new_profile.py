@@ -22,6 +22,7 @@ _APART, _LEAST, _SHARE = math.log(4), 2, 0.1
 """Criteria for two groups of sizes: their distance as the logarithm of a sample's values, the fewest samples of a
 group, and its smallest share of all samples."""
 _GROUPS = "small", "large"
+_ENDS = "min", "opt", "max"
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
 
@@ -37,22 +38,39 @@ def profile_lines(
         fixed: which dimensions get a single size because all samples have it; empty if there are none.
         apart: a sentence that sizes form two groups; empty if they do not.
     """
-    dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
-    if not dynamic:
+    profiles = profile_shapes(shapes, seen, bool(alone))
+    if not profiles:
         return []
-    groups = size_groups(shapes, seen)
     lines = [*wrapped(alone), *wrapped(fixed), *wrapped(apart)]
-    for called, group in zip(_GROUPS if len(groups) > 1 else (EVERYTHING,), groups):
-        sizes = profile_sizes(shapes, group, bool(alone))
-        guessed = "" if seen else "                      # check these shapes: they are guesses"
+    guessed = "" if seen else "                      # check these shapes: they are guesses"
+    for called, inputs in zip(_GROUPS if len(profiles) > 1 else (EVERYTHING,), profiles):
         lines += ["[[profile]]", f'name = "{called}"{guessed}']
+        for name, one in inputs.items():
+            ends = ", ".join(f"{end} = {sizes}" for end, sizes in one.items())
+            lines.append(f"shapes.{toml_key(name)} = {{ {ends} }}")
+        lines.append("")
+    return lines
+
+
+def profile_shapes(shapes: Mapping[str, Dims], seen: Seen, alone: bool) -> list[dict[str, dict[str, list[int]]]]:
+    """The min, opt and max shapes of each dynamic input, by profile: none, one or two, see ``profile_lines``.
+
+    Args:
+        shapes: the declared dimensions of each input.
+        seen: the shapes of the samples, by input.
+        alone: whether the batch is 1.
+    """
+    dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
+    found = []
+    for group in size_groups(shapes, seen) if dynamic else ():
+        sizes = profile_sizes(shapes, group, alone)
+        inputs = {}
         for name, dims in dynamic.items():
             extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
                        for axis, dim in enumerate(dims)]  # fmt: skip
-            low, mid, high = ([e[i] for e in extents] for i in range(3))
-            lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
-        lines.append("")
-    return lines
+            inputs[name] = {end: [extent[place] for extent in extents] for place, end in enumerate(_ENDS)}
+        found.append(inputs)
+    return found
 
 
 def size_groups(shapes: Mapping[str, Dims], seen: Seen) -> list[Seen]:

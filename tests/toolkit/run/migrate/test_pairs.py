@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,10 +13,12 @@ from onnx import TensorProto, helper
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from tests.toolkit.placement.test_spellings import mlp, respelled
-from tests.toolkit.run.migrate.test_migrate import fates, migrated, quantized, tensors
+from tests.toolkit.run.migrate.test_migrate import fates, migrated, quantized, tensors, whys
 from toolkit import Model, Precision
 from toolkit.backends.lowering.strong import lower
+from toolkit.calibration.interchange import write_ranges
 from toolkit.cli.main import invoke
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_of_pairs
@@ -218,3 +221,20 @@ def test_pairs_of_16_bits_are_made_anew_for_that(here):
     assert one["why"]["code"] == str(MigrateCode.PAIR_MADE_ANEW) and one["why"]["values"]["bits"] == 16
     assert "16-bit integers" in one["why"]["text"] and "zero point" not in one["why"]["text"]
     assert dict(scales_of(model))["x"] == pytest.approx(4 / 127, rel=2e-3)
+
+
+def test_pairs_that_do_not_stay_give_the_ranges_and_a_cache_is_said_to_be_overruled(here):
+    weights = {"s": np.array(0.02, np.float32), "z": np.array(100, np.uint8), "w": normal(8, 4)}
+    pairs = [
+        made for source, stored, result in [("x", "xq", "xd"), ("w", "wq", "wd")]
+        for made in (node("QuantizeLinear", [source, "s", "z"], [stored], name=f"q_{source}"),
+                     node("DequantizeLinear", [stored, "s", "z"], [result], name=f"dq_{source}"))
+    ]  # fmt: skip
+    nodes = [*pairs, node("MatMul", ["xd", "wd"], ["y"], name="fc")]
+    onnx.save(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights), "net.onnx")
+    write_ranges(Ranges({"x": Range(127 * 0.5, "minmax")}), Path("net.cache"), "tensorrt", version=8600)
+    found, _, model = migrated("net.onnx", "--cache", "net.cache", "--rest", "fp32")
+    assert fates(found)["--cache net.cache"] == "overruled"
+    assert whys(found)["--cache net.cache"] == str(MigrateCode.PAIRS_OVERRULE)
+    # the pair reaches from -100 * 0.02 to 155 * 0.02
+    assert dict(scales_of(model))["x"] == pytest.approx(155 * 0.02 / 127, rel=2e-3)

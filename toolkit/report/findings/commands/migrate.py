@@ -40,7 +40,7 @@ def _made_anew(scale: float, before: float | None, symmetric: bool, bits: int = 
 
 def _summary(paired: int, missing: int, of: int) -> str:
     lacking = f"; {count(missing, 'tensor')} that need a pair had none" if missing else ""
-    return f"{paired} of {count(of, 'range')} are scales of Q/DQ pairs{lacking}."
+    return f"{paired} of {count(of, 'range')} {'is a scale' if paired == 1 else 'are scales'} of Q/DQ pairs{lacking}."
 
 
 def _forms(
@@ -125,6 +125,10 @@ MIGRATE: Table = {
     ),
     MigrateCode.SHAPES_OF_ONES: lambda inputs: (
         f"no shapes are given for {quoted(inputs)}: dynamic dimensions are 1, as in trtexec and Polygraphy. "
+        "Check [[profile]]"
+    ),
+    MigrateCode.SHAPES_OF_SAMPLES: lambda inputs: (
+        f"no shapes are given for {quoted(inputs)}: those of the samples are taken, with a batch of 1. "
         "Check [[profile]]"
     ),
     MigrateCode.NO_RANGES_AT_ALL: (

@@ -45,6 +45,7 @@ class Settled:
         quantize: the allowed quantized type; empty if there is none.
         strong: whether the network is strongly typed, so that the graph's own types apply.
         profiles: the shapes of the inputs by profile: min, opt and max.
+        shapeless: whether no shapes are given at all, so that all dynamic dimensions are 1.
         engine: further settings of [engine].
         calibration: further settings of [calibration].
         ranges: amax by tensor, for tensors with individually set ranges.
@@ -58,6 +59,7 @@ class Settled:
     quantize: str = ""
     strong: bool = False
     profiles: dict[Any, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
+    shapeless: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     ranges: dict[str, float] = field(default_factory=dict)
@@ -271,6 +273,7 @@ class Entries:
         for shapes in self.found.profiles.values():
             for name in [name for name in shapes if name not in dynamic]:
                 del shapes[name]
+        self.found.shapeless = not any(self.found.profiles.values())
         profiles = self.found.profiles or {0: {}}
         ones = sorted(name for shapes in profiles.values() for name in dynamic if name not in shapes)
         if ones:

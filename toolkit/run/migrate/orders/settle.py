@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import BaseCode, Finding
 from toolkit.graph.model import Model
+from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_of_pairs
 from toolkit.run.migrate.orders.entries import METHODS, Entries, Settled
@@ -134,7 +135,8 @@ class _Settler:
         """The source of ranges, or the absence of a need for them, that overrules calibration data, method or file."""
         if order.term not in _OF_RANGES:
             return None
-        if self.paired:
+        # pairs that do not stay are made anew by their own ranges
+        if self.paired or (order.term in (Term.CACHE, Term.RANGE) and pair_count(self.model)):
             return MigrateCode.PAIRS_OVERRULE()
         samples = order.term in (Term.INPUTS, Term.LOADER)
         if not self.found.quantize and not samples:
