@@ -20,6 +20,7 @@ from toolkit.evaluation.observation.mask_search import position_masks
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
 from toolkit.evaluation.observation.position_mask import at_positions, counting
+from toolkit.evaluation.observation.repeated_input import repeated_input
 from toolkit.evaluation.observation.rounded import rounded
 from toolkit.evaluation.observation.squashed import squashed
 from toolkit.evaluation.observation.vocabularies import vocabularies
@@ -60,6 +61,8 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     chosen = chosen_rows(model)
     for one in outputs:
         _take_all(one, seen.held[one.name], joined, one.name in chosen)
+        if one.batch_axis == 0:
+            one.repeats = seen.repeated(one.name)
     seen.find_masks(outputs)
     ops = frozenset(node.op for node, _ in model.walk())
     handed = continued_inputs(model)
@@ -140,6 +143,11 @@ class _SeenBatches:
         for name in self.held.keys() & made.keys():
             # an output is missing if onnxruntime cannot run its node
             self.held[name].append((made[name], count * self.each, images))
+
+    def repeated(self, output: str) -> float:
+        """How closely an output follows an input, see ``repeated_input``."""
+        both = [(given, made[output]) for given, made in zip(self._given, self._made) if output in made]
+        return repeated_input([given for given, _ in both], [made for _, made in both]) if both else 0.0
 
     def find_masks(self, outputs: Sequence[SeenOutput]) -> None:
         """Find the input that masks positions of each output, and set its ``mask`` and ``counted``.

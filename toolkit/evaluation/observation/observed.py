@@ -63,6 +63,7 @@ class SeenOutput:
         counted: ``samples`` without masked positions; empty if no input masks any.
         rounded: whether its integers are rounded quantities; see ``rounded``.
         channels: the axis of the channels of its layer, counted from the end; see ``layer_channels``.
+        repeats: how closely it follows an input of its shape, -1 to 1; see ``repeated_input``.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SeenOutput:
     rounded: bool = False
     channels: int | None = None
     inputs: frozenset[str] = frozenset()
+    repeats: float = 0.0
 
     @property
     def discrete(self) -> bool:

@@ -118,18 +118,18 @@ def test_vectors_of_two_towers_look_for_their_neighbours_in_the_other_one():
     users, items = (normal(30, 16, seed=seed).astype(np.float64) for seed in (1, 2))
     # as of an image and a text, whose similarities are all alike
     items = 20 * normal(16, seed=3) + 0.05 * items
-    weights = {"w": np.eye(16, dtype=np.float32)}
+    weights = {"w": np.eye(16, dtype=np.float32)[::-1]}
     parts = [node("MatMul", ["u", "w"], ["user"]), node("MatMul", ["i", "w"], ["item"])]
     ends = {"u": ["n", 16], "i": ["n", 16]}, {"user": ["n", 16], "item": ["n", 16]}
     model = Model.from_proto(build(parts, *ends, weights))
     feed = {"u": users.astype(np.float32), "i": items.astype(np.float32)}
-    wanted = {"user": feed["u"], "item": feed["i"]}
+    wanted = {"user": feed["u"][:, ::-1], "item": feed["i"][:, ::-1]}
     model_seen = observe(model, [(feed, wanted, 30)])
     found = guess(model_seen, "embedding")
     assert [part.outputs for part in found.parts] == [("user", "item"), ("item", "user")]
     assert judged_by(model_seen, "embedding", None, None, {}, {})[0].parts == found.parts
     answers = Answers(found.parts)
-    noisy = {"user": feed["u"], "item": feed["i"] + 0.05 * normal(30, 16, seed=4)}
+    noisy = {"user": wanted["user"], "item": wanted["item"] + 0.05 * normal(30, 16, seed=4)}
     same, moved = (answers.tallies([answers.rows(wanted, other)]) for other in (wanted, noisy))
     assert [one.kept for one in same] == [30, 30]
     assert moved[0].kept < 25 and moved[0].level == 1.0 and moved[1].level > 0.99

@@ -49,6 +49,7 @@ _WHAT = {
     "beside shares": "another output's classes are made shares, its values are not",
     "spectrum": "the name is that of a spectrogram",
     "like input": "the shape is that of an input of signals",
+    "given back": "its values follow those of an input of its shape",
     "bands": "neighbouring values vary together, as in a signal or a spectrum and unlike classes and features",
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
