@@ -10,7 +10,7 @@ from toolkit.base.cells import Input, Network
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
-from toolkit.placement.pairs import Use
+from toolkit.placement.pairs import Placement, Use
 from toolkit.placement.place import Judge, PlacementRule, Placer
 
 
@@ -81,6 +81,14 @@ class Flips:
         self._now = now
         self.network.settle()
         return not any(self._placer.uses(tensor) for tensor in self._lacking)
+
+    def placement(self, kept: Iterable[str]) -> Placement | None:
+        """The placement with exactly these groups in float; None if a tensor that then needs a pair cannot have one."""
+        if not self.keep(kept):
+            return None
+        found = self._placer.placement()
+        found.placer = None
+        return found
 
     def layer(self, name: str) -> bool:
         """Whether a node computes in the quantized type."""

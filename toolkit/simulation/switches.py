@@ -31,6 +31,8 @@ from toolkit.placement.scales import share_amax
 _CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
 """The most placements to keep: each takes a kilobyte per layer, and sensitivity alone needs two per layer."""
+_FROM_SCRATCH = 4
+"""Placements to make from scratch before following flips, whose preparation takes about as long."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Switches:
         if key not in self._placements:
             if len(self._placements) >= _PLACEMENTS:
                 del self._placements[next(iter(self._placements))]
-            self._placements[key] = self._place(key)
+            self._placements[key] = self._followed(key) or self._place(key)
             self._see(self._placements[key])
         return self._placements[key]
 
@@ -156,6 +158,11 @@ class Switches:
             for use in pair.uses:
                 if use.node not in self._known and use.index not in self._seen.setdefault(use.node, []):
                     self._seen[use.node].append(use.index)
+
+    def _followed(self, kept: frozenset[str]) -> Placement | None:
+        """The placement that follows from the last one by flips; None if it has to be made from scratch."""
+        flips = self.flips if len(self._placements) >= _FROM_SCRATCH else None
+        return flips.placement(kept) if flips is not None else None
 
     def _place(self, kept: frozenset[str]) -> Placement:
         def judge(node: gs.Node) -> Finding | str | None:
