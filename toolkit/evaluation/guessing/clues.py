@@ -8,13 +8,13 @@ from toolkit.evaluation.guessing.given_back import given_back
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.number_clues import numbers, rows_of_numbers
+from toolkit.evaluation.guessing.rivalry import values_of_rows, values_of_vectors
 from toolkit.evaluation.guessing.value_clues import (
     are_boxes,
     ends_a_span,
     is_code,
     is_squashed,
     never_sure,
-    one_order,
     ordered,
     own_levels,
     unit_norm,
@@ -149,6 +149,8 @@ def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) ->
         return found
     if not output.in_unit and unlike_scales(output, axis):
         return [*found, *of_values("unlike scales", 2.5), ANY]
+    if not _called_scores_or_features(output) and (clues := values_of_vectors(output, axis)):
+        return [*found, *clues]
     if count < _FEW_CLASSES and output.one_largest(axis):
         # class scores rarely have the same argmax in all samples, but values of different scales do
         return [*found, *of_values("one largest", 1.5)]
@@ -242,12 +244,7 @@ def _scores_of_rows(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
     features = _called_scores_or_features(output) or any(clue.task == "embedding" for clue in found)
-    if not output.ops & SHARES and own_levels(output, axis):
-        found += of_values("own levels", 1.5)
-    elif not features and one_order(output, axis):
-        found += of_values("one order", 1.5)
-    if never_sure(output):
-        found += [*of_values("never sure", 2.5), ANY]
+    found += values_of_rows(output, seen, axis, features)
     if seen.pasts:
         found.append(Clue("generation", "shape", 3.0, "past"))
     if (kind := _spectrum(output, seen, axis)) is not None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import channel_axis, channel_axis_last
 from toolkit.evaluation.guessing.clue import LINEAR, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.rivalry import has_winners
 from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, peak_height, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
@@ -88,7 +89,7 @@ def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clu
     if not output.in_unit and _noise_like(output, seen):
         found.append(Clue("regression", "values", 2.5, "noise"))
     found += [*_probabilities(output, axis, channels), *_levels(output, channels, placed)]
-    return [*found, *_placed(output, channels)] if placed else found
+    return [*found, *_placed(output, axis, channels)] if placed else found
 
 
 def _kind_of_channels(output: SeenOutput, axis: int) -> str:
@@ -133,7 +134,7 @@ def _amount(output: SeenOutput) -> bool:
     return low >= 0 and (high > 1 or (high < _HALF and not output.ops & _LIMITED))
 
 
-def _placed(output: SeenOutput, channels: int) -> list[Clue]:
+def _placed(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
     """Clues from the number of channels of a map that has the extents of the input image."""
     quantities = _amount(output)
     if channels == 1 and not quantities:
@@ -144,7 +145,9 @@ def _placed(output: SeenOutput, channels: int) -> list[Clue]:
     operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
     if quantities:
         # scores after a Relu or Softplus have no negative values either, and are enlarged to the image's extents
-        return [Clue("regression", "shape", 0.5, "picture"), *operator]
+        winners = axis is not None and has_winners(output, axis)
+        values = [Clue("segmentation", "values", 1.5, "winners")] if winners else []
+        return [Clue("regression", "shape", 0.5, "picture"), *operator, *values]
     return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
 
 

@@ -194,11 +194,11 @@ class SeenOutput:
         best = [(a.argmax(axis=axis), b.argmax(axis=axis)) for a, b in pairs]
         return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
 
-    def has_bands(self, axis: int) -> bool:
-        """Whether adjacent values along an axis correlate and distant ones do not, as in a spectrum's bands."""
+    def has_bands(self, axis: int, fewest: int = _BANDS) -> bool:
+        """Whether adjacent ones of ``fewest`` or more values along an axis correlate and distant ones do not."""
         rows = self.stacked(axis)
         extent = rows.shape[1]
-        if not _BANDS <= extent <= _MOST_BANDS or len(rows) < _SOME or not np.isfinite(rows).all():
+        if not fewest <= extent <= _MOST_BANDS or len(rows) < _SOME or not np.isfinite(rows).all():
             return False
         # variation that all bands share, such as silence, or a blank in all classes, is removed
         rows = rows - rows.mean(axis=1, keepdims=True)

@@ -1,0 +1,150 @@
+"""Clues from whether the values of a vector or position are rivals, as scores of classes are, or vary on their own.
+
+The gradient of a softmax's cross-entropy sums to 0 over the classes, so training raises the score of one class by what
+it lowers the others: the mean of all scores stays where it was initialized, and their differences grow. In taggers of
+two and three classes that were trained from scratch, with accuracies above 0.7, the mean had up to 0.2 of the variance
+that it has in independent values. Coordinates, angles and the steps of a forecast have no such rivals.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.evaluation.guessing.clue import ANY, SHARES, Clue, of_values
+from toolkit.evaluation.guessing.value_clues import never_sure, one_order, own_levels
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+
+_CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
+_ONE_SIDED = frozenset({"Relu", "Softplus", "Exp", "Abs", "Pow", "Sqrt", "Clip"})
+"""Operators that keep all values above 0, those of class scores too."""
+_POINT = 3
+"""Most values of a point, [x, y] or [x, y, z]."""
+_MOST_CLASSES = 64
+"""Scores of as many tokens share a level of their position: weights tied to the embedding have a common direction."""
+_ROWS = 32
+"""Fewest positions, of all samples, that tell whether values are rivals."""
+_INDEPENDENT = 0.6
+"""Least variance of the mean, as a share of what it is for independent values, of values that are no rivals."""
+_TOGETHER = 0.5
+"""Least share of the variance that is common to values that vary together; in scores of rivals it is next to none."""
+_FEWEST_STEPS, _SAMPLES = 6, 8
+"""Fewest steps whose neighbours tell an order, and fewest samples that tell the mean of each position."""
+_ABOVE = 0.98
+"""Least share of positions all of whose values are above 0, as places in a picture. Some scores of rivals are below."""
+
+_WON, _MOST = 0.9, 0.5
+"""Least share of the positions with values above 0 that have a winner, and the least share of the sum that it has. A
+segmentation that was trained with a Relu at its end has them at 99.9 % of these positions, its features at none."""
+
+
+def values_of_rows(output: SeenOutput, seen: SeenModel, axis: int, features: bool) -> list[Clue]:
+    """Clues from the values of rows to continuous values rather than class scores.
+
+    Args:
+        output: the output, whose samples are rows.
+        seen: the model that it belongs to.
+        axis: the axis of the values that may be class scores, counted from the end.
+        features: whether name or operators say scores or features; the weaker signs do not count then.
+    """
+    found = [] if features else _points(output, seen, axis)
+    if not found and not output.ops & SHARES and own_levels(output, axis):
+        found = of_values("own levels", 1.5)
+    if not found and not features:
+        found = of_values("one order", 1.5) if one_order(output, axis) else _varying_together(output, axis)
+    return [*found, *of_values("never sure", 2.5), ANY] if never_sure(output) else found
+
+
+def _points(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from rows that may be points, [x, y] or [x, y, z], since their values are no rivals.
+
+    Independent values may also be scores of labels that do not exclude each other, one for each position of an input:
+    such an output is judged as both. Points of which the model has a fixed number, unlike any extent of its inputs, are
+    none of these.
+    """
+    if output.ops & (SHARES | _CHANCES) or not 2 <= output.shape[axis] <= _POINT:
+        return []
+    if above_zero(output, axis):
+        return [*of_values("above zero", 2.5), ANY]
+    if not independent(output, axis):
+        return []
+    places = -3 - axis
+    extents = {extent for one in seen.inputs.values() for extent in one.shape}
+    own = output.fixed(places) and not seen.reads_tokens and output.shape[places] not in extents
+    return [*of_values("points", 2.5), ANY] if own else of_values("points", 1.5)
+
+
+def values_of_vectors(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from the values of vectors to continuous values rather than class scores.
+
+    Values that are all above 0 may also be those of actions, of which the largest is the answer.
+
+    Args:
+        output: the output, whose samples are vectors.
+        axis: the axis of the values, counted from the end.
+    """
+    together = _varying_together(output, axis)
+    above = not output.ops & (SHARES | _CHANCES) and above_zero(output, axis)
+    return of_values("above zero", 1.5) if above and not together else together
+
+
+def _varying_together(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from values that mostly rise and fall together; with certainty if neighbours do so the most.
+
+    The values of actions rise and fall together too, and their largest one is the answer. They have no order.
+    """
+    count = output.shape[axis]
+    common = common_share(output, axis) if count < _MOST_CLASSES and not output.ops & (SHARES | _CHANCES) else None
+    if common is None or common < max(_TOGETHER, 1.5 / count):
+        return []
+    return [*of_values("together", 2.5), ANY] if output.has_bands(axis, _FEWEST_STEPS) else of_values("together", 1.5)
+
+
+def independent(output: SeenOutput, axis: int) -> bool:
+    """Whether the values along an axis are no rivals: their mean varies about as in independent values, or more."""
+    common = common_share(output, axis)
+    return common is not None and common >= _INDEPENDENT / output.shape[axis]
+
+
+def above_zero(output: SeenOutput, axis: int) -> bool:
+    """Whether nearly all positions have only values above 0 although no operator bounds them."""
+    if output.discrete or output.ops & _ONE_SIDED or output.sums_to_one(axis):
+        return False
+    rows = output.stacked(axis)
+    return len(rows) >= _ROWS and bool((rows > 0).all(axis=1).mean() >= _ABOVE)
+
+
+def has_winners(output: SeenOutput, axis: int) -> bool:
+    """Whether nearly wherever values are above 0 one is most of the sum, as of scores of classes after a Relu.
+
+    Rivals' scores are about 0 on average, so few of them are above it at one position; of features, about half are.
+
+    Args:
+        output: the output, with no value below 0.
+        axis: the axis of the values, counted from the end.
+    """
+    rows = output.stacked(axis)
+    rows = rows[(rows > 0).any(axis=1) & np.isfinite(rows).all(axis=1)]
+    return len(rows) >= _ROWS and bool((rows.max(axis=1) >= _MOST * rows.sum(axis=1)).mean() >= _WON)
+
+
+def common_share(output: SeenOutput, axis: int) -> float | None:
+    """The share of the values' variance that is their mean's, 0 to 1; 1 / extent if they are independent.
+
+    Values are taken from their mean over samples, position by position if all samples have as many positions.
+
+    Args:
+        axis: the axis over which the mean is taken, counted from the end.
+
+    Returns:
+        None for integers, probabilities, too few positions, values that are not finite, and constants.
+    """
+    if output.discrete or output.shape[axis] < 2 or output.sums_to_one(axis):
+        return None
+    rows = output.stacked(axis)
+    if len(rows) < _ROWS or not np.isfinite(rows).all():
+        return None
+    alike = all(one.shape == output.shape for one in output.samples) and len(output.samples) >= _SAMPLES
+    whole = rows.reshape(len(output.samples), -1, rows.shape[1]) if alike else rows[:, None]
+    moved = whole - whole.mean(axis=0)
+    total = float(np.square(moved).sum())
+    return float(np.square(moved.mean(axis=-1)).sum()) * rows.shape[1] / total if total > 0 else None
