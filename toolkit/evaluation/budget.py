@@ -14,7 +14,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.comparison.type_noise import TypeNoise
-from toolkit.evaluation.metrics.table import METRICS, largest_usual_drop, usual_drop
+from toolkit.evaluation.metrics.table import METRICS, UsualDrop, usual_drop_by
 from toolkit.evaluation.numerics.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.numerics.resampling import drop_error, is_alone
 from toolkit.evaluation.tasks import AnswerTally
@@ -242,6 +242,7 @@ class Budget:
                     f"the float model's metric is {reference.metric:g} on these samples, so no drop can be computed",
                     remedy="give samples for which it is a number, or limit something else",
                 )
+            usual = self._usual_drop(outcome, abs(before))
             found += of_drop(
                 self.drops(outcome, abs(before)),
                 before - self._quality(outcome),
@@ -252,7 +253,7 @@ class Budget:
                 samples=outcome.metric_samples,
                 alone=is_alone(outcome.metric_samples, reference.metric_left_out, outcome.metric_left_out),
                 counted=self.counted,
-                largest=self._largest_drop(outcome, abs(before)),
+                largest=usual.largest if usual is not None else None,
             )
         if self.min_agreement is not None:
             if outcome.agreement is None:
@@ -272,19 +273,18 @@ class Budget:
             outcome: an outcome with the number of labels behind the metric and their spread.
             own: the magnitude of the float model's value.
         """
-        given = self.max_drop if self.max_drop is not None else self.max_relative_drop
-        if self.usual is None or given is None:
-            limits = {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
-            return {name: limit for name, limit in limits.items() if limit is not None}
-        most = usual_drop(self.usual, own, **outcome.behind_metric)
-        return {"max_drop": most * given / METRICS[self.usual].drop}
+        usual = self._usual_drop(outcome, own)
+        limits = {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        return known if usual is None else {"max_drop": usual.limit}
 
-    def _largest_drop(self, outcome: Outcome, own: float) -> float | None:
-        """See ``ShareLimit.largest``; None if the recipe has a limit. Arguments as for ``drops``."""
+    def _usual_drop(self, outcome: Outcome, own: float) -> UsualDrop | None:
+        """The default limit on the metric's drop; None if the recipe has a limit. Arguments as for ``drops``."""
         given = self.max_drop if self.max_drop is not None else self.max_relative_drop
         if self.usual is None or given is None:
             return None
-        return largest_usual_drop(self.usual, own, **outcome.behind_metric) * given / METRICS[self.usual].drop
+        found, slack = usual_drop_by(self.usual, own, **outcome.behind_metric), given / METRICS[self.usual].drop
+        return UsualDrop(found.limit * slack, found.largest * slack)
 
     def _least_of(self, tally: AnswerTally) -> float | None:
         least = self.min_unchanged

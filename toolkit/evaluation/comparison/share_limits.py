@@ -124,10 +124,10 @@ class ShareLimit:
 
     def finding(self) -> Finding:
         """The finding that the limit is not proven on these answers, and how many are needed."""
-        by_count = self.few and self.counted
-        if self.rough:
+        by_count, unknown = self.few and self.counted, self.largest is not None and math.isinf(self.largest)
+        if self.rough and not unknown:
             return self._rough_finding()
-        if self.alone and not by_count:
+        if (self.alone or unknown) and not by_count:
             return EvaluationCode.WITHIN_ON_ONE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
                 lost=self.lost, by="one",
@@ -151,7 +151,7 @@ class ShareLimit:
         The logarithm of a confidence limit of the variance falls about with the square root of the number of samples.
         """
         largest = self.largest or self.limit
-        known = self.limit > 0 and math.isfinite(largest) and self.lost > self.limit * (1 + _ALIKE)
+        known = self.limit > 0 and self.lost > self.limit * (1 + _ALIKE)
         more = (math.log(largest / self.limit) / math.log(self.lost / self.limit)) ** 2 if known else _DOUBLE
         return EvaluationCode.LIMIT_ROUGH(
             limit=self.name, answers=self.measured, samples=True, share=self.limit, lost=self.lost, by="spread",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from toolkit.evaluation.numerics.intervals import variance_bound
 
@@ -158,18 +158,37 @@ def usual_drop(
     return _error_drop(metric, own, spread) if METRICS[metric].relative else METRICS[metric].drop
 
 
-def largest_usual_drop(metric: str, own: float, *, samples: int, answers: int = 0, spread: float = 0.0) -> float:
-    """``usual_drop`` for the largest spread that labels may have of which these are a sample (95 %, one-sided).
+class UsualDrop(NamedTuple):
+    """The default limit on a metric's drop, in its unit, as far as labels tell it.
 
-    The same as ``usual_drop`` for metrics whose limit does not depend on the spread, or if no spread is known.
+    Attributes:
+        limit: see ``usual_drop``.
+        largest: the limit for the largest spread that labels may have of which these are a sample (95 %, one-sided):
+            infinite for one sample, which shows no spread. It is ``limit`` if that does not depend on the spread.
+    """
+
+    limit: float
+    largest: float
+
+
+def usual_drop_by(metric: str, own: float, *, samples: int, answers: int = 0, spread: float = 0.0) -> UsualDrop:
+    """The default limit on a built-in metric's drop, and the largest value that it may have.
 
     Args:
-        samples: the number of samples with a label.
+        metric: the metric's name.
+        own: the float model's value.
+        samples: the number of samples with a label; 0 if not known.
+        answers: see ``usual_drop``.
+        spread: see ``usual_drop``.
     """
-    if metric not in _SPREAD or spread <= 0 or samples < _FEWEST_LABELS:
-        return usual_drop(metric, own, samples=samples, answers=answers, spread=spread)
+    limit = usual_drop(metric, own, samples=samples, answers=answers, spread=spread)
+    if metric not in _SPREAD or samples < 1 or (samples >= _FEWEST_LABELS and spread <= 0):
+        return UsualDrop(limit, limit)
+    if samples < _FEWEST_LABELS:
+        return UsualDrop(limit, math.inf)
     # elements of one label may vary together, so each sample counts once
-    return usual_drop(metric, own, spread=spread * variance_bound(samples) ** OF_VARIANCE[metric])
+    most = spread * variance_bound(samples) ** OF_VARIANCE[metric]
+    return UsualDrop(limit, usual_drop(metric, own, spread=most))
 
 
 def _rate_drop(metric: str, own: float, samples: int, answers: int, judged: int) -> float:

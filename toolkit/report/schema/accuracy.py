@@ -173,15 +173,22 @@ class Accuracy(Part):
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
-    def drop_kept(self) -> bool | None:
-        """Whether the metric's drop is within its budget; None if there is no such budget or no drop."""
+    def drop_over(self) -> bool | None:
+        """Whether the metric's drop exceeds its budget, proven or not; None if there is no such budget or no drop."""
         most = self.most_drop
         if most is None or self.drop is None:
+            return None
+        return not self.drop <= most + ROUNDING * (1.0 if self.before is None else abs(self.before))
+
+    @property
+    def drop_kept(self) -> bool | None:
+        """Whether the metric's drop does not miss its budget; None if there is no such budget or no drop."""
+        if self.drop_over is None:
             return None
         # losing one answer does not miss a limit smaller than one answer
         few = self.few is not None and self.few.limit in ("max_drop", "max_relative_drop")
         unproven = self.standing == "unproven" or few
-        return self.drop <= most + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
+        return not self.drop_over or unproven
 
     @property
     def rising(self) -> bool:

@@ -204,7 +204,8 @@ def _metric_words(accuracy: Accuracy, before: float, quantized: float) -> str:
         words += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
     if (most := accuracy.most_drop) is not None:
         # other missed limits have separate lines
-        kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
+        within = ", not decided" if accuracy.drop_over else ", kept"
+        kept = {None: "", False: ", missed"}.get(accuracy.drop_kept, within)
         budget = amount(most, accuracy.in_points)
         words += f", budget {with_points(budget, most, accuracy)}{kept}"
     return words

@@ -22,9 +22,9 @@ from toolkit.evaluation.metrics.table import (
     has_error,
     is_rate_of_errors,
     is_share,
-    largest_usual_drop,
     task_of,
     usual_drop,
+    usual_drop_by,
     usual_limits,
 )
 from toolkit.evaluation.numerics.intervals import variance_bound
@@ -291,15 +291,16 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         return
     if info.relative or (is_rate_of_errors(name) and measured.suspicion is None):
         # in the metric's unit, however small it is; 1e-12 if all labels are equal and the model meets them exactly
-        seen = {"samples": measured.samples, "answers": measured.answers, "judged": held}
-        limit = usual_drop(name, measured.value, **seen, spread=measured.spread) or 1e-12
         known: LabelFigures = {"samples": measured.samples, "answers": measured.answers, "spread": measured.spread}
-        rough = largest_usual_drop(name, measured.value, **known) / (usual_drop(name, measured.value, **known) or limit)
+        limit = usual_drop(name, measured.value, **known, judged=held) or 1e-12
+        usual = usual_drop_by(name, measured.value, **known)
+        rough = usual.largest / (usual.limit or limit)
     elif is_share(name) and measured.suspicion is None:
         # with a limit below one sample, no error at all would be allowed
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
     else:
         limit = info.drop
+    left = rough > 1 and variance_bound(measured.samples) > _ROUGH
     own = ReportCode.NEW_FLOAT_VALUE(metric=name, value=measured.value, samples=measured.samples)
     if measured.suspicion is None:
         made.said.append(own)
@@ -309,10 +310,11 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.warnings.append(measured.says_little)
     reasons = [measured.suspicion or own]
     if info.relative and measured.spread and not has_error(name, measured.value, measured.spread):
-        made.said.append(ReportCode.NEW_NO_ERROR(metric=name, spread=measured.spread))
+        made.said.append(ReportCode.NEW_NO_ERROR(metric=name, spread=measured.spread, written=not left))
         reasons.append(made.said[-1])
-    if rough > 1 and variance_bound(measured.samples) > _ROUGH:
-        made.said.append(ReportCode.NEW_LIMIT_ROUGH(metric=name, samples=measured.samples, factor=rough))
+    if left:
+        factor = rough if math.isfinite(rough) else None
+        made.said.append(ReportCode.NEW_LIMIT_ROUGH(metric=name, samples=measured.samples, factor=factor))
         made.lines += [f"# {plain(sentence(one))}" for one in (*reasons, made.said[-1])]
         return
     comments = [f"# {plain(sentence(reason))}" for reason in reasons]

@@ -10,10 +10,10 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.comparison.share_limits import ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.metrics.table import (
+    UsualDrop,
     follows_float,
     is_counted,
-    largest_usual_drop,
-    usual_drop,
+    usual_drop_by,
     usual_limits,
 )
 from toolkit.evaluation.numerics.difference import OutputFigures
@@ -59,10 +59,11 @@ class Judgement:
 
 def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | None, drawing: bool) -> Judgement:
     """Judge an evaluation by budget and task; values of a model with random nodes (``drawing``) are not judged."""
-    limits = _limits(budget, found)
+    usual = _usual_drop(budget, found)
+    limits = _limits(budget, found, usual)
     by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
     counts = by_task or limits["min_unchanged"] is not None
-    of_metric = _metric_shares(limits, found, _largest_drop(budget, found))
+    of_metric = _metric_shares(limits, found, usual.largest if usual is not None else None)
     shares = [*of_metric, *_agreements(limits, found)]
     if counts:
         # values compared in place of answers prove no loss; findings about the samples report that
@@ -79,28 +80,24 @@ def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | Non
 _NAMES = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
 
 
-def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:
-    """The recipe's limits; for a built-in metric without any limit, the metric's default limit."""
+def _limits(budget: BudgetSection, found: EvaluationResult, usual: UsualDrop | None) -> dict[str, float | None]:
+    """The recipe's limits; for a built-in metric without any limit, the metric's default limit (``usual``)."""
     limits: dict[str, float | None] = {name: getattr(budget, name) for name in _NAMES}
     if found.value is not None and all(limit is None for limit in limits.values()):
         limits |= usual_limits(found.metric)
-        if found.metric is not None and found.float_value is not None and follows_float(found.metric):
-            most = usual_drop(
-                found.metric, found.float_value, samples=found.metric_samples or found.samples,
-                answers=found.metric_answers, spread=found.metric_spread,
-            )  # fmt: skip
-            if most != (limits["max_relative_drop"] or 0.0) * found.float_value:
-                limits |= {"max_drop": most, "max_relative_drop": None}
+        relative = (limits["max_relative_drop"] or 0.0) * (found.float_value or 0.0)
+        if usual is not None and usual.limit != relative:
+            limits |= {"max_drop": usual.limit, "max_relative_drop": None}
     return limits
 
 
-def _largest_drop(budget: BudgetSection, found: EvaluationResult) -> float | None:
-    """See ``ShareLimit.largest``; None if the recipe has a limit of its own."""
+def _usual_drop(budget: BudgetSection, found: EvaluationResult) -> UsualDrop | None:
+    """The default limit on the metric's drop if that follows from the labels; None if the recipe has a limit."""
     if found.metric is None or found.float_value is None or not follows_float(found.metric):
         return None
     if any(getattr(budget, name) is not None for name in _NAMES):
         return None
-    return largest_usual_drop(
+    return usual_drop_by(
         found.metric, found.float_value, samples=found.metric_samples or found.samples, answers=found.metric_answers,
         spread=found.metric_spread,
     )  # fmt: skip

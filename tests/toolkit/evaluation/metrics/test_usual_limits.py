@@ -15,7 +15,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.outputs import EvaluationResult
 from toolkit.evaluation.metrics.by_name import make_metric
-from toolkit.evaluation.metrics.table import is_rate_of_errors, usual_drop
+from toolkit.evaluation.metrics.table import is_rate_of_errors, usual_drop, usual_drop_by
 from toolkit.evaluation.numerics.resampling import score_of
 from toolkit.graph.sessions.session import session
 from toolkit.report.findings import sentence
@@ -170,6 +170,24 @@ def test_a_limit_of_labels_that_hardly_vary_is_known_as_well_as_their_variation(
         # a limit of the recipe's own is known
         own = BudgetSection(max_drop=judged.limits["max_drop"])
         assert judge(found, own, None, False).standing == "missed"
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_one_labelled_sample_decides_no_limit(metric, own):
+    """Its labels do not vary, so that the limit was 0, and a sound model was a miss."""
+    model = make_metric(metric, "y")
+    model.update({"y": LABELS[:1] + own}, {"label": LABELS[:1]})
+    score = score_of(model, metric)
+    found = EvaluationResult(
+        metric, score.value, score.value + 0.1, 0.1, 1, metric_samples=score.samples, metric_spread=score.spread,
+        left_out=tuple(zip(score.left_out, score.left_out)), rising=False,
+    )  # fmt: skip
+    assert usual_drop_by(metric, score.value, samples=1).largest == np.inf
+    judged = judge(found, BudgetSection(), None, False)
+    assert judged.standing == "unproven" and judged.few.code is EvaluationCode.WITHIN_ON_ONE
+    assert sentence(judged.few).startswith("not decided on one labelled sample")
+    assert judge(found, BudgetSection(max_drop=0.05), None, False).standing == "missed"
 
 
 @pytest.mark.parametrize("alike", [True, False])

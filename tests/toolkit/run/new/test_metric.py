@@ -723,6 +723,20 @@ def test_a_limit_far_above_the_float_models_error_is_explained(tmp_path, noise, 
     assert ("# That is next to none beside what varies in the labels" in made.text) is told
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_labels_that_do_not_tell_how_they_vary_give_no_limit(tmp_path, samples, noise):
+    """One exact sample gave max_drop = 1e-12, and beside "No limit is written" the limit was in keeping."""
+    limit_on_error(tmp_path, noise, "mse")
+    with np.load(tmp_path / "test.npz") as data:
+        save_test_data(tmp_path, data["x"][:samples], data["label"][:samples])
+    files = tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+    made = recipe_for(*files, "mse")
+    assert "No limit is written" in made.text and "\nbudget =" not in made.text and "in keeping" not in made.text
+    assert ("one labelled sample does not tell" in made.text) is (samples == 1)
+    assert ("That is next to none" in made.text) is (samples > 1)
+
+
 @pytest.mark.parametrize(("wrong", "limit"), [(0, 0.005), (2, 0.005), (84, 0.00875), (120, 0.01)])
 def test_a_rate_of_errors_may_grow_by_a_part_of_the_float_models_own(tmp_path, wrong, limit):
     """Of 480 characters in 160 readings none or some are wrong: two edits may be added, 5 %, and never more than a point."""

@@ -49,6 +49,7 @@ def test_too_few_samples_for_one_limit_are_no_doubt_where_another_is_missed():
     found = accuracy_of(few, BudgetSection(max_drop=0.01, min_sqnr_db=120))
     assert found.standing == "missed" and found.doubts == [] and found.few.limit == "max_drop"
     assert found.drop_kept is True and len(found.misses) == 1
+    assert "budget 1 point, not decided" in to_text(build([], found))
 
 
 def test_a_missed_drop_is_called_so_and_rounded():

@@ -52,6 +52,18 @@ def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], sa
     )
 
 
+def _rough_limit(metric: str, samples: int, factor: float | None) -> str:
+    tell = (
+        "one labelled sample does not tell"
+        if factor is None
+        else f"{samples} of them tell only to within a factor of {factor:.1f}"
+    )
+    return (
+        f"No limit is written: it follows from how the labels vary, which {tell}. Each run takes it from its own "
+        "labels, and proves no more than they tell."
+    )
+
+
 NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
@@ -83,15 +95,12 @@ NEW: Table = {
     ReportCode.NEW_BLANK: "CTC's blank is class {blank}: labels name class {named}.",
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{float_metric(metric, value, samples)}.",
-    ReportCode.NEW_NO_ERROR: (
-        "That is next to none beside what varies in the labels, an {metric} of {spread:.3g}, as where the labels are "
-        "the float model's own outputs, so the limit is in keeping with what varies. If the error itself counts, set "
-        "max_drop."
+    ReportCode.NEW_NO_ERROR: lambda metric, spread, written=True: (
+        f"That is next to none beside what varies in the labels, an {metric} of {spread:.3g}, as where the labels are "
+        f"the float model's own outputs{', so the limit is in keeping with what varies' if written else ''}. If the "
+        "error itself counts, set max_drop."
     ),
-    ReportCode.NEW_LIMIT_ROUGH: (
-        "No limit is written: it follows from how the labels vary, which {samples} of them tell only to within a "
-        "factor of {factor:.1f}. Each run takes it from its own labels, and proves no more than they tell."
-    ),
+    ReportCode.NEW_LIMIT_ROUGH: _rough_limit,
     ReportCode.ARRAY_NOT_FINITE: (
         "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
     ),
