@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import ModuleType
+from traceback import walk_tb
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, BinaryIO
 
 from toolkit.base.errors import QtoolError, shortened, system_remedy
@@ -38,6 +39,15 @@ _NOT_REGULAR = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
 )
+
+
+_CALLED = (FunctionType, MethodType, BuiltinFunctionType, GeneratorType)
+_CALL = re.compile(
+    r"(?!.*__init__\(\))[\w.<>]+\(\) (missing|takes|got an unexpected|got multiple) "
+    r"|'(?!NoneType')[\w.]+' object is not callable"
+)
+_OF_EITHER = (TypeError, LookupError, AttributeError, AssertionError)
+"""Errors of Python's own that a file with other content than expected causes as well as a bug."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
 
     Raises:
         QtoolError: of the kind's class, for any other exception in the block.
-        NameError, AttributeError: a fault of the code, whatever the file holds; see ``_fault_of_code``.
+        NameError, AttributeError, TypeError, KeyError: a fault of the code, whatever the file holds; see
+            ``_fault_of_code``. If either may be at fault, the remedy says so.
     """
     try:
         yield
@@ -93,18 +104,46 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
     except Exception as error:
         if _fault_of_code(error):
             raise
-        raise kind.fault(path, fault_words(error)) from error
+        raise kind.fault(path, fault_words(error), _doubtful_remedy(error, kind)) from error
 
 
 def _fault_of_code(error: Exception) -> bool:
-    """Whether no file can cause an error: a name is not defined, or a module or an object of qtool lacks an attribute.
+    """Whether no file can cause an error.
+
+    That is so if a name is not defined; if a module, a function or an object of qtool lacks an attribute; if a function
+    of qtool is called with other arguments than it takes, or a value that is none is called; and if a table lacks a key
+    that is an object of qtool, such as a member of an enum. Constructors may be called with the fields of a file.
 
     Other errors that qtool's code raises, such as KeyError, may come from a file that lacks what the code looks for.
     """
-    if not isinstance(error, AttributeError):
-        return isinstance(error, NameError)
-    kind = error.obj if isinstance(error.obj, type) else type(error.obj)
-    return isinstance(error.obj, ModuleType) or kind.__module__.partition(".")[0] in OWN_PACKAGES
+    if isinstance(error, AttributeError):
+        held = error.obj
+        return isinstance(held, (ModuleType, *_CALLED)) or _is_own(held if isinstance(held, type) else type(held))
+    if isinstance(error, TypeError):
+        return bool(_CALL.match(str(error)) and _own_place(error))
+    if isinstance(error, KeyError):
+        return bool(error.args) and _is_own(type(error.args[0]))
+    return isinstance(error, NameError)
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in OWN_PACKAGES
+
+
+def _own_place(error: Exception) -> str:
+    """The module and line of qtool's that raised an error; empty if other code did."""
+    frames = list(walk_tb(error.__traceback__))
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    name = str(frame.f_globals.get("__name__", ""))
+    return f"{name}:{line}" if name.partition(".")[0] in OWN_PACKAGES else ""
+
+
+def _doubtful_remedy(error: Exception, kind: FileKind) -> str:
+    """The remedy if the file or the code that reads it may be at fault; empty if it is the file."""
+    place = _own_place(error) if isinstance(error, _OF_EITHER) else ""
+    return f"{kind.remedy}; if the file is sound, report a bug in qtool, with {place}" if place else ""
 
 
 def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:

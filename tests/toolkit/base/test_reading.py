@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 from tests.conftest import MODELS
 from toolkit.base.errors import DataError
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import ShapeProfile
 from toolkit.base.reading import FileKind, reading
 from toolkit.cli.main import invoke
@@ -20,9 +22,17 @@ def undefined():
     return nowhere  # noqa: F821
 
 
+def within(work, name="toolkit.report.sections.describe"):
+    """The function as if it were of a module of qtool's."""
+    return FunctionType(work.__code__, {**globals(), "__name__": name, "__builtins__": __builtins__}, work.__name__)
+
+
 @pytest.mark.parametrize(
     ("work", "error"),
     [
+        (within(lambda: KIND.fault()), TypeError), (within(lambda: KIND.fault("x", "y", colour=1)), TypeError),
+        (within(lambda: KIND.refusal()), TypeError), (lambda: {}[Precision.INT8], KeyError),
+        (lambda: undefined.no_such, AttributeError), (lambda: KIND.fault.no_such, AttributeError),
         (undefined, NameError), (lambda: math.no_such, AttributeError), (lambda: ShapeProfile.no_such, AttributeError),
         (lambda: KIND.no_such, AttributeError),
     ],
@@ -34,12 +44,25 @@ def test_a_fault_of_the_code_is_not_blamed_on_the_file(work, error):
 
 @pytest.mark.parametrize(
     "work",
-    [lambda: {}["rows"], lambda: None.rows, lambda: [][0], lambda: int("x"), lambda: Path("x").no_such, lambda: len(3)],
-)
+    [
+        lambda: {}["rows"], lambda: None.rows, lambda: [][0], lambda: int("x"), lambda: Path("x").no_such,
+        lambda: len(3), lambda: {}.get(3)(), lambda: KIND.fault(), within(lambda: ShapeProfile(colour=1)),
+    ],
+)  # fmt: skip
 def test_what_a_file_can_cause_is_blamed_on_it(work):
     with pytest.raises(DataError, match="it is no table") as told, reading("some.table", KIND):
         work()
     assert told.value.where == "some.table"
+
+
+def test_where_either_may_be_at_fault_the_remedy_says_so():
+    """A KeyError of a file that lacks an entry is no other than one of a reader that looks for the wrong one."""
+    for module, doubtful in (("toolkit.report.sections.describe", True), ("json.decoder", False)):
+        work = within(lambda: {}["rows"], module)
+        with pytest.raises(DataError) as told, reading("some.table", KIND):
+            work()
+        assert told.value.remedy.startswith("write it again")
+        assert ("report a bug in qtool, with toolkit.report.sections.describe:" in told.value.remedy) is doubtful
 
 
 @pytest.mark.parametrize(("fault", "bug"), [(undefined, True), (lambda: {}["type"], False)])
