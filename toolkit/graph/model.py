@@ -33,6 +33,7 @@ from toolkit.graph.surgery.importing import import_light
 from toolkit.graph.surgery.normalise import normalise
 from toolkit.graph.surgery.opset import convert_opset, renumbered
 from toolkit.graph.surgery.order import drop_unused, sort
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import StoredValues, content_digest, onnx_type, stored_bytes, values_of
 
 if TYPE_CHECKING:
@@ -358,12 +359,11 @@ class Model:
         Raises:
             PassError: one of these does not hold; the message names the node.
         """
-        seen, operators = set[str](), set[tuple[str, str]]()
+        seen, operators = set[str](), {(node.domain or "", op_type(node)) for node, _ in self.walk()}
         for node, _ in self.walk():
             if not node.name or node.name in seen:
                 raise wrong_name(node)
             seen.add(node.name)
-            operators.add((node.domain or "", node.op))
         self._forget()
         sort(self.graph, recurse=False)
         with self.settled():

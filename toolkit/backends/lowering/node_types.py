@@ -23,6 +23,7 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.surgery.assemble import bodies
 from toolkit.graph.surgery.opset import known_operators
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_of
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
@@ -148,7 +149,9 @@ def _structure(
         # onnx-tensorrt, RNNHelpers.cpp, clearMissingSequenceElements
         return EngineCode.SEQUENCE_LENGTHS(op=node.op, lengths=node.inputs[_LENGTHS].name)
     if node.domain not in ONNX_DOMAINS:
-        return Code.NOT_ONNX(op=f"{node.domain}.{node.op}", known=node.op in known_operators(node.domain))
+        own = op_type(node)
+        twin = {"twin": own} if own in known_operators("") else {}
+        return Code.NOT_ONNX(op=f"{node.domain}.{own}", known=own in known_operators(node.domain), **twin)
     if unknown:
         return Code.TYPE_UNKNOWN(tensor=unknown[0].name)
     if node.name in indices:

@@ -11,6 +11,7 @@ import onnx
 from toolkit.graph.ort_forms.kernels import runs
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of, reads_of
 from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.strangers import op_type
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -72,12 +73,12 @@ def not_run(model: Model) -> NotRun:
 
 
 def _not_run_of(model: Model) -> NotRun:
-    if not _plugin({(node.domain or "", node.op) for node, _ in model.walk()}, model.opset):
+    if not _plugin({(node.domain or "", op_type(node)) for node, _ in model.walk()}, model.opset):
         return NotRun()
     nodes = []
     for node in model.nodes:
         within = [inner for sub in bodies(node, recursive=True) for inner in sub.nodes]
-        plugin = _plugin(((one.domain or "", one.op) for one in (node, *within)), model.opset)
+        plugin = _plugin(((one.domain or "", op_type(one)) for one in (node, *within)), model.opset)
         reads = [tensor.name for tensor in node.inputs if not tensor.is_empty()]
         nodes.append(_Node(node.name, plugin, [*reads, *_from_outside(node)], [t.name for t in node.outputs if t.name]))
     return _not_run(nodes)

@@ -19,6 +19,7 @@ from toolkit.graph.proto.light import APART, LARGE, LightModel, fits_message, la
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.stored import BITS
 from toolkit.graph.surgery.assemble import kind_of, subgraphs
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import onnx_type, values_of
 
 _TENSOR = "tensor_type"
@@ -83,7 +84,9 @@ class NodeMessages:
         attrs = node.attrs
         for value in attrs.values() if attrs else ():
             if type(value) not in _PLAIN and not (type(value) is list and _PLAIN.issuperset(map(type, value))):
-                return _serialized(OnnxExporter.export_node(node))
+                made = OnnxExporter.export_node(node)
+                made.op_type = op_type(node)
+                return _serialized(made)
         read, gives = [t.name for t in node.inputs], [t.name for t in node.outputs]
         key = marshal.dumps((node.op, node.name, node.domain, read, gives, *attrs.items()), _NO_REFERENCES)
         found = self._known.get(key)
@@ -144,7 +147,7 @@ def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
 
 def _plain(node: gs.Node, read: list[str], gives: list[str]) -> onnx.NodeProto:
     """The message of a node with only plain attributes."""
-    made = onnx.NodeProto(op_type=node.op, input=read, output=gives)
+    made = onnx.NodeProto(op_type=op_type(node), input=read, output=gives)
     if node.name:
         made.name = node.name
     if node.domain is not None:
@@ -243,7 +246,7 @@ class _Writer:
 
     def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[Mapping[str, gs.Tensor], ...]) -> None:
         """Write a node with subgraphs."""
-        bare = gs.Node(node.op, node.name, domain=node.domain)
+        bare = gs.Node(op_type(node), node.name, domain=node.domain)
         proto.CopyFrom(OnnxExporter.export_node(bare))
         proto.input.extend(tensor.name for tensor in node.inputs)
         proto.output.extend(tensor.name for tensor in node.outputs)

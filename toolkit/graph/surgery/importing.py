@@ -16,6 +16,7 @@ from toolkit.base.types import Array
 from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import ONNX_DOMAINS
 from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.strangers import called
 from toolkit.graph.surgery.tensors import StoredValues
 
 _Scope = dict[str, gs.Tensor]
@@ -90,7 +91,7 @@ class _Importer:
             tensor = own.get(name) if name else assemble.variable("")
             outputs.append(tensor if tensor is not None else own.setdefault(name, assemble.variable(name)))
         domain = proto.domain if proto.HasField("domain") else None
-        return assemble.node(proto.op_type, proto.name, attrs, inputs, outputs, domain)
+        return assemble.node(called(domain, proto.op_type), proto.name, attrs, inputs, outputs, domain)
 
     def _attribute(self, proto: AttributeProto, attrs: dict[str, Any], own: _Scope, around: tuple[_Scope, ...]) -> None:
         """Add an attribute's value to ``attrs``, in onnx-graphsurgeon's representation."""

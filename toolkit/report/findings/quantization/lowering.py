@@ -28,10 +28,11 @@ LOWERING: Table = {
     Code.FLOAT_RANGE: "stays fp32: {why}",
     Code.HOLDS_SUBGRAPH: "{op} contains a subgraph, which keeps its types",
     Code.FEEDS_SUBGRAPH: "a subgraph returns its result, and subgraphs run in fp32",
-    Code.NOT_ONNX: lambda op, known=False: (
+    Code.NOT_ONNX: lambda op, known=False, twin="": (
         f"{op} is an operator of ONNX's domain {op.rpartition('.')[0]}, none of which TensorRT supports"
         if known
         else f"{op} is not an ONNX operator, so its types are not known"
+        + (f"; TensorRT's parser goes by the name and builds ONNX's {twin} in its place: rename it" if twin else "")
     ),
     Code.TYPE_UNKNOWN: "the type of its tensor '{tensor}' is not known",
     Code.BECOMES_INTEGER: "its result becomes an integer at '{cast}', which a 16-bit float would round",
