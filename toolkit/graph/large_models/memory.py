@@ -272,6 +272,16 @@ class LoadedSessions:
         with self._alone():
             self._reserved[owner] = size
 
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Account for mapped arrays of ``size`` bytes that the block reads besides its sessions."""
+        owner = next(self._owners)
+        self.reserve(owner, size)
+        try:
+            yield
+        finally:
+            self.drop(owner)
+
     @property
     def reserved(self) -> int:
         """Bytes that all owners need besides their parts."""

@@ -14,9 +14,11 @@ from onnx import helper
 
 from toolkit.base.cpu import session_threads
 from toolkit.base.decibels import decibels
+from toolkit.base.mapped import is_mapped
 from toolkit.base.spread import spread_indices
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.clipping import Clipping
+from toolkit.graph.large_models.memory import loaded
 from toolkit.graph.layers.bias import response
 from toolkit.graph.layers.input_mean import input_mean
 from toolkit.graph.proto.on_disk import spilled
@@ -75,11 +77,15 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     if not wanted:
         return {}
     simulation.rest()
-    tapped = session(simulation.model, outputs=wanted)
     every = max(1, len(simulation.data) // _SAMPLES)
     parts = [part for number, part in enumerate(simulation.data.batches(_BATCH)) if not number % every]
     seen, read = 0, dict.fromkeys(wanted, 0)
-    with ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool:
+    # the layers' weights and their rounded forms are in memory beside the model's
+    with (
+        loaded.holding(sum(layer.mapped for layer in layers)),
+        ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool,
+    ):
+        tapped = session(simulation.model, outputs=wanted)
         for number in spread_indices(len(parts)):
             values = tapped.run(parts[number].inputs)
             # layers are independent of each other
@@ -128,6 +134,12 @@ class _SingleLayer:
                 self.rounded[index] = {None: spilled(graph.rounder.rounded(tensor, self.constants[index], axis))}
                 if self.methods == "minmax":
                     self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of its weights and their rounded forms that are mapped from files."""
+        arrays = [*self.constants.values(), *(one for ways in self.rounded.values() for one in ways.values())]
+        return sum(values.nbytes for values in arrays if is_mapped(values))
 
     def side(self, index: int) -> Operand:
         """An operand as weights, activations, or a named tensor if both operands are computed."""

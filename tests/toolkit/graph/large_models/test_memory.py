@@ -52,6 +52,23 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner(own):
     assert not own._known
 
 
+def test_arrays_beside_the_sessions_take_their_room_for_a_while(own):
+    class Owner:
+        pass
+
+    owner = Owner()
+    one = own.join(owner)
+    assert [opened(own, one, part, 30) for part in "abc"] == ["a", "b", "c"]
+    with own.holding(50):
+        opened(own, one, "d", 20)
+        assert parts(own) == "cd"
+        with own.holding(10):
+            assert own.reserved == 60
+    assert own.reserved == 0
+    opened(own, one, "e", 50)
+    assert parts(own) == "cde"
+
+
 def test_what_a_thread_computes_with_is_counted_until_it_is_done(own):
     class Owner:
         pass

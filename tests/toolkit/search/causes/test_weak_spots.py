@@ -10,11 +10,14 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import MODELS, build, node, normal
+from tests.large_models import block_samples, hold_to_limit, residual_blocks
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit import Model
 from toolkit.contract.roles import Harm
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.graph.large_models.memory import loaded
+from toolkit.graph.proto import on_disk
 from toolkit.report.findings import sentence
 from toolkit.report.sections.search import layer_harms
 from toolkit.search.causes import local_noise
@@ -69,6 +72,23 @@ def test_each_layer_has_its_own_numbers(samples):
     assert len({(one["sqnr_db"], one["alone_db"]) for one in said}) == 8
     assert all(one["measured"] and one["alone_db"] is not None for one in said)
     assert all(sentence(cause.why) and sentence(cause.remedy) for spot in spots for cause in spot.causes)
+
+
+def test_weights_of_layers_that_are_run_by_themselves_count_against_the_memory(tmp_path, monkeypatch):
+    """Beside the sessions of a model of 2.28 GB they took a fifth of its weights."""
+    hold_to_limit(monkeypatch, 60_000)
+    monkeypatch.setattr(on_disk, "SPILL_BYTES", 0)
+    monkeypatch.setattr(on_disk, "_store", on_disk._Store())
+    on_disk.set_array_memory(0)
+    sim = simulation(Model.load(residual_blocks(tmp_path / "big.onnx", 64, 3)), block_samples(tmp_path / "s.npz", 64))
+    counted, opened = [], local_noise.session
+    monkeypatch.setattr(local_noise, "session", lambda *a, **k: (counted.append(loaded.reserved), opened(*a, **k))[1])
+    before = loaded.reserved
+    found = measure(sim, sim.names[:2])
+    # the float weights, those rounded as they are, and those rounded by the method of least squares
+    ways = 1 + 1 + any(way is not None for way in found[sim.names[0]].other)
+    assert counted[0] - before == 2 * ways * 64 * 64 * 4
+    assert loaded.reserved == before
 
 
 def test_local_noise_is_that_of_each_operand():
