@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,3 +55,8 @@ class Batch:
             yield value
         else:
             yield from np.split(value, self.count, axis)
+
+
+def joined(values: Sequence[Array], axis: int = 0) -> Array:
+    """The values of samples along one axis; those of a single one are not copied."""
+    return values[0] if len(values) == 1 else np.concatenate(values, axis=axis)

@@ -9,14 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.data.batch import Batch, Labels
+from toolkit.data.batch import Batch, Labels, joined
 from toolkit.data.codes import DataCode
 from toolkit.data.counts import Counts
 from toolkit.data.faults import no_samples, refuse_none
@@ -204,11 +202,11 @@ class CalibrationData:
             )
             group = waiting.setdefault(key, [])
             group.append(sample)
-            held, held_bytes = held + 1, held_bytes + _bytes(sample)
+            held, held_bytes = held + 1, held_bytes + sample.nbytes
             while len(group) >= limit or held > _WINDOW_SAMPLES or held_bytes > _WINDOW_BYTES:
                 fullest = key if len(group) >= limit else max(waiting, key=lambda k: len(waiting[k]))
                 ready = waiting.pop(fullest)
-                held, held_bytes = held - len(ready), held_bytes - sum(map(_bytes, ready))
+                held, held_bytes = held - len(ready), held_bytes - sum(one.nbytes for one in ready)
                 yield self._join(ready)
                 group = waiting.get(key, [])
         for ready in waiting.values():
@@ -228,15 +226,15 @@ class CalibrationData:
 
     def _join(self, group: list[Sample]) -> Batch:
         first = group[0]
-        joined = {
-            name: _joined([sample.inputs[name] for sample in group], self.axes[name]) if name in self.axes else value
+        inputs = {
+            name: joined([sample.inputs[name] for sample in group], self.axes[name]) if name in self.axes else value
             for name, value in first.inputs.items()
         }
-        labels = Labels({name: _joined([sample.labels[name] for sample in group]) for name in first.labels})
+        labels = Labels({name: joined([sample.labels[name] for sample in group]) for name in first.labels})
         labels.indices = tuple(sample.index for sample in group)
         origins = [sample.origin for sample in group]
         known = labels if self.labels else None
-        return Batch(joined, len(group), first.profiles, origins, labels.indices, known, self.axes)
+        return Batch(inputs, len(group), first.profiles, origins, labels.indices, known, self.axes)
 
     def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
         if self.labels and not labels:
@@ -349,8 +347,13 @@ class CalibrationData:
         last = next(islice(filter(self._accepts(None), range(len(self._source))), count - 1, None))
         return self.part(lambda index: index <= last, self.name, self._journal)
 
-    def spread(self, count: int) -> CalibrationData:
-        """``count`` samples, spread evenly over the data; all samples if there are no more.
+    def spread(self, count: int, together: int = 1, noted: bool = False) -> CalibrationData:
+        """At most ``count`` samples, spread evenly over the data; all samples if there are no more.
+
+        Args:
+            count: the most samples.
+            together: size of groups of consecutive samples, of which only whole ones are taken, but at least one.
+            noted: whether the journal is told of these samples what it would be told of all.
 
         Raises:
             DataError: ``count`` is less than 1.
@@ -359,8 +362,9 @@ class CalibrationData:
         kept = list(filter(self._accepts(None), range(len(self._source))))
         if count >= len(kept):
             return self
-        chosen = frozenset(kept[number * len(kept) // count] for number in range(count))
-        return self.part(chosen.__contains__, self.name)
+        groups, most = list(dict.fromkeys(index // together for index in kept)), max(1, count // together)
+        chosen = frozenset(groups[number * len(groups) // most] for number in range(min(most, len(groups))))
+        return self.part(lambda index: index // together in chosen, self.name, self._journal if noted else None)
 
     def split(self, fraction: float, seed: int = 0, together: int = 1) -> tuple[CalibrationData, CalibrationData]:
         """Split the data into a part for calibration and a held-out part, disjoint and both spread evenly.
@@ -387,14 +391,6 @@ class CalibrationData:
 
         calibration = self.part(lambda index: not held(index), self.name, self._journal)
         return calibration, self.part(held, f"{self.name}, held out", self._journal)
-
-
-def _bytes(sample: Sample) -> int:
-    return sum(value.nbytes for value in sample.inputs.values())
-
-
-def _joined(values: list[Array], axis: int = 0) -> Array:
-    return values[0] if len(values) == 1 else np.concatenate(values, axis=axis)
 
 
 __all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "SampleFingerprint"]

@@ -121,6 +121,11 @@ class Sample:
         """The shape of every input."""
         return {name: value.shape for name, value in self.inputs.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the inputs in bytes."""
+        return sum(value.nbytes for value in self.inputs.values())
+
     def digest(self) -> int:
         """SHA-256 of names, types, shapes and values, as an integer."""
         digest = hashlib.sha256()

@@ -350,9 +350,7 @@ def feeds_of(data: CalibrationData, settings: Settings) -> list[Batch]:
 
 def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
     """The samples to use: at most ``settings.samples``, evenly spread."""
-    if settings.samples is None or settings.samples >= len(data):
-        return data
-    return data.split(1 - settings.samples / len(data), together=together(settings.metric))[0]
+    return data if settings.samples is None else data.spread(settings.samples, together(settings.metric))
 
 
 def _profile_of(feed: Batch) -> Profiles:

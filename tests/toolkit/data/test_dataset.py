@@ -163,6 +163,21 @@ def test_spread_takes_samples_evenly_from_all_of_a_part() -> None:
     assert held.spread(10) is held and held.spread(99) is held and len(held.spread(1)) == 1
 
 
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_of_a_part_too_at_most_as_many_are_taken_as_are_asked_for(together: int) -> None:
+    data = CalibrationData.open([feed(4, i) for i in range(40)], chain())
+    held = data.split(0.2, together=together)[1]
+    for part in (data, held):
+        known = [s.index for s in part.samples()]
+        for count in range(1, len(known)):
+            found = [s.index for s in part.spread(count, together).samples()]
+            blocks = {index // together for index in found}
+            # the last block of 40 samples is shorter than 3
+            assert max(1, count - 2 * (together - 1)) <= len(found) <= max(count, together)
+            assert found == [index for index in known if index // together in blocks]
+            assert together > 1 or len(found) == count
+
+
 @pytest.mark.parametrize("samples", [2, 3, 4, 5])
 def test_of_a_few_samples_one_is_held_out(samples: int) -> None:
     data = CalibrationData.open([feed(4, i) for i in range(samples)], chain())

@@ -143,7 +143,7 @@ class Inputs:
             return None
         data = self._samples(section.data, model, profiles, journal=journal, random=section.random)
         if section.samples is not None and section.samples < len(data):
-            kept, _ = data.split(1 - section.samples / len(data), together=self._together())
+            kept = data.spread(section.samples, self._together(), noted=True)
             if journal is not None:
                 journal.noted(Code.LIMITED(left_out=len(data) - len(kept), total=len(data), limit=section.samples))
             data = kept
