@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -38,6 +38,15 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
     for one in [pool.submit(take) for _ in range(max(1, min(workers, len(items))))]:
         one.result()
     return [done[place] for place in range(len(items))]
+
+
+def in_some_threads(threads: int, work: Callable[..., T], *items: Sequence[Any]) -> list[T]:
+    """The results of ``work`` for all items, in order, like ``map``; in this thread if there is one thread or item."""
+    count = min(threads, len(items[0]))
+    if count <= 1:
+        return list(map(work, *items))
+    with ThreadPoolExecutor(count, "some") as pool:
+        return list(pool.map(work, *items))
 
 
 def prefetched(items: Iterable[K], work: Callable[[K], T], ahead: int = 1) -> Generator[tuple[K, T], None, None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from toolkit.base.cpu import cores
 from toolkit.base.places import Pending, Workers
 from toolkit.base.spread import representative, spread_indices
+from toolkit.base.threads import in_some_threads
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.comparison.answers import Answers
@@ -232,9 +232,7 @@ class Runner:
         """
         off = StateRun(self, Config(), keep=True)
         apart = self._plan(Config(), off.signatures, 0, apart=True)
-        if self.joins:
-            # small sessions all fit into the memory
-            self._pool(PlannedPiece.load, apart)
+        self._load(apart)
         largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
         made, trail, took = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
         scale = sum(self._sizes) / max(self._sizes[largest], 1)
@@ -270,6 +268,7 @@ class Runner:
             alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
         for (start, kept), group in alike.items():
             plan = self._plan(probe.config, probe.signatures, start, apart=kept, often=len(group) >= _OFTEN)
+            self._load(plan)
 
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan, kept: bool = kept) -> Any:
                 return self._from(start, probe, index, plan, kept)
@@ -374,6 +373,11 @@ class Runner:
             groups = [(number, list[StageKind]([kinds[number]])) for number in range(start, last)]
         return [PlannedPiece(self._loaded, first, of, config, often) for first, of in groups]
 
+    def _load(self, plan: Sequence[PlannedPiece]) -> None:
+        """Load the pieces of a small model, which all fit into the memory, lest batches wait for each in turn."""
+        if self.joins and len(plan) > 1:
+            self._pool(PlannedPiece.load, plan)
+
     def _advance(
         self, plan: Sequence[PlannedPiece], state: Tensors, places: Collection[int]
     ) -> tuple[Tensors, dict[int, Tensors], float]:
@@ -389,11 +393,7 @@ class Runner:
 
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """The results of ``work`` for all items, computed in parallel; without items, for every batch's index."""
-        items = items or (range(len(self.feeds)),)
-        if (count := min(self.threads, len(items[0]))) <= 1:
-            return list(map(work, *items))
-        with ThreadPoolExecutor(count, "simulation") as pool:
-            return list(pool.map(work, *items))
+        return in_some_threads(self.threads, work, *(items or (range(len(self.feeds)),)))
 
     def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
         """The outcome over some batches, added in order."""
