@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.spread import spread_indices
 from toolkit.base.types import Array
@@ -57,6 +58,7 @@ class SameValues:
     def __init__(self) -> None:
         self._forms: list[_RunForm] = []
         self._data: CalibrationData | None = None
+        self._asked: dict[str, dict[str, Array]] = {}
 
     def learn(self, model: Model, wanted: Sequence[str], data: CalibrationData, collection: Collection) -> None:
         """Add the statistics of a form of the model.
@@ -69,7 +71,8 @@ class SameValues:
         """
         self._data = self._data if self._data is not None else _smallest(data)
         if all(form.collection is not collection for form in self._forms):
-            self._forms.append(_RunForm(collection, list(wanted), model.copy()))
+            found = self._asked.pop(_key(model, wanted), {})
+            self._forms.append(_RunForm(collection, list(wanted), None if found else model.copy(), found))
 
     def known(
         self, model: Model, taps: Sequence[str], scalars: Sequence[str], memory: int | None = None
@@ -88,8 +91,10 @@ class SameValues:
         """
         if not self._forms or self._data is None:
             return {}
-        limit, found = memory or MEMORY, dict[str, Collection]()
-        own = _sketches_of(model, [*taps, *scalars], self._data, limit)
+        limit, wanted, found = memory or MEMORY, [*taps, *scalars], dict[str, Collection]()
+        own = _sketches_of(model, wanted, self._data, limit)
+        # what is collected from this form will be asked for by the next one
+        self._asked = {_key(model, wanted): own}
         for form in reversed(self._forms):
             if not own.keys() - found.keys():
                 break
@@ -100,6 +105,11 @@ class SameValues:
                 if _alike(form.sketches[name], own[name]):
                     found[name] = form.collection
         return found
+
+
+def _key(model: Model, wanted: Iterable[str]) -> str:
+    """What the sketches of a form's tensors depend on, besides the samples."""
+    return sha256_json([model.fingerprint(), sorted(wanted)])
 
 
 def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iterable[str]) -> Collection:

@@ -183,6 +183,25 @@ def test_no_more_tensors_are_looked_at_at_a_time_than_the_memory_allows(monkeypa
     assert found[0] == found[1]
 
 
+def test_each_form_is_looked_at_once(monkeypatch):
+    model, looked = chain(4), []
+    run = same_values.run_side_by_side
+    monkeypatch.setattr(
+        same_values, "run_side_by_side", lambda *given: (looked.append(given[0].fingerprint()), run(*given))[1]
+    )
+    own = calibrator(model)
+    forms = [model]
+    for layer, reader in (("layer0", "layer1"), ("layer1", "layer2")):
+        form = forms[-1].copy()
+        times(form, layer, reader, np.linspace(0.5, 2, form.constant(form.node(layer).inputs[1]).shape[1]))
+        forms.append(form)
+    found = [own.collect(form) for form in forms]
+    assert len(looked) == len(set(looked)) == 3
+    anew = calibrator(model).collect(forms[-1])
+    for name, (low, high) in anew.extremes().items():
+        assert found[-1].extremes()[name] == pytest.approx((low, high), rel=1e-4)
+
+
 def test_infinite_values_of_a_mask_are_compared_without_a_warning():
     mask = np.where(np.triu(np.ones((6, 6)), 1) > 0, -np.inf, 0).astype(np.float32)
     model = Model.from_proto(
