@@ -135,24 +135,32 @@ def test_recorded_resnets_sum_up_and_every_convolution_has_its_group():
     assert found.overhead["p"].qdq_kernels == 1 and found.overhead["p"].reformats == 0
 
 
+_TENSORS = st.sampled_from([f"t{i}" for i in range(4)])
+_LAYERS = st.lists(
+    st.tuples(
+        st.lists(_TENSORS, max_size=2), st.lists(_TENSORS, max_size=1), st.sampled_from(["", "QDQ", "REFORMAT"]),
+        st.sampled_from([("int8", "fp16"), ("fp16", "int8")]), st.floats(0, 9),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+_RUNS = st.lists(st.lists(st.integers(0, 5), max_size=2), min_size=7, max_size=7)
+"""By node, its layers, counted in turn where an engine has fewer."""
+_ENGINES = st.tuples(_LAYERS, _RUNS, st.floats(0, 9))
+
+
+def any_engine(names, layers, runs, unlisted):
+    made = [layer(f"l{i}", reads, writes, origin=origin, types=types)
+            for i, (reads, writes, origin, types, _) in enumerate(layers)]  # fmt: skip
+    held = {n: list(dict.fromkeys(f"l{i % len(layers)}" for i in of)) for n, of in zip(names, runs)}
+    times = {f"l{i}": time for i, (*_, time) in enumerate(layers)} | {"unlisted": unlisted}
+    return engine(made, times), held
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_however_the_engines_fuse_the_sums_match(data):
-    names = [f"n{i}" for i in range(data.draw(st.integers(1, 7)))]
-
-    def draw_engine():
-        layers = [f"l{i}" for i in range(data.draw(st.integers(1, 6)))]
-        runs = {n: data.draw(st.lists(st.sampled_from(layers), max_size=2, unique=True)) for n in names}
-        tensors = [f"t{i}" for i in range(4)]
-        made = [
-            layer(one, data.draw(st.lists(st.sampled_from(tensors), max_size=2)), data.draw(st.lists(st.sampled_from(tensors), max_size=1)),
-                  origin=data.draw(st.sampled_from(["", "QDQ", "REFORMAT"])), types=data.draw(st.sampled_from([("int8", "fp16"), ("fp16", "int8")])))
-            for one in layers
-        ]  # fmt: skip
-        times = {one: data.draw(st.floats(0, 9)) for one in [*layers, "unlisted"]}
-        return engine(made, times), runs
-
-    (ours, runs), (other, other_runs) = draw_engine(), draw_engine()
+@given(st.integers(1, 7), _ENGINES, _ENGINES)
+def test_however_the_engines_fuse_the_sums_match(count, one, another):
+    names = [f"n{i}" for i in range(count)]
+    (ours, runs), (other, other_runs) = any_engine(names, *one), any_engine(names, *another)
     found = payoff_of([node(n, engine_layers=runs[n]) for n in names], ours, {"fp16": Timed(other, other_runs)})
     compared = found.against["fp16"]
     assert sums(compared, "ours") == pytest.approx(sum(t["p"] for t in ours.time_ms.values()))
