@@ -77,7 +77,7 @@ def collect(
         threads: threads of onnxruntime within one operator, and of counting.
         progress: called with the current task, the samples done, and their total.
         checkpoint: a file to save the state to every 20 seconds, so that a killed run resumes; removed at the end.
-        shard: (i, n): take only every n-th sample, starting with the i-th, counted from 1.
+        shard: (i, n): take only every n-th sample, starting with the i-th, counted from 1. It may have none.
 
     Raises:
         RangesError: a tensor does not exist, is constant or not float; the checkpoint is of another run.
@@ -123,7 +123,8 @@ def collect(
                 progress("calibrating", min(total, state.total), total)
         if number + 1 < len(groups):
             state.finish(number)
-    if not tally.count:
+    # a shard may have none, as where there are more shards than samples; merged with the others, nothing is missing
+    if not tally.count and (of == 1 or not data.count()):
         raise data.no_samples_error()
     collection.made_from = {**made_from, "data": tally.to_json()}
     state.remove()

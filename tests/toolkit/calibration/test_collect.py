@@ -110,6 +110,24 @@ def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: 
     assert same(plain, merged)
 
 
+@pytest.mark.parametrize(("held_out", "of"), [(0.2, 5), (0.2, 10), (0.5, 2), (0.25, 40)])
+def test_shards_without_a_sample_are_merged_with_the_others(held_out: float, of: int, tmp_path: Path) -> None:
+    """Samples that are held out may be all those of a shard: both are every n-th."""
+    data = data_of(feeds([2, 6, 8] * 10)).split(held_out)[0]
+    plain = collect(CHAIN, TAPS, data, scalars=["low"])
+    parts = []
+    for part in range(1, of + 1):
+        collect(CHAIN, TAPS, data, scalars=["low"], shard=(part, of), checkpoint=tmp_path / "p").save(
+            tmp_path / "a.npz"
+        )
+        parts.append(Collection.load(tmp_path / "a.npz"))
+    assert any(not one.samples for one in parts)
+    merged = merge_all(parts)
+    assert merged.missing_parts == []
+    merged.made_from["shards"] = [[1, 1]]
+    assert same(plain, merged)
+
+
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
     """The samples of each batch, and how many batches were under way when it began, itself among them."""
@@ -397,6 +415,8 @@ def test_wrong_tensors_samples_and_shards_are_refused() -> None:
         collect(sentences(), ["ids"], data_of([], sentences(), Profiles()))
     with pytest.raises(DataError, match=r"there are no samples. Give at least one"):
         collect(CHAIN, TAPS, data_of([]))
+    with pytest.raises(DataError, match=r"there are no samples. Give at least one"):
+        collect(CHAIN, TAPS, data_of([]), shard=(1, 2))
     with pytest.raises(RangesError, match=r"no shard 3/2"):
         collect(CHAIN, TAPS, data_of(feeds([2])), shard=(3, 2))
     with pytest.raises(RangesError, match=r"other profiles"):
