@@ -59,17 +59,17 @@ def _points(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
 
     Independent values may also be scores of labels that do not exclude each other, one for each position of an input:
     such an output is judged as both. Points of which the model has a fixed number, unlike any extent of its inputs, are
-    none of these.
+    none of these. A model that reads tokens has labels of them.
     """
     if output.ops & (SHARES | _CHANCES) or not 2 <= output.shape[axis] <= _POINT:
         return []
     if above_zero(output, axis):
         return [*of_values("above zero", 2.5), ANY]
-    if not independent(output, axis):
+    if seen.reads_tokens or not independent(output, axis):
         return []
     places = -3 - axis
     extents = {extent for one in seen.inputs.values() for extent in one.shape}
-    own = output.fixed(places) and not seen.reads_tokens and output.shape[places] not in extents
+    own = output.fixed(places) and output.shape[places] not in extents
     return [*of_values("points", 2.5), ANY] if own else of_values("points", 1.5)
 
 

@@ -49,14 +49,15 @@ def test_scores_of_classes_of_positions_stay_classes(classes):
 
 @pytest.mark.parametrize(
     ("inputs", "declared"),
-    [(FRAMES, None), (TOKENS, None), (IMAGE, ("n", "positions", 2))],
-    ids=["as many as frames", "of tokens", "any number"],
+    [(FRAMES, None), (IMAGE, ("n", "positions", 2))],
+    ids=["as many as frames", "any number"],
 )
 def test_independent_values_of_each_position_may_be_labels_too(inputs, declared):
     """Unless the model has a fixed number of points of its own; what is called scores is judged as such."""
     found = guess(seen(out("y", key_points(), "Gemm", declared=declared), inputs=inputs))
     assert found.task == "sequence" and not found.sure and found.others == ["regression"]
     assert tasks(out("logits", key_points(), "Gemm", declared=declared), inputs) == ["sequence"]
+    assert tasks(out("y", key_points(), "Gemm", declared=declared), TOKENS) == ["sequence"]
 
 
 @pytest.mark.parametrize("steps", [12, 24, 48])
