@@ -9,11 +9,19 @@ _STOPPED = 130
 
 
 def main() -> None:
-    """Import and run the command, and exit with its status; the status is 130 if it is stopped before it begins."""
+    """Import and run the command, and exit with its status; the status is 130 if it is stopped before it begins.
+
+    With --json the error is printed as JSON, as if the command had begun, so that a script can always read the output.
+    """
     try:
         from toolkit.cli.main import main as run
 
         run()
     except KeyboardInterrupt:
+        if "--json" in sys.argv[1:]:
+            from json import dumps
+
+            said = {"kind": "StoppedError", "what": "stopped", "where": "", "remedy": ""}
+            sys.stdout.write(dumps({"error": said, "exit_status": _STOPPED}, indent=1) + "\n")
         sys.stderr.write("qtool: stopped\n")
         sys.exit(_STOPPED)

@@ -200,15 +200,19 @@ def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command,
     assert "stopped" in said and ("resumes from there" in said) is kept
 
 
-def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path):
+@pytest.mark.parametrize("words", [[], ["inspect", "m.onnx", "--json"]], ids=["plain", "json"])
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path, words):
+    """A script that asked for JSON gets some, as it does once the command has begun."""
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
     with (ROOT / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["qtool"].partition(":")
     done = subprocess.run(
-        [sys.executable, "-c", f"from {module} import {function} as main; main()"],
+        [sys.executable, "-c", f"from {module} import {function} as main; main()", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "qtool: stopped\n")
+    assert (done.returncode, done.stderr) == (130, "qtool: stopped\n")
+    said = {"kind": "StoppedError", "what": "stopped", "where": "", "remedy": ""}
+    assert (json.loads(done.stdout) if words else done.stdout) == ({"error": said, "exit_status": 130} if words else "")
 
 
 @pytest.mark.parametrize(
