@@ -255,11 +255,10 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
             values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
             size = size // output.shape[axis] * (last + 1 - first)
         mean, variance = _centre(_numbers(values), output)
-        if size <= _FEW_VALUES:
-            variance = _variance_of_each(values, variance, mean)
         settings = {**base, "mean": mean, "variance": variance}
         if size <= _FEW_VALUES:
-            settings["few"] = True
+            each = _variance_of_each(values, variance, mean)
+            settings |= {"few": True} if each is None else {"few": True, "each": True, "variance": each}
         if whole and _image(output, seen):
             low, high = output.bounds
             settings["peak"] = high - low
@@ -284,18 +283,21 @@ def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, fl
     return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
 
 
-def _variance_of_each(values: Sequence[np.ndarray[Any, Any]], variance: float, mean: float) -> float:
+def _variance_of_each(values: Sequence[np.ndarray[Any, Any]], variance: float, mean: float) -> float | None:
     """The mean variance of each value over samples, which says more than that of all: values may differ in offset.
 
     Args:
         values: the samples.
-        variance: that of all values, which is returned if samples are few, differ in shape, are constant or hold NaN.
+        variance: that of all values.
         mean: the mean of all values.
+
+    Returns:
+        None if samples are few, differ in shape, are constant or hold NaN.
     """
     if len({one.shape for one in values}) != 1 or len(values) < _FEWEST:
-        return variance
+        return None
     found = float(np.stack(values).var(axis=0).mean()) if all(np.isfinite(one).all() for one in values) else 0.0
-    return found if found > _STEADY * (mean**2 + variance) else variance
+    return found if found > _STEADY * (mean**2 + variance) else None
 
 
 def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

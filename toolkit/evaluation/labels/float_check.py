@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
+
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
@@ -16,6 +18,7 @@ from toolkit.evaluation.metric import MetricOptions, answers_of, classes_from, o
 from toolkit.evaluation.metrics.baselines import baseline
 from toolkit.evaluation.metrics.boxes import MeanAveragePrecision
 from toolkit.evaluation.metrics.by_name import make_metric
+from toolkit.evaluation.metrics.rank import Spearman
 from toolkit.evaluation.metrics.table import METRICS
 
 _FEWEST = 16
@@ -159,11 +162,16 @@ class FloatCheck:
         known = {"metric": self.name, "value": value, "samples": self.samples}
         if self._answers.count:
             return self._answers.suspicion(known)
-        useless = self._baseline.useless(value, self.samples)
+        useless = self._baseline.useless(value, self._units)
         reach = self._metric.reach() if isinstance(self._metric, MeanAveragePrecision) and useless is not None else None
         if reach is not None and max(reach) > _OTHER_UNIT * min(reach):
             return EvaluationCode.LABELS_IN_OTHER_UNIT(**known, boxes=reach[0], labels=reach[1])
         return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
+
+    @property
+    def _units(self) -> int:
+        """The number of samples, or of their pairs if the metric compares those."""
+        return len(np.unique(self._metric.units())) if isinstance(self._metric, Spearman) else self.samples
 
     def skill(self) -> float:
         """The float model's gain over the best answer without a model, as a share of the largest possible, 0 to 1.

@@ -46,7 +46,7 @@ class Baseline:
         return value
 
     def useless(self, value: float, samples: int) -> float | None:
-        """The baseline's value, if ``value`` on this number of samples is no better; else None."""
+        """The baseline's value, if ``value`` on this number of samples or pairs is no better; else None."""
         return 0.0 if value <= self.least else None
 
 
@@ -100,7 +100,8 @@ class _PeakRatio(_Values):
 
 class _RankCorrelation(_Values):
     def useless(self, value: float, samples: int) -> float | None:
-        return 0.0 if value < 2 / math.sqrt(max(samples // 2, 1)) else None
+        # two standard errors of the rank correlation of independent values
+        return 0.0 if value < 2 / math.sqrt(max(samples, 1)) else None
 
 
 class _Edits(Baseline):

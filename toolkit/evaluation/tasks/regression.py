@@ -22,7 +22,8 @@ class Regression(Task):
 
     SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w, their mean m over all
     samples, and the other model's values f. With few values per sample, each one's variance over all samples, averaged,
-    replaces mean((w - m)^2); for similarities of two other outputs, it is the variance over all pairs of samples.
+    replaces mean((w - m)^2), or that of all values if samples are few too; for similarities of two other outputs, it is
+    the variance over all pairs of samples.
     """
 
     name: ClassVar[str] = "regression"
@@ -34,7 +35,8 @@ class Regression(Task):
         """See ``Task.rule``."""
         if self.settings.get("pairs"):
             return EvaluationCode.RULE_SNR_PAIRS(floor=self.level_needed)
-        return EvaluationCode.RULE_SNR(floor=self.level_needed, few=bool(self.settings.get("few")), quiet=_QUIET)
+        few, each = (bool(self.settings.get(name)) for name in ("few", "each"))
+        return EvaluationCode.RULE_SNR(floor=self.level_needed, few=few, quiet=_QUIET, each=each)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """See ``Task.compare``. If the settings have no ``mean`` and ``variance``, those of the batch are used."""

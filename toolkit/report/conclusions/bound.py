@@ -138,13 +138,14 @@ def _layers(info: SearchInfo, layers: Sequence[LayerInfo]) -> list[Finding]:
         found.append(BoundCode.ONE_LAYER(node=best, db=gains[best][0], before_db=gains[best][1], tried=len(gains)))
     macs = {layer.node: layer.macs or 0 for layer in layers}
     total = sum(macs.values())
+    measured = sum(one.measured for one in info.layers)
     costly = [layer for layer in info.layers if layer.share > 0][:_NAMED]
     if costly and info.share_of == "macs" and total:
         found.append(
             BoundCode.COSTLIEST(
                 nodes=[one.node for one in costly], loss=sum(one.share for one in costly),
-                work=sum(macs.get(one.node, 0) for one in costly) / total, layers=len(info.layers),
-                kept=sum(one.kept for one in costly),
+                work=sum(macs.get(one.node, 0) for one in costly) / total, layers=measured,
+                kept=sum(one.kept for one in costly), unmeasured=len(info.layers) - measured,
             )
         )  # fmt: skip
     return found

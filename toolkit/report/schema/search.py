@@ -45,6 +45,7 @@ class LayerHarm(Part):
     output: str = Field(default="", description="that output: the one on which the layer causes most noise")
     share: float = Field(description="share of the loss of all layers, 0 to 1")
     kept: bool = Field(description="whether the chosen plan keeps it in float")
+    measured: bool = Field(default=True, description="whether its loss was measured; if not, ``share`` is 0")
 
 
 class SearchInfo(Part):

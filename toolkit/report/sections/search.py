@@ -114,6 +114,7 @@ def layer_harms(found: Sensitivity, kept: Collection[str]) -> list[LayerHarm]:
             alone_db=group.alone.sqnr_db if group.alone is not None else None,
             without_db=group.level_in(group.without) if group.without is not None else None,
             full_db=group.level_in(found.full), output=group.output,
+            measured=group.alone is not None or group.without is not None,
         )
         for group in found.ranked()
     ]  # fmt: skip

@@ -15,10 +15,11 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.judged import judged_by
-from toolkit.evaluation.guessing.parts import bins_among
+from toolkit.evaluation.guessing.parts import bins_among, parts_for
 from toolkit.evaluation.metrics.options import options_for
 from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import reader
 from toolkit.report.findings import sentence
 from toolkit.report.findings.outputs.tasks import figure_words
 
@@ -394,6 +395,13 @@ def test_a_mask_beside_the_values_that_a_metric_reads_stays_a_mask(task):
     }
     assert judged["box"] == {"regression"} and judged["probability"] == {"classification"}
     assert "segmentation" in judged["mask"]
+
+
+@pytest.mark.parametrize(("samples", "of"), [(7, "all values"), (8, "each value")])
+def test_the_rule_of_few_values_says_whose_variance_it_is(samples, of):
+    """Of fewer than 8 samples it is that of all values."""
+    (part,) = parts_for("regression", out("y", normal(samples, 3), "Gemm"), seen(out("y", normal(samples, 3))))
+    assert f"with the variance of {of} over all samples." in sentence(reader(part).rule())
 
 
 @pytest.mark.parametrize("few", [True, False])

@@ -662,3 +662,14 @@ def test_a_model_that_is_right_throughout_is_not_called_useless_for_few_labels()
         given[:wrong] = np.roll(given[:wrong], 1, axis=-1)
         many.add({"y": given}, {"label": np.repeat(label[-1:], 100, axis=0)})
         assert (many.suspicion() is not None) is bool(wrong)
+
+
+@pytest.mark.parametrize(("width", "towers", "units"), [(1, False, 64), (8, True, 64), (8, False, 32)])
+def test_a_rank_correlation_is_useless_below_two_standard_errors_of_its_pairs(width, towers, units, monkeypatch):
+    """Of two towers or of single values each sample counts: half of them made a limit of 0.35 of one of 0.25."""
+    check = FloatCheck("spearman", "y", MetricOptions("y", among="z" if towers else None))
+    names, draw = ("y", "z") if towers else ("y",), np.random.default_rng(5)
+    check.add({name: draw.normal(size=(64, width)) for name in names}, {"label": draw.normal(size=64)})
+    for value, useless in ((1.9 / units**0.5, True), (2.1 / units**0.5, False)):
+        monkeypatch.setattr(check._metric, "value", lambda value=value: value)
+        assert (check.suspicion() is not None) is useless

@@ -57,7 +57,7 @@ def test_recipes_name_the_tasks_that_there_are():
         ("segmentation", {"floor": 0.9}, {"floor": 0.9, "small": 0.002, "lost": 0.5, "share": 0.98}),
         ("segmentation", {"threshold": 0.5}, {"floor": 0.95, "small": 0.002}),
         ("embedding", {}, {"floor": 0.99, "near": 0.1}),
-        ("regression", {"few": True}, {"floor": 20.0, "few": True, "quiet": 0.01}),
+        ("regression", {"few": True}, {"floor": 20.0, "few": True, "quiet": 0.01, "each": False}),
         ("regression", {"peak": 255.0}, {"floor": 30.0, "peak": 255.0}),
         ("regression", {"axis": -3, "height": 2.0}, {"floor": 0.98, "seen": 0.3, "slack": 0.8, "near": 0.02}),
         ("generation", {}, None),

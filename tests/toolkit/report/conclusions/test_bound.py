@@ -76,6 +76,9 @@ def test_what_was_measured_says_why_there_is_not_more_in_int8():
         "'head' is the only layer that could be quantized, with 25.0 % of the multiply-accumulates; it stays in float."
     )
     assert sentence(BoundCode.COSTLIEST(**{**alone, "layers": 4})).startswith("'head' costs most: 100 % of what all 4")
+    some = sentence(BoundCode.COSTLIEST(**{**alone, "layers": 120, "unmeasured": 180}))
+    assert "100 % of what 120 measured layers lose individually" in some
+    assert some.endswith("all stay in float. 180 layers were not measured.")
     assert "shift" in refused and "not applied, since FP16 alone, with nothing quantized, has 39.6 dB" in refused
 
 

@@ -78,11 +78,11 @@ RULES: Table = {
     EvaluationCode.RULE_READING: (
         "A reading is kept if it is the same, with repeats collapsed and class {blank} left out."
     ),
-    EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
+    EvaluationCode.RULE_SNR: lambda floor, few, quiet, each=True: (
         f"Values are kept if the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
         "values / mean squared difference from them), with the variance "
         + (
-            "of each value over all samples."
+            f"of {'each value' if each else 'all values'} over all samples."
             if few
             else f"within the sample, or {percent(quiet, 0)} of the usual one if that is more."
         )

@@ -73,15 +73,20 @@ def _one_layer(node: str, db_: float, before: float, tried: int) -> str:
     return f"With one layer kept in float, '{node}', {among}, SQNR is {db(db_)} instead of {db(before)}."
 
 
-def _costliest(nodes: tuple[str, ...], loss: float, work: float, layers: int, kept: int) -> str:
-    if layers == 1:
+def _costliest(
+    nodes: tuple[str, ...], loss: float, work: float, layers: int, kept: int, unmeasured: int = 0
+) -> str:  # fmt: skip
+    if layers + unmeasured == 1:
         stays = "it stays in float" if kept else "it does not stay in float"
         return f"{quoted(nodes)} is the only layer that could be quantized, with {work_share(work)}; {stays}."
     stays = "all stay in float" if kept == len(nodes) else f"{kept} of them {'stays' if kept == 1 else 'stay'} in float"
+    among = f"{every(layers)} layers lose"
+    if unmeasured:
+        among = f"{count(layers, 'measured layer')} {'loses' if layers == 1 else 'lose'}"
+    left = f" {count(unmeasured, 'layer')} {'was' if unmeasured == 1 else 'were'} not measured." if unmeasured else ""
     return (
-        f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what {every(layers)} "
-        "layers lose individually, with "
-        f"{work_share(work)}; {stays}."
+        f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what {among} "
+        f"individually, with {work_share(work)}; {stays}.{left}"
     )
 
 
