@@ -74,11 +74,11 @@ def test_each_layer_has_its_own_numbers(samples):
     assert all(sentence(cause.why) and sentence(cause.remedy) for spot in spots for cause in spot.causes)
 
 
-def test_weights_of_layers_that_are_run_by_themselves_count_against_the_memory(tmp_path, monkeypatch):
+def test_weights_of_layers_that_are_run_by_themselves_count_against_the_memory(tmp_path, monkeypatch, request):
     """Beside the sessions of a model of 2.28 GB they took a fifth of its weights."""
     hold_to_limit(monkeypatch, 60_000)
     monkeypatch.setattr(on_disk, "SPILL_BYTES", 0)
-    monkeypatch.setattr(on_disk, "_store", on_disk._Store())
+    request.addfinalizer(lambda: on_disk.set_array_memory(on_disk.ROOM))
     on_disk.set_array_memory(0)
     sim = simulation(Model.load(residual_blocks(tmp_path / "big.onnx", 64, 3)), block_samples(tmp_path / "s.npz", 64))
     counted, opened = [], local_noise.session
