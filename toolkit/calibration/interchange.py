@@ -38,7 +38,15 @@ def read_ranges(path: str | Path) -> Ranges:
     Raises:
         RangesError: it cannot be read, or is of no such kind; the message names the line.
     """
+    from toolkit.calibration.collection import is_collection
+
     path = Path(path)
+    if path.suffix == ".npz" and path.is_file() and is_collection(path):
+        raise RangesError(
+            "it is a collection of statistics, from which no ranges were made yet",
+            where=str(path),
+            remedy="name it in [calibration] collection: a run with it writes ranges.json",
+        )
     text = read_utf8(path, _KIND)
     if not text.strip():
         raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")

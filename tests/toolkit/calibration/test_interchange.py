@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import OLD_ONNXRUNTIME
 from toolkit.base.errors import RangesError
+from toolkit.calibration.collection import Collection
 from toolkit.calibration.given import given_ranges
 from toolkit.calibration.interchange import cache_text, parse_cache, read_ranges, write_ranges
 from toolkit.contract.ranges import Range, Ranges
@@ -156,3 +157,12 @@ def test_a_range_that_no_scale_holds_is_refused_where_it_is_taken(amax: float, r
     with pytest.raises(RangesError, match=r"the range given for tensor 'x' is .*0 or between 1e-30 and") as caught:
         given_ranges(given, ["x"])
     assert caught.value.value == "ranges"
+
+
+def test_a_collection_is_told_from_ranges(tmp_path):
+    Collection().save(tmp_path / "c.npz")
+    with pytest.raises(RangesError, match=r"c\.npz: it is a collection of statistics.* \[calibration\] collection"):
+        read_ranges(tmp_path / "c.npz")
+    np.savez(tmp_path / "samples.npz", x=np.zeros(3))
+    with pytest.raises(RangesError, match=r"it is no text"):
+        read_ranges(tmp_path / "samples.npz")

@@ -39,7 +39,8 @@ def _made_anew(scale: float, before: float | None, symmetric: bool, bits: int = 
 
 
 def _summary(paired: int, missing: int, of: int) -> str:
-    lacking = f"; {count(missing, 'tensor')} that need a pair had none" if missing else ""
+    need = "needs" if missing == 1 else "need"
+    lacking = f"; {count(missing, 'tensor')} that {need} a pair had none" if missing else ""
     return f"{paired} of {count(of, 'range')} {'is a scale' if paired == 1 else 'are scales'} of Q/DQ pairs{lacking}."
 
 
