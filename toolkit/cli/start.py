@@ -1,7 +1,8 @@
-"""The entry point of the qtool command: Ctrl-C while the command line's modules are imported ends it like any other."""
+"""The entry point of the qtool command: a signal ends it while the command line's modules are imported, too."""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 _STOPPED = 130
@@ -14,6 +15,8 @@ def main() -> None:
     With --json the error is printed as JSON, as if the command had begun, so that a script can always read the output.
     """
     try:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         from toolkit.cli.main import main as run
 
         run()

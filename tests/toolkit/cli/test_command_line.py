@@ -201,9 +201,10 @@ def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command,
 
 
 @pytest.mark.parametrize("words", [[], ["inspect", "m.onnx", "--json"]], ids=["plain", "json"])
-def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path, words):
+@pytest.mark.parametrize("code", ["raise KeyboardInterrupt", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+def test_a_signal_while_modules_are_imported_ends_without_a_traceback(tmp_path, code, words):
     """A script that asked for JSON gets some, as it does once the command has begun."""
-    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "typer.py").write_text(f"{code}\n")
     with (ROOT / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["qtool"].partition(":")
     done = subprocess.run(
