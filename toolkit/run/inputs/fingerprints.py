@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.files import file_state
 from toolkit.base.given import is_given
 from toolkit.base.profiles import Shape
 from toolkit.base.progress import Activity, Progress, silent
@@ -44,7 +45,7 @@ class Fingerprints:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._known: dict[Path, str] = {}
-        self._seen: dict[Path, list[tuple[str, int, int, int]]] = {}
+        self._seen: dict[Path, list[tuple[str | int, ...]]] = {}
         self._samples: dict[Any, SamplesRead] = {}
 
     def of(self, path: Path) -> str:
@@ -154,17 +155,17 @@ class Fingerprints:
         return self.of_data(data) == self.of_data(other)
 
 
-def _looks(path: Path) -> list[tuple[str, int, int, int]]:
-    """Path, inode, size and modification time of a file or of all files in a folder, to detect changes in one run."""
+def _looks(path: Path) -> list[tuple[str | int, ...]]:
+    """Path and state of a file or of all files in a folder, to detect changes in one run."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    found = []
+    found: list[tuple[str | int, ...]] = []
     for file in files:
         try:
             said = file.stat()
         except OSError:
             continue
         if not stat.S_ISDIR(said.st_mode):
-            found.append((str(file), said.st_ino, said.st_size, said.st_mtime_ns))
+            found.append((str(file), *file_state(said)))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from toolkit.base.files import write_text
+from toolkit.base.files import file_state, write_text
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Finding
 from toolkit.run.folder.run_folder import RunFolder
@@ -71,7 +71,7 @@ class GraphRecord(Record):
 
     model_file: ClassVar[str]
     _model: Model | None = PrivateAttr(None)
-    _hashed: tuple[list[tuple[int, int]], list[str]] | None = PrivateAttr(None)
+    _hashed: tuple[list[tuple[int, ...]], list[str]] | None = PrivateAttr(None)
 
     @property
     def model_path(self) -> Path:
@@ -100,7 +100,7 @@ class GraphRecord(Record):
     def model_key(self) -> list[str]:
         """Digests of the graph's files, computed again only if a file has been written since."""
         stats = [path.stat() for name in self.files if (path := self._folder / name).is_file()]
-        looks = [(one.st_size, one.st_mtime_ns) for one in stats]
+        looks = [file_state(one) for one in stats]
         if self._hashed is None or self._hashed[0] != looks:
             self._hashed = looks, model_hash(self.model_path)
         return self._hashed[1]

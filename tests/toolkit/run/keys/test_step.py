@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 
+from tests.conftest import build, node, normal
 from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_bytes
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -193,3 +196,15 @@ def test_a_graph_that_was_just_written_is_read_again_only_where_its_weights_lie_
     assert read.model().fingerprint() == residual.fingerprint()
     monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 100)
     assert Drawn().kept_in(tmp_path).holding(residual).model() is not residual
+
+
+def test_a_graph_that_is_written_twice_within_a_tick_of_the_clock_has_two_keys(tmp_path):
+    """Its size and time are the same, its inode is not."""
+    path, keys = tmp_path / Drawn.model_file, []
+    record = Drawn(files=[path.name]).kept_in(tmp_path)
+    for seed in (1, 2):
+        proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]}, {"w": normal(4, 4, seed=seed)})
+        write_bytes(path, proto.SerializeToString())
+        os.utime(path, ns=(10**18, 10**18))
+        keys.append(record.model_key())
+    assert keys[0] != keys[1]
