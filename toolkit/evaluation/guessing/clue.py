@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 SHARES = frozenset({"Softmax", "LogSoftmax"})
 """Operators that return class probabilities that sum to 1, or their logarithms."""
+PAR = 1.25
+"""Weight of a clue of values that outputs of another task may have too. Neither that task, of class scores with a usual
+width, nor this one then leads by as much as a sure guess needs, with or without a linear layer: both are judged."""
 LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
 """Operators of a linear layer."""
 
@@ -21,8 +25,8 @@ class Clue:
         task: the task.
         kind: ``shape``, ``values``, ``name``, ``operator`` or ``metric``.
         weight: how strong the evidence is; the weights of a task's clues are added up. 0.5 to 0.75: outputs of other
-            tasks often have it too; 1: an ordinary clue; 1.5: on a par with another task, so that both are judged; 2 to
-            3: outputs of other tasks rarely have it.
+            tasks often have it too; 1: an ordinary clue; ``PAR`` to 1.5: on a par with another task, so that both are
+            judged; 2 to 3: outputs of other tasks rarely have it.
         what: which clue of its kind it is; for names and operators the word or operator itself.
         value: a number for the report, such as the count of classes; None if there is none.
     """
@@ -44,9 +48,28 @@ def of_values(what: str, weight: float) -> list[Clue]:
     Args:
         what: the property of the values that shows it.
         weight: of the clue of values. With 2.5 the two add up to 3.0, or 3.5 with ``ANY``, and lead over class scores
-            that have a usual width and a linear layer (1.75). With 1.5 the output is judged as both.
+            that have a usual width and a linear layer (1.75). With ``PAR`` the output is judged as both, with 1.5
+            only if a linear layer produces it.
     """
     return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
+
+
+def once_on_a_par(clues: Sequence[Clue]) -> list[Clue]:
+    """The clues, but of those of ``of_values`` with the weight ``PAR`` only one, and none beside a stronger one.
+
+    Two properties that scores of classes may have as well do not tell them apart from continuous values.
+    """
+    of_numbers = [clue for clue in clues if (clue.task, clue.kind) == ("regression", "values")]
+    spare = any(clue.weight > PAR for clue in of_numbers)
+    kept: list[Clue] = []
+    left_out = False
+    for clue in clues:
+        weak = clue in of_numbers and clue.weight == PAR
+        # the clue of shape follows that of values
+        left_out = (weak and spare) or (left_out and clue.what == "fits")
+        spare = spare or weak
+        kept += [] if left_out else [clue]
+    return kept
 
 
 def computed_with(output: SeenOutput, seen: SeenModel, axis: int = -1) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis, usual_length
-from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values, once_on_a_par
 from toolkit.evaluation.guessing.given_back import given_back
 from toolkit.evaluation.guessing.horizons import forecasts
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
@@ -362,7 +362,7 @@ def _long(output: SeenOutput, axis: int) -> list[Clue]:
 def clues_to(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """All clues to the task of an output."""
     found = [clue for rule in (names, vectors, rows, pictures) for clue in rule(output, seen)]
-    return [*found, *forecasts(output, seen, _called_classes(output)), *given_back(output, seen)]
+    return once_on_a_par([*found, *forecasts(output, seen, _called_classes(output)), *given_back(output, seen)])
 
 
 def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:

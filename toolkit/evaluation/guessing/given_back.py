@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.guessing.clue import ANY, SHARES, Clue, of_values
+import numpy as np
+
+from toolkit.evaluation.guessing.class_axes import class_axis
+from toolkit.evaluation.guessing.clue import ANY, PAR, SHARES, Clue, of_values
+from toolkit.evaluation.guessing.rivalry import common_share
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _ALIKE, _RELATED = 0.9, 0.5
 """Least median correlation with an input of an output that gives it back, and of one that may do so. Class scores
 follow the feature at their place only by chance, about as often with either sign."""
+_RIVALS = 0.2
+"""Largest variance of the mean of rivals, as a share of what it is for independent values; see ``rivalry``."""
+_STEPS = 6
+"""Fewest values whose neighbours tell an order: a signal's mean may be 0 in each sample, as that of rivals is."""
 _AXES = 2
 """Most axes of a vector or of rows; of pictures other properties tell."""
 
@@ -16,4 +24,18 @@ def given_back(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """Clues that an output repeats the values of an input of its shape; see ``SeenOutput.repeats``."""
     if len(output.shape) > _AXES or seen.images or output.ops & SHARES or output.repeats < _RELATED:
         return []
-    return [*of_values("given back", 2.5), ANY] if output.repeats >= _ALIKE else of_values("given back", 1.5)
+    certain = output.repeats >= _ALIKE and not _may_be_chosen(output, seen)
+    return [*of_values("given back", 2.5), ANY] if certain else of_values("given back", PAR)
+
+
+def _may_be_chosen(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether what is given back may be scores or choices, of which the largest counts, as in a calibrated classifier.
+
+    These are rivals without an order, or 0 and 1 as the items that a recommender's user chose.
+    """
+    like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
+    if any(bool(np.isin(one, (0, 1)).all()) for one in like):
+        return True
+    axis = class_axis(output) if len(output.shape) == _AXES else -1
+    common = common_share(output, axis)
+    return (common is None or common < _RIVALS / output.shape[axis]) and not output.has_bands(axis, _STEPS)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import channel_axis, channel_axis_last
-from toolkit.evaluation.guessing.clue import LINEAR, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.clue import LINEAR, PAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.rivalry import has_winners
 from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, peak_height, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
@@ -146,7 +146,7 @@ def _placed(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
     if quantities:
         # scores after a Relu or Softplus have no negative values either, and are enlarged to the image's extents
         winners = axis is not None and has_winners(output, axis)
-        values = [Clue("segmentation", "values", 1.5, "winners")] if winners else []
+        values = [Clue("segmentation", "values", PAR, "winners")] if winners else []
         return [Clue("regression", "shape", 0.5, "picture"), *operator, *values]
     return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
 

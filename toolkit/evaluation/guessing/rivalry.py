@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.evaluation.guessing.clue import ANY, SHARES, Clue, of_values
+from toolkit.evaluation.guessing.clue import ANY, PAR, SHARES, Clue, of_values
 from toolkit.evaluation.guessing.value_clues import never_sure, one_order, own_levels
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
@@ -29,6 +29,9 @@ _TOGETHER = 0.5
 """Least share of the variance that is common to values that vary together; in scores of rivals it is next to none."""
 _FEWEST_STEPS, _SAMPLES = 6, 8
 """Fewest steps whose neighbours tell an order, and fewest samples that tell the mean of each position."""
+_STEADY, _GROWTH = 0.9, 3.0
+"""Least rank correlation of the variance with the step, and how many times the variance of the first quarter of the
+steps of a forecast that of the last must be. A random walk's is about 6 times as large."""
 _ABOVE = 0.98
 """Least share of positions all of whose values are above 0, as places in a picture. Some scores of rivals are below."""
 
@@ -57,20 +60,20 @@ def values_of_rows(output: SeenOutput, seen: SeenModel, axis: int, features: boo
 def _points(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
     """Clues from rows that may be points, [x, y] or [x, y, z], since their values are no rivals.
 
-    Independent values may also be scores of labels that do not exclude each other, one for each position of an input:
-    such an output is judged as both. Points of which the model has a fixed number, unlike any extent of its inputs, are
-    none of these. A model that reads tokens has labels of them.
+    Independent values may also be scores of labels that do not exclude each other, of each position of an input: such
+    an output is judged as both. Points in an image, of which the model has a fixed number unlike any extent of its
+    inputs, are none of these. A model that reads tokens has labels of them. Scores may be above 0 too, as evidence is.
     """
     if output.ops & (SHARES | _CHANCES) or not 2 <= output.shape[axis] <= _POINT:
         return []
-    if above_zero(output, axis):
-        return [*of_values("above zero", 2.5), ANY]
-    if seen.reads_tokens or not independent(output, axis):
-        return []
+    above, alone = above_zero(output, axis), independent(output, axis) and not seen.reads_tokens
+    kind = "above zero" if above else "points"
     places = -3 - axis
     extents = {extent for one in seen.inputs.values() for extent in one.shape}
     own = output.fixed(places) and output.shape[places] not in extents
-    return [*of_values("points", 2.5), ANY] if own else of_values("points", 1.5)
+    if alone and own and seen.images:
+        return [*of_values(kind, 2.5), ANY]
+    return of_values(kind, PAR) if above or alone else []
 
 
 def values_of_vectors(output: SeenOutput, axis: int) -> list[Clue]:
@@ -84,19 +87,29 @@ def values_of_vectors(output: SeenOutput, axis: int) -> list[Clue]:
     """
     together = _varying_together(output, axis)
     above = not output.ops & (SHARES | _CHANCES) and above_zero(output, axis)
-    return of_values("above zero", 1.5) if above and not together else together
+    return of_values("above zero", PAR) if above and not together else together
 
 
 def _varying_together(output: SeenOutput, axis: int) -> list[Clue]:
-    """Clues from values that mostly rise and fall together; with certainty if neighbours do so the most.
+    """Clues from values that mostly rise and fall together; with certainty if neighbours do so the most and all grow.
 
-    The values of actions rise and fall together too, and their largest one is the answer. They have no order.
+    The values of actions rise and fall together too, and their largest one is the answer. Where actions have an order,
+    as steering angles have, neighbours do so the most as well, but all vary about as much, by the value of the state.
     """
     count = output.shape[axis]
     common = common_share(output, axis) if count < _MOST_CLASSES and not output.ops & (SHARES | _CHANCES) else None
     if common is None or common < max(_TOGETHER, 1.5 / count):
         return []
-    return [*of_values("together", 2.5), ANY] if output.has_bands(axis, _FEWEST_STEPS) else of_values("together", 1.5)
+    forecast = output.has_bands(axis, _FEWEST_STEPS) and _grows(output, axis)
+    return [*of_values("together", 2.5), ANY] if forecast else of_values("together", PAR)
+
+
+def _grows(output: SeenOutput, axis: int) -> bool:
+    """Whether the variance grows steadily along an axis, as with the steps of a forecast."""
+    spread = output.stacked(axis).var(axis=0)
+    steady = np.corrcoef(spread.argsort().argsort(), np.arange(len(spread)))[0, 1] >= _STEADY
+    part = max(len(spread) // 4, 1)
+    return bool(steady and spread[-part:].mean() >= _GROWTH * spread[:part].mean())
 
 
 def independent(output: SeenOutput, axis: int) -> bool:

@@ -54,6 +54,40 @@ def test_as_many_classes_as_features_are_classes(steps, task):
     assert of_model.task == task and "regression" not in of_model.others
 
 
+CHOICES = {
+    "logits": np.float32(3) * (LOGITS := RNG.standard_normal((32, 10))) - 3 * LOGITS.mean(axis=1, keepdims=True),
+    "shares": np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True),
+    "one choice": np.eye(10)[RNG.integers(0, 10, 32)],
+    "several choices": (RNG.random((32, 10)) < 0.2).astype(float),
+    "letters": np.eye(4)[RNG.integers(0, 4, (32, 30))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", CHOICES)
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_scores_that_follow_scores_or_choices_are_scores_too(given, op):
+    """A calibrated classifier, a recommender, or a model of letters gives back what it read; the largest counts."""
+    x = CHOICES[given].astype(np.float32)
+    size = ["n", *x.shape[1:]]
+    model = Model.from_proto(build([node(op, ["x", "w"], ["y"])], {"x": size}, {"y": size}, {"w": np.float32([0.5])}))
+    loaded = session(model)
+    batches = [{"x": x[first : first + 4]} for first in range(0, 32, 4)]
+    of_model = guess(observe(model, [(one, loaded.run(one), 4) for one in batches]))
+    wanted = "sequence" if x.ndim == 3 else "classification"
+    assert {wanted, "regression"} <= {of_model.task, *of_model.others}
+
+
+def test_a_signal_of_mean_zero_is_no_choice_and_is_judged_by_its_values():
+    x = np.cumsum(RNG.standard_normal((40, 50)), axis=1)
+    x = (x - x.mean(axis=1, keepdims=True)).astype(np.float32)
+    size, weight = ["n", 50], {"w": np.float32([0.9])}
+    model = Model.from_proto(build([node("Mul", ["x", "w"], ["y"])], {"x": size}, {"y": size}, weight))
+    of_model = guess(
+        observe(model, [({"x": x[i : i + 4]}, session(model).run({"x": x[i : i + 4]}), 4) for i in range(0, 40, 4)])
+    )
+    assert (of_model.task, of_model.others) == ("regression", [])
+
+
 def test_the_input_that_is_followed_best_counts_and_few_samples_do_not():
     x, other = RNG.standard_normal((2, 10, 6)).astype(np.float32)
     y = -0.5 * x + 3

@@ -76,8 +76,46 @@ def test_values_that_rise_and_fall_together_without_an_order_may_be_those_of_act
     assert "regression" not in tasks(out("y", 9 + 0.3 * draw().normal(size=(40, 8)), "Softplus"))
 
 
+@pytest.mark.parametrize("actions", [7, 15])
+@pytest.mark.parametrize("level", [1, 10])
+def test_the_values_of_actions_in_an_order_are_those_of_actions(actions, level):
+    """Of steering angles, neighbours are alike; the value of the state, which all share, hides which one is chosen."""
+    state, angles = level * draw().normal(size=(40, 1)), np.linspace(-1, 1, actions)
+    gain, cost = np.random.default_rng(6).normal(size=(2, 40, 1))
+    values = state + gain * angles - cost * angles**2 + np.cos(2 * angles) * 0.5 * gain * cost
+    assert set(tasks(out("y", values, "Gemm"))) == {"classification", "regression"}
+
+
+@pytest.mark.parametrize("op", ["Neg", "Mul", "Div", "ReduceSum", "Gemm"])
+def test_distances_to_the_mean_of_each_class_may_be_its_scores_whatever_computes_them(op):
+    """Far samples are far from the means of all classes."""
+    sample, means = 3 * draw().normal(size=(32, 1, 4)), np.random.default_rng(6).normal(size=(10, 4))
+    found = tasks(out("y", -np.abs(sample - means).sum(axis=-1), op))
+    assert {"classification", "regression"} <= set(found)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("inputs", [FRAMES, IMAGE, TOKENS])
+def test_evidence_for_classes_of_positions_is_above_zero_and_may_be_that_of_classes(classes, inputs):
+    evidence = 1 + np.eye(classes)[draw().integers(0, classes, (32, 17))] * draw().uniform(2, 9, (32, 17, 1))
+    for op in ("Add", "Mul"):
+        assert {"sequence", "regression"} <= set(tasks(out("y", evidence, op), inputs))
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_labels_of_frames_that_do_not_exclude_each_other_may_be_labels(labels):
+    """Of a signal, not of a picture: the number of frames is none of the inputs' extents."""
+    scores = 8.0 * draw().integers(0, 2, (16, 10, labels)).repeat(5, axis=1) - 4
+    inputs = {"audio": np.zeros((1, 16000), np.float32)}
+    assert {"sequence", "regression"} <= set(tasks(out("y", scores, "Gemm"), inputs))
+    # the same channels as an input series, another property that labels may have
+    series = {"signal": np.zeros((2000, labels), np.float32)}
+    assert {"sequence", "regression"} <= set(tasks(out("y", scores, "Gemm"), series))
+
+
+@pytest.mark.parametrize("op", ["Relu", "Resize", "ConvTranspose"])
 @pytest.mark.parametrize("background", [False, True])
-def test_a_map_of_classes_after_a_relu_is_judged_by_them_too(background):
+def test_a_map_of_classes_after_a_relu_is_judged_by_them_too(background, op):
     """It was judged by its values alone, so that a changed class was no difference. A background may be 0 throughout."""
     scores = np.zeros((6, 5, 32, 32))
     places = draw().integers(0, 5, (6, 8, 8)).repeat(4, axis=1).repeat(4, axis=2)
@@ -85,7 +123,7 @@ def test_a_map_of_classes_after_a_relu_is_judged_by_them_too(background):
     scores = np.maximum(scores + 0.3 * draw().normal(size=scores.shape), 0)
     if background:
         scores[:, 0] = 0
-    assert set(tasks(out("y", scores, "Relu"))) == {"segmentation", "regression"}
+    assert set(tasks(out("y", scores, op))) == {"segmentation", "regression"}
     features = np.maximum(draw().normal(size=(6, 8, 32, 32)), 0)
     assert tasks(out("y", features, "Relu")) == ["regression"]
 
