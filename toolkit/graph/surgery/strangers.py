@@ -16,7 +16,7 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS
 
 _KNOWN = ONNX_DOMAINS | {TENSORRT, "com.microsoft"}
 """Domains whose operators the rules know; onnxruntime's and TensorRT's have ONNX's operators too, for other types."""
-_FAMILIES = ("com.microsoft", "com.ms", QTOOL)
+_FAMILIES = ("com.microsoft.", "com.ms.", f"{QTOOL}.")
 """First words of domains that are known, with all within them."""
 _APART = "::"
 
@@ -28,15 +28,17 @@ def called(domain: str | None, op: str) -> str:
         domain: the operator's domain; empty or None for ONNX's own.
         op: the operator's name in a message.
     """
-    if domain in _KNOWN or (domain or "").startswith(_FAMILIES):
+    if not domain or domain in _KNOWN or f"{domain}.".startswith(_FAMILIES):
         return op
-    domains = _domains_of().get(op, ())
+    # a message may have the domain in the name too
+    domains = _domains_of().get(op.rpartition(_APART)[2], ())
     return f"{domain}{_APART}{op}" if domains and domain not in domains else op
 
 
 def op_type(node: gs.Node) -> str:
     """A node's operator as a message names it, without its domain."""
-    return str(node.op.removeprefix(f"{node.domain}{_APART}")) if node.domain else str(node.op)
+    name = node.op.removeprefix(f"{node.domain}{_APART}") if node.domain else node.op
+    return str(name if called(node.domain, name) == node.op else node.op)
 
 
 @cache

@@ -38,6 +38,9 @@ def of(domain, op="MatMul"):
         ("ai.onnx", "Conv", "Conv"), ("com.microsoft", "QuantizeLinear", "QuantizeLinear"),
         ("ai.onnx.ml", "Conv", "ai.onnx.ml::Conv"), ("ai.onnx.ml", "Normalizer", "Normalizer"),
         ("com.me", "Normalizer", "com.me::Normalizer"), ("qtool.mxfp8", "QuantizeLinear", "QuantizeLinear"),
+        ("com.msft", "Conv", "com.msft::Conv"), ("com.microsoftish", "Conv", "com.microsoftish::Conv"),
+        ("qtoolbox", "Conv", "qtoolbox::Conv"), ("com.microsoft.nchwc", "Conv", "Conv"), ("com.ms.x", "Conv", "Conv"),
+        ("com.me", "com.me::Mine", "com.me::Mine"), ("com.me", "com.me::Conv", "com.me::com.me::Conv"),
     ],
 )  # fmt: skip
 def test_what_an_operator_is_called(domain, op, name):
