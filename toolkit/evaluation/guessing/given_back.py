@@ -9,9 +9,10 @@ from toolkit.evaluation.guessing.clue import ANY, PAR, SHARES, Clue, of_values
 from toolkit.evaluation.guessing.rivalry import common_share
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
-_ALIKE, _RELATED = 0.9, 0.5
-"""Least median correlation with an input of an output that gives it back, and of one that may do so. Class scores
-follow the feature at their place only by chance, about as often with either sign."""
+_RELATED, _ALIKE, _SCALED = 0.5, 0.9, 0.9999
+"""Least median correlation with an input of an output that may give it back, of one that does, and of one that only
+scales or moves its values, as a calibration of class scores does, whatever they are. Class scores follow the feature at
+their place only by chance, about as often with either sign."""
 _RIVALS = 0.2
 """Largest variance of the mean of rivals, as a share of what it is for independent values; see ``rivalry``."""
 _STEPS = 6
@@ -24,7 +25,7 @@ def given_back(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """Clues that an output repeats the values of an input of its shape; see ``SeenOutput.repeats``."""
     if len(output.shape) > _AXES or seen.images or output.ops & SHARES or output.repeats < _RELATED:
         return []
-    certain = output.repeats >= _ALIKE and not _may_be_chosen(output, seen)
+    certain = _ALIKE <= output.repeats < _SCALED and not _may_be_chosen(output, seen)
     return [*of_values("given back", 2.5), ANY] if certain else of_values("given back", PAR)
 
 

@@ -56,6 +56,7 @@ def test_as_many_classes_as_features_are_classes(steps, task):
 
 CHOICES = {
     "logits": np.float32(3) * (LOGITS := RNG.standard_normal((32, 10))) - 3 * LOGITS.mean(axis=1, keepdims=True),
+    "scores of labels": LOGITS,
     "shares": np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True),
     "one choice": np.eye(10)[RNG.integers(0, 10, 32)],
     "several choices": (RNG.random((32, 10)) < 0.2).astype(float),
@@ -80,11 +81,11 @@ def test_scores_that_follow_scores_or_choices_are_scores_too(given, op):
 def test_a_signal_of_mean_zero_is_no_choice_and_is_judged_by_its_values():
     x = np.cumsum(RNG.standard_normal((40, 50)), axis=1)
     x = (x - x.mean(axis=1, keepdims=True)).astype(np.float32)
-    size, weight = ["n", 50], {"w": np.float32([0.9])}
-    model = Model.from_proto(build([node("Mul", ["x", "w"], ["y"])], {"x": size}, {"y": size}, weight))
-    of_model = guess(
-        observe(model, [({"x": x[i : i + 4]}, session(model).run({"x": x[i : i + 4]}), 4) for i in range(0, 40, 4)])
-    )
+    size, smooth = ["n", 50], sum(np.eye(50, k=k, dtype=np.float32) / 5 for k in range(-2, 3))
+    model = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": size}, {"y": size}, {"w": smooth}))
+    loaded = session(model)
+    batches = [{"x": x[first : first + 4]} for first in range(0, 40, 4)]
+    of_model = guess(observe(model, [(one, loaded.run(one), 4) for one in batches]))
     assert (of_model.task, of_model.others) == ("regression", [])
 
 
