@@ -35,9 +35,9 @@ steps of a forecast that of the last must be. A random walk's is about 6 times a
 _ABOVE = 0.98
 """Least share of positions all of whose values are above 0, as places in a picture. Some scores of rivals are below."""
 
-_WON, _MOST = 0.9, 0.5
-"""Least share of the positions with values above 0 that have a winner, and the least share of the sum that it has. A
-segmentation that was trained with a Relu at its end has them at 99.9 % of these positions, its features at none."""
+_WON = 0.9
+"""Least share of the positions with values above 0 that have a winner. A segmentation that was trained with a Relu at its
+end has one at 99.9 % of these positions, its features have none."""
 
 
 def values_of_rows(output: SeenOutput, seen: SeenModel, axis: int, features: bool) -> list[Clue]:
@@ -130,6 +130,7 @@ def has_winners(output: SeenOutput, axis: int) -> bool:
     """Whether nearly wherever values are above 0 one is most of the sum, as of scores of classes after a Relu.
 
     Rivals' scores are about 0 on average, so few of them are above it at one position; of features, about half are.
+    A winner has at least the mean of an even share and of all: 3/4 of two values, of which one is always half the sum.
 
     Args:
         output: the output, with no value below 0.
@@ -137,7 +138,9 @@ def has_winners(output: SeenOutput, axis: int) -> bool:
     """
     rows = output.stacked(axis)
     rows = rows[(rows > 0).any(axis=1) & np.isfinite(rows).all(axis=1)]
-    return len(rows) >= _ROWS and bool((rows.max(axis=1) >= _MOST * rows.sum(axis=1)).mean() >= _WON)
+    return len(rows) >= _ROWS and bool(
+        (rows.max(axis=1) >= (1 + 1 / rows.shape[1]) / 2 * rows.sum(axis=1)).mean() >= _WON
+    )
 
 
 def common_share(output: SeenOutput, axis: int) -> float | None:

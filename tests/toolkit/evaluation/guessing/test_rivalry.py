@@ -128,6 +128,17 @@ def test_a_map_of_classes_after_a_relu_is_judged_by_them_too(background, op):
     assert tasks(out("y", features, "Relu")) == ["regression"]
 
 
+@pytest.mark.parametrize("op", ["Relu", "Conv", "Softplus"])
+@pytest.mark.parametrize("channels", [2, 5, 6])
+def test_quantities_above_zero_have_no_winners(channels, op):
+    """Of two values, one is at least half the sum whatever they are: such maps were judged by classes too."""
+    quantities = np.exp(0.3 * draw().normal(size=(6, channels, 32, 32)))
+    assert tasks(out("y", quantities, op)) == ["regression"]
+    two = 6.0 * (draw().normal(size=(6, 1, 32, 32)) > 0)
+    scores = np.maximum(np.concatenate([two, 6 - two], axis=1) + 0.3 * draw().normal(size=(6, 2, 32, 32)), 0)
+    assert set(tasks(out("y", scores, op))) == {"segmentation", "regression"}
+
+
 def test_the_common_share_of_values():
     """One of n for independent values, none for rivals, all for equal ones; a position's own level does not count."""
     values = draw().normal(size=(400, 3, 4)) + 100 * draw().normal(size=(3, 4))
