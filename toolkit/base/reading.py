@@ -43,7 +43,7 @@ _NOT_REGULAR = (
 
 _CALLED = (FunctionType, MethodType, BuiltinFunctionType, GeneratorType)
 _CALL = re.compile(
-    r"(?!.*__init__\(\))[\w.<>]+\(\) (missing|takes|got an unexpected|got multiple) "
+    r"(?!.*__(init|new)__\(\))[\w.<>]+\(\) (missing|takes|got an unexpected|got multiple) "
     r"|'(?!NoneType')[\w.]+' object is not callable"
 )
 _OF_EITHER = (TypeError, LookupError, AttributeError, AssertionError)

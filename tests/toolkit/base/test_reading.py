@@ -14,6 +14,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import ShapeProfile
 from toolkit.base.reading import FileKind, reading
 from toolkit.cli.main import invoke
+from toolkit.evaluation.metrics.table import UsualDrop
 
 KIND = FileKind("it is no table", DataError, "write it again")
 
@@ -47,6 +48,7 @@ def test_a_fault_of_the_code_is_not_blamed_on_the_file(work, error):
     [
         lambda: {}["rows"], lambda: None.rows, lambda: [][0], lambda: int("x"), lambda: Path("x").no_such,
         lambda: len(3), lambda: {}.get(3)(), lambda: KIND.fault(), within(lambda: ShapeProfile(colour=1)),
+        within(lambda: UsualDrop(limit=1.0, colour=1)), within(lambda: UsualDrop(*[1.0])),
     ],
 )  # fmt: skip
 def test_what_a_file_can_cause_is_blamed_on_it(work):
