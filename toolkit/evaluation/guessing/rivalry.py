@@ -36,8 +36,8 @@ _ABOVE = 0.98
 """Least share of positions all of whose values are above 0, as places in a picture. Some scores of rivals are below."""
 
 _WON = 0.9
-"""Least share of the positions with values above 0 that have a winner. A segmentation that was trained with a Relu at its
-end has one at 99.9 % of these positions, its features have none."""
+"""Least share of the positions with values above 0 that have a winner. A segmentation that was trained with a Relu at
+its end has one at 99.9 % of these positions, its features have none."""
 
 
 def values_of_rows(output: SeenOutput, seen: SeenModel, axis: int, features: bool) -> list[Clue]:
