@@ -98,10 +98,11 @@ def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = (
         called = match(first, last)
         there = {called[layer.node]: layer for layer in first.layers if layer.node in called}
         network = network_part(last, there, comparison.runs[0].label)
-    made = environment()
-    made.filters.update(level=level, level_words=level_words, time_words=time_words, figure_words=figure_words)
-    return made.get_template("compare.html.jinja").render(
+    # all pages share the environment, whose own filter "level" is of outputs
+    return environment().get_template("compare.html.jinja").render(
         comparison=comparison,
+        node_level=level,
+        figure_words=figure_words,
         precision=by_precision(comparison),
         error=by_error(comparison),
         time=by_time(comparison),

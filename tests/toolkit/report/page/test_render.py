@@ -19,10 +19,11 @@ from tests.toolkit.report.samples import HOSTILE, hostile, sample
 from toolkit.base.text import plain
 from toolkit.report.comparison.compare import compare, comparison_text, render_comparison_html, write_comparison_html
 from toolkit.report.conclusions.verdict import worst
+from toolkit.report.findings.outputs.accuracy import RANKED
 from toolkit.report.page import charts
 from toolkit.report.page.html import render_html
 from toolkit.report.page.network_part import embed
-from toolkit.report.schema.report import ActualInfo, Asked, LayerError, RangeInfo, counts
+from toolkit.report.schema.report import ActualInfo, Asked, LayerError, OutputError, RangeInfo, counts
 from toolkit.report.terminal.report import print_report, to_text
 
 VOID = {"meta", "input", "br", "img", "link", "hr", "rect", "line", "circle", "path"}
@@ -78,6 +79,15 @@ def test_pages_are_well_formed_and_load_nothing(name):
     assert "default-src 'none'" in source
     if "hostile" not in name:
         assert not re.search(r"https?://", source)
+
+
+def test_a_page_is_the_same_after_pages_of_other_kinds():
+    report = sample()
+    report.accuracy.outputs = {"y": OutputError(ranked=True)}
+    first = render_html(report)
+    for make in PAGES.values():
+        make()
+    assert f">{RANKED}<" in first and render_html(report) == first
 
 
 def test_data_cannot_end_its_script_element():
