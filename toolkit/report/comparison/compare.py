@@ -99,7 +99,8 @@ def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = (
         there = {called[layer.node]: layer for layer in first.layers if layer.node in called}
         network = network_part(last, there, comparison.runs[0].label)
     # all pages share the environment, whose own filter "level" is of outputs
-    return environment().get_template("compare.html.jinja").render(
+    template = environment().get_template("compare.html.jinja")
+    return template.render(
         comparison=comparison,
         node_level=level,
         figure_words=figure_words,
