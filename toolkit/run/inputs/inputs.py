@@ -142,13 +142,13 @@ class Inputs:
         if section.data is None and section.random is None:
             return None
         data = self._samples(section.data, model, profiles, journal=journal, random=section.random)
+        if self.job.recipe.evaluation.data is None and len(data) > 1:
+            data = data.split(self.job.recipe.evaluation.hold_out, together=self._together())[0]
         if section.samples is not None and section.samples < len(data):
             kept = data.spread(section.samples, self._together(), noted=True)
             if journal is not None:
                 journal.noted(Code.LIMITED(left_out=len(data) - len(kept), total=len(data), limit=section.samples))
             data = kept
-        if self.job.recipe.evaluation.data is None and len(data) > 1:
-            data = data.split(self.job.recipe.evaluation.hold_out, together=self._together())[0]
         return data
 
     def scarce(self, samples: Mapping[str, int]) -> list[Finding]:
