@@ -21,10 +21,17 @@ def names(listed: tuple[Any, ...], most: int = _SHOWN) -> str:
 
 
 def written(template: str | Callable[..., str], finding: Finding, sentence: Callable[[Finding], str]) -> str:
-    """The finding's sentence; findings among its values become sentences, lists become quoted names."""
+    """The finding's sentence; findings among its values become sentences, lists become quoted names.
+
+    Raises:
+        ValueError: its values, which may come from a file, are not those of its sentence.
+    """
     values = {name: _said(value, sentence) for name, value in finding.values.items()}
     if callable(template):
-        return template(**values)
+        try:
+            return template(**values)
+        except TypeError as error:
+            raise ValueError(f"the values of finding '{finding.code}' are not those of its sentence") from error
     return "".join([text if name is None else _formatted(values[name], text) for text, name in _pieces(template)])
 
 

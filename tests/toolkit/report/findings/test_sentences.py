@@ -45,6 +45,12 @@ def test_a_value_that_is_lacking_is_an_error():
         sentence(Finding(Code.OWN_WORDS, {}))
 
 
+@pytest.mark.parametrize("values", [{}, {"": 1}, {"passes": 3}])
+def test_a_finding_of_a_file_with_other_values_than_its_sentence_takes_is_no_bug(values):
+    with pytest.raises(ValueError, match="the values of finding 'new-passes' are not those of its sentence"):
+        sentence(Finding(ReportCode.NEW_PASSES, values))
+
+
 @pytest.mark.parametrize(
     ("ratio", "digits", "said"),
     [
