@@ -359,11 +359,12 @@ class Model:
         Raises:
             PassError: one of these does not hold; the message names the node.
         """
-        seen, operators = set[str](), {(node.domain or "", op_type(node)) for node, _ in self.walk()}
+        seen, operators = set[str](), set[tuple[str, str]]()
         for node, _ in self.walk():
             if not node.name or node.name in seen:
                 raise wrong_name(node)
             seen.add(node.name)
+            operators.add((node.domain or "", op_type(node)))
         self._forget()
         sort(self.graph, recurse=False)
         with self.settled():
@@ -372,8 +373,7 @@ class Model:
             accepted(content, operators)
             self._checked = digest
         self._as_checked = found
-        fault = self._inferred.fault(content) if types else None
-        if fault is not None:
+        if types and (fault := self._inferred.fault(content)) is not None:
             raise PassError(f"shape inference refuses the graph: {on_one_line(str(fault))}") from fault
 
     def _exported(self) -> LightModel:

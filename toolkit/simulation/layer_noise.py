@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.cpu import session_threads
 from toolkit.base.precision import Precision
+from toolkit.base.threads import in_some_threads
 from toolkit.base.types import Array
 from toolkit.calibration.weights import in_blocks, reach
 from toolkit.placement.grid import on_grid
@@ -62,9 +62,7 @@ class LayerNoise:
 
     def least(self, factors: Sequence[Array]) -> int:
         """The index of the factors with the least noise, the first of equals; computed in several threads."""
-        workers = max(1, min(session_threads(), len(factors)))
-        with ThreadPoolExecutor(workers, "noise") as pool:
-            noises = list(pool.map(self.of, factors))
+        noises = in_some_threads(session_threads(), self.of, factors)
         return noises.index(min(noises))
 
     def _off(self, values: Array) -> Array:

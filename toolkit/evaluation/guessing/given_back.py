@@ -6,17 +6,13 @@ import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import class_axis
 from toolkit.evaluation.guessing.clue import ANY, PAR, SHARES, Clue, of_values
-from toolkit.evaluation.guessing.rivalry import common_share
+from toolkit.evaluation.guessing.rivalry import may_be_rivals
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _RELATED, _ALIKE, _SCALED = 0.5, 0.9, 0.9999
 """Least median correlation with an input of an output that may give it back, of one that does, and of one that only
 scales or moves its values, as a calibration of class scores does, whatever they are. Class scores follow the feature at
 their place only by chance, about as often with either sign."""
-_RIVALS = 0.2
-"""Largest variance of the mean of rivals, as a share of what it is for independent values; see ``rivalry``."""
-_STEPS = 6
-"""Fewest values whose neighbours tell an order: a signal's mean may be 0 in each sample, as that of rivals is."""
 _AXES = 2
 """Most axes of a vector or of rows; of pictures other properties tell."""
 
@@ -37,6 +33,4 @@ def _may_be_chosen(output: SeenOutput, seen: SeenModel) -> bool:
     like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
     if any(bool(np.isin(one, (0, 1)).all()) for one in like):
         return True
-    axis = class_axis(output) if len(output.shape) == _AXES else -1
-    common = common_share(output, axis)
-    return (common is None or common < _RIVALS / output.shape[axis]) and not output.has_bands(axis, _STEPS)
+    return may_be_rivals(output, class_axis(output) if len(output.shape) == _AXES else -1)

@@ -23,8 +23,9 @@ _MOST_CLASSES = 64
 """Scores of as many tokens share a level of their position: weights tied to the embedding have a common direction."""
 _ROWS = 32
 """Fewest positions, of all samples, that tell whether values are rivals."""
-_INDEPENDENT = 0.6
-"""Least variance of the mean, as a share of what it is for independent values, of values that are no rivals."""
+_RIVALS, _INDEPENDENT = 0.2, 0.6
+"""Largest variance of the mean of rivals, and least of values that are none, as a share of what it is for independent
+values."""
 _TOGETHER = 0.5
 """Least share of the variance that is common to values that vary together; in scores of rivals it is next to none."""
 _FEWEST_STEPS, _SAMPLES = 6, 8
@@ -116,6 +117,15 @@ def independent(output: SeenOutput, axis: int) -> bool:
     """Whether the values along an axis are no rivals: their mean varies about as in independent values, or more."""
     common = common_share(output, axis)
     return common is not None and common >= _INDEPENDENT / output.shape[axis]
+
+
+def may_be_rivals(output: SeenOutput, axis: int) -> bool:
+    """Whether the values along an axis, which have no order, may be rivals: their mean hardly varies or is not known.
+
+    Values with an order are a signal, whose mean may be 0 in each sample, as that of rivals is.
+    """
+    common = common_share(output, axis)
+    return (common is None or common < _RIVALS / output.shape[axis]) and not output.has_bands(axis, _FEWEST_STEPS)
 
 
 def above_zero(output: SeenOutput, axis: int) -> bool:
