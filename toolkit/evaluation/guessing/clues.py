@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis, usual_length
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values, once_on_a_par
 from toolkit.evaluation.guessing.given_back import given_back
@@ -71,14 +73,13 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     # "next" means the next token only in a model that reads tokens
     called = output.words if seen.reads_tokens else output.words - {"next"}
     for task, words in _NAMES.items():
-        hit = sorted(called & words)
-        if hit:
+        if hit := sorted(called & words):
             found.append(Clue(task, "name", 1.0, hit[0]))
     return found
 
 
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Clues from an output with one vector per sample: class scores, an embedding, a few values, or a signal."""
+    """Clues from a vector per sample: class scores, features, a signal, or a chance for each of its positions."""
     if output.discrete:
         return numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
@@ -91,6 +92,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         # [positions, 1] of one sample; class scores of several choices are [samples, choices]
         return [Clue("regression", "shape", 2.0, "each"), ANY]
     axis = output.shape.index(wide[0]) - len(output.shape)
+    if output.varies(axis) and (chances := _chances(output)):
+        return [replace(clue, task="segmentation") for clue in chances]
     return _decisive_values(output, seen, axis) or _scores_or_features(output, seen, axis)
 
 

@@ -186,7 +186,9 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
         # TopK sorts its values, so the argmax is always 0; the classes are in its indices output
         return ("regression", "embedding")
     if len(wide) <= 1 and len(shape) <= 1:
-        return ("classification", "embedding", "regression")
+        # as many values as positions, if their number differs between samples
+        places = ("segmentation",) if shape and output.varies(-1) else ()
+        return ("classification", "embedding", "regression", *places)
     if len(shape) == 2:
         rows = ("sequence", "ctc", "generation", "embedding", "regression", "segmentation")
         return rows if len(wide) > 1 else (*rows, "classification")

@@ -180,7 +180,7 @@ def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
 
 
 def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
-    if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
+    if len(output.shape) <= 2 or output.shape[axis := channel_axis(output)] == 1:
         return _threshold(output)
     # the axis is set in both cases: a metric whose labels are classes needs the argmax
     return {"axis": axis, **(_threshold(output) if _labels(output, axis) or _overlapping(output, axis) else {})}

@@ -117,6 +117,19 @@ def test_what_is_seen_tells_the_task(name):
     assert found.sure == (len({clue.values["kind"] for clue in found.clues}) >= 2 and not found.others)
 
 
+def test_chances_of_as_many_labels_as_positions_are_compared_as_a_mask():
+    lengths = RNG.integers(60, 200, 12)
+    chances = [(np.sin(np.arange(one) / 9) > 0).astype(np.float32) * 0.9 + 0.05 for one in lengths]
+    speech = SeenOutput("speech_probs", ("frames",), chances, None, frozenset({"Sigmoid"}))
+    found = guess(seen(speech, inputs=AUDIO))
+    assert found.task == "segmentation" and found.sure
+    (part,) = found.parts
+    judge = reader(part)
+    # one position in 60 differs, on the border of a stretch: as labels of the whole sample none would be unchanged
+    rows = judge.compare([chances[0][None]], [np.where(np.arange(lengths[0]) == 29, 0.95, chances[0])[None]])
+    assert float(rows["level"][0]) > 0.95
+
+
 def test_values_of_which_one_is_always_the_largest_are_judged_as_values_too():
     quality = OTHER.standard_normal((8, 3)) + np.float32([3, 30, 9])
     found = guess(seen(out("quality", quality, "Add"), inputs=AUDIO))
