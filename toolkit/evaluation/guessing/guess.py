@@ -187,8 +187,8 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
         return ("regression", "embedding")
     if len(wide) <= 1 and len(shape) <= 1:
         # as many values as positions, if their number differs between samples
-        places = ("segmentation",) if shape and output.varies(-1) else ()
-        return ("classification", "embedding", "regression", *places)
+        per_position = bool(shape) and output.varies(-1)
+        return ("classification", "embedding", "regression", *(("segmentation",) if per_position else ()))
     if len(shape) == 2:
         rows = ("sequence", "ctc", "generation", "embedding", "regression", "segmentation")
         return rows if len(wide) > 1 else (*rows, "classification")
