@@ -59,10 +59,11 @@ class FoldConstants(Pass):
         self._fix_inputs(model, context)
         before = {node.name: node.op for node, _ in model.walk()}
         model.tidy()
-        tidied = set(model.node_names())
+        tidied = after = set(model.node_names())
         folded = self._fold_for_profiles(model, context) or self._fold(model)
-        model.tidy()
-        after = set(model.node_names())
+        if folded.changed:
+            model.tidy()
+            after = set(model.node_names())
         for name, op in before.items():
             if name in after:
                 continue

@@ -53,6 +53,11 @@ class Folded:
     large: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def changed(self) -> bool:
+        """Whether the graph was changed."""
+        return bool(self.values or self.branches)
+
 
 def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
     """Fold what depends only on constants and known shapes, and replace Ifs with constant conditions by their branch.
@@ -104,6 +109,7 @@ class _Folder:
         self.facts: Facts | None = None
         self.makers: Counter[str] | None = None
         self.inliner: Inliner | None = None
+        self.emptied = False
         others = [one for one in model.graph.import_domains or () if one.domain not in ONNX_DOMAINS]
         self.opsets = [helper.make_opsetid("", model.opset), *others]
 
@@ -111,16 +117,33 @@ class _Folder:
         """Fold a graph and then its subgraphs; returns whether an If was replaced by its branch."""
         inlined = False
         while True:
-            for step in (self._store_constants, self._store_shapes, self._compute):
-                step(graph)
-                graph.nodes[:] = [node for node in graph.nodes if node.outputs]
-            if not self._inline(graph):
+            ops = {node.op for node in graph.nodes}
+            for step, present in (
+                (self._store_constants, "Constant" in ops),
+                (self._store_shapes, not ops.isdisjoint(_OF_SHAPES)),
+                (self._compute, True),
+            ):
+                if present:
+                    step(graph)
+                    self._drop_emptied(graph)
+            if "If" not in ops or not self._inline(graph):
                 break
             inlined = True
-        for node in list(graph.nodes):
+        for node in [node for node in graph.nodes if node.attrs]:
             for sub in bodies(node):
                 inlined |= self.run(sub)
         return inlined
+
+    def _drop_emptied(self, graph: gs.Graph) -> None:
+        """Drop nodes whose outputs have all become constants."""
+        if self.emptied:
+            graph.nodes[:] = [node for node in graph.nodes if node.outputs]
+            self.emptied = False
+
+    def _empty(self, node: gs.Node) -> None:
+        node.inputs.clear()
+        node.outputs.clear()
+        self.emptied = True
 
     # ---------------------------------------------------------------- values known without computing
 
@@ -204,8 +227,7 @@ class _Folder:
         reroute(tensor, constant)
         node.outputs[place] = gs.Variable.empty()
         if all(out.is_empty() for out in node.outputs):
-            node.inputs.clear()
-            node.outputs.clear()
+            self._empty(node)
         self.folded.values.add(node.name)
 
     # ---------------------------------------------------------------- computed values
@@ -235,8 +257,7 @@ class _Folder:
         # intermediate nodes have no readers left
         for node in reversed(nodes):
             if node.outputs and not any(tensor.outputs for tensor in node.outputs):
-                node.inputs.clear()
-                node.outputs.clear()
+                self._empty(node)
                 self.folded.values.add(node.name)
 
     def _wanted(self, graph: gs.Graph) -> tuple[list[gs.Node], dict[str, gs.Node]]:
@@ -259,13 +280,16 @@ class _Folder:
         outputs = {id(tensor) for tensor in graph.outputs}
         known: set[int] = set()
         for node in graph.nodes:
-            if node.op == "Constant" or node.name in self.folded.failed or not node.outputs:
-                continue
-            fixed = all(t.is_empty() or isinstance(t, gs.Constant) or id(t) in known for t in self._operands(node))
-            tensors = not node.op.startswith(_NOT_TENSORS) and not bodies(node)
-            if fixed and tensors and not any(id(t) in outputs for t in node.outputs) and not self.keep(node):
-                known.update(id(tensor) for tensor in node.outputs)
-                yield node
+            for tensor in node.inputs if node.op != "CastLike" else self._operands(node):
+                if not isinstance(tensor, gs.Constant) and id(tensor) not in known and not tensor.is_empty():
+                    break
+            else:
+                if node.op == "Constant" or node.name in self.folded.failed or not node.outputs:
+                    continue
+                tensors = not node.op.startswith(_NOT_TENSORS) and not bodies(node)
+                if tensors and not any(id(t) in outputs for t in node.outputs) and not self.keep(node):
+                    known.update(id(tensor) for tensor in node.outputs)
+                    yield node
 
     def _too_large(self, node: gs.Node, tensor: gs.Tensor) -> bool:
         shape, kind = tensor.shape, None if tensor.dtype is None else onnx_type(tensor.dtype)

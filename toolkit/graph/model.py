@@ -32,7 +32,7 @@ from toolkit.graph.surgery.export import NodeMessages, export
 from toolkit.graph.surgery.importing import import_light
 from toolkit.graph.surgery.normalise import normalise
 from toolkit.graph.surgery.opset import convert_opset, renumbered
-from toolkit.graph.surgery.order import drop_unused, sort
+from toolkit.graph.surgery.order import drop_unused, sort, tidy
 from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import StoredValues, content_digest, onnx_type, stored_bytes, values_of
 
@@ -314,8 +314,7 @@ class Model:
     def tidy(self) -> None:
         """Sort the nodes topologically and drop those that no output needs."""
         self._forget()
-        drop_unused(self.graph)
-        sort(self.graph)
+        tidy(self.graph)
 
     def drop_unused(self) -> None:
         """Drop the nodes that no output needs; the others keep their order."""
