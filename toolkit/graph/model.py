@@ -358,12 +358,12 @@ class Model:
         Raises:
             PassError: one of these does not hold; the message names the node.
         """
-        seen, operators = set[str](), set[tuple[str, str]]()
+        named, kinds = dict[str, gs.Node](), dict[tuple[str | None, str], gs.Node]()
         for node, _ in self.walk():
-            if not node.name or node.name in seen:
+            if not node.name or named.setdefault(node.name, node) is not node:
                 raise wrong_name(node)
-            seen.add(node.name)
-            operators.add((node.domain or "", op_type(node)))
+            kinds[node.domain, node.op] = node
+        operators = {(domain or "", op_type(node)) for (domain, _), node in kinds.items()}
         self._forget()
         sort(self.graph, recurse=False)
         with self.settled():

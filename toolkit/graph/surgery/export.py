@@ -71,29 +71,32 @@ class NodeMessages:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, bytes] = {}
+        self._nodes: dict[tuple[object, ...], bytes] = {}
         self._types: dict[Any, bytes] = {}
 
     def clear(self) -> None:
         """Clear the cache."""
-        self._known.clear()
+        self._nodes.clear()
         self._types.clear()
 
     def of(self, node: gs.Node) -> bytes:
         """The serialized message of a node without subgraphs."""
-        attrs = node.attrs
-        for value in attrs.values() if attrs else ():
-            if type(value) not in _PLAIN and not (type(value) is list and _PLAIN.issuperset(map(type, value))):
-                made = OnnxExporter.export_node(node)
-                made.op_type = op_type(node)
-                return _serialized(made)
+        attrs, held = node.attrs, b""
+        if attrs:
+            for value in attrs.values():
+                if type(value) not in _PLAIN and not (type(value) is list and _PLAIN.issuperset(map(type, value))):
+                    made = OnnxExporter.export_node(node)
+                    made.op_type = op_type(node)
+                    return _serialized(made)
+            # as bytes, since 1, 1.0 and True are equal
+            held = marshal.dumps([*attrs.items()], _NO_REFERENCES)
         read, gives = [t.name for t in node.inputs], [t.name for t in node.outputs]
-        key = marshal.dumps((node.op, node.name, node.domain, read, gives, *attrs.items()), _NO_REFERENCES)
-        found = self._known.get(key)
+        key = node.op, node.name, node.domain, held, len(read), *read, *gives
+        found = self._nodes.get(key)
         if found is None:
-            if len(self._known) > _MOST_KNOWN:
-                self._known.clear()
-            found = self._known[key] = _serialized(_plain(node, read, gives))
+            if len(self._nodes) > _MOST_KNOWN:
+                self._nodes.clear()
+            found = self._nodes[key] = _serialized(_plain(node, read, gives))
         return found
 
     def typed(self, tensor: gs.Tensor) -> bytes:
@@ -126,7 +129,9 @@ def _append(proto: onnx.GraphProto, field: str, messages: Iterable[bytes]) -> No
     "Message structure"); for all fields of a graph the tag is a single byte.
     """
     mark = bytes([onnx.GraphProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
-    proto.MergeFromString(b"".join(mark + message for message in messages))
+    content = mark.join(messages)
+    if content:
+        proto.MergeFromString(mark + content)
 
 
 def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
@@ -208,8 +213,7 @@ class _Writer:
             proto.doc_string = graph.doc_string
         _append(proto, "input", map(self.known.typed, graph.inputs))
         _append(proto, "output", map(self.known.typed, graph.outputs))
-        for tensor in constants:
-            self._constant(proto, tensor)
+        self._constants(proto, constants)
         ends = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
         inner = (
             tensor
@@ -258,38 +262,63 @@ class _Writer:
             else:
                 proto.attribute.extend(OnnxExporter.export_attributes({name: value}))
 
-    def _constant(self, proto: onnx.GraphProto, tensor: gs.Constant) -> None:
-        if isinstance(tensor._values, SparseValues):
-            proto.sparse_initializer.append(tensor._values.tensor)
-            return
+    def _constants(self, proto: onnx.GraphProto, tensors: Iterable[gs.Constant]) -> None:
+        """Write constants, those whose messages are at hand all at once."""
+        dense: list[onnx.TensorProto] = []
+        for tensor in tensors:
+            if isinstance(tensor._values, SparseValues):
+                proto.sparse_initializer.append(tensor._values.tensor)
+            else:
+                dense.append(self._dense(tensor))
+        proto.initializer.extend(dense)
+
+    def _dense(self, tensor: gs.Constant) -> onnx.TensorProto:
+        """The message of a constant, which may be that of its values and must not be changed."""
         values = self.away.get(id(tensor))
         if values is not None:
-            proto.initializer.append(_header(tensor.name, values))
-            return
-        held = tensor._values
+            return _header(tensor.name, values)
+        held, name = tensor._values, tensor.name
         if isinstance(held, LazyValues):
-            proto.initializer.append(held.tensor)
+            message: onnx.TensorProto = held.tensor
+            if message.name == name:
+                return message
             # the message may be shared with a constant that has another name
-            proto.initializer[-1].name = tensor.name
-        elif tensor._export_dtype is None and tensor.data_location is None and held.dtype.kind in "fiub":
-            proto.initializer.add(
-                name=tensor.name, data_type=onnx_type(held.dtype), dims=held.shape, raw_data=held.tobytes()
+            made = onnx.TensorProto()
+            made.CopyFrom(message)
+            made.name = name
+            return made
+        if tensor._export_dtype is None and tensor.data_location is None and held.dtype.kind in "fiub":
+            return onnx.TensorProto(
+                name=name, data_type=onnx_type(held.dtype), dims=held.shape, raw_data=held.tobytes()
             )
-        else:
-            proto.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+        exported: onnx.TensorProto = OnnxExporter.export_tensor_proto(tensor)
+        return exported
 
 
 def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
     """The tensors of a graph by name, in the order of its nodes, without those that only its subgraphs read."""
+    every: dict[int, gs.Tensor] = {id(tensor): tensor for tensor in graph.inputs}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            every[id(tensor)] = tensor
+        for tensor in node.outputs:
+            every[id(tensor)] = tensor
+    found = {tensor.name: tensor for tensor in every.values()}
+    if len(found) < len(every):
+        _refuse_rivals(graph)
+    found.update((tensor.name, tensor) for tensor in graph.outputs)
+    found.pop("", None)
+    return found
+
+
+def _refuse_rivals(graph: gs.Graph) -> None:
+    """Refuse two tensors of a graph that have the same name, see ``_refuse_two``."""
     found: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in graph.inputs}
     for node in graph.nodes:
         for tensor in chain(node.inputs, node.outputs):
             if found.setdefault(tensor.name, tensor) is not tensor:
                 _refuse_two(found[tensor.name], tensor)
                 found[tensor.name] = tensor
-    found.update((tensor.name, tensor) for tensor in graph.outputs)
-    found.pop("", None)
-    return found
 
 
 def _defined(constant: gs.Constant, around: Iterable[Mapping[str, gs.Tensor]]) -> bool:

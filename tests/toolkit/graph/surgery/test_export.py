@@ -303,5 +303,5 @@ def test_what_writing_a_graph_again_needs_is_freed():
     twin, before = model.copy(), model.to_bytes()
     twin.to_bytes()
     forget_messages(model)
-    assert not model._known._known and not model._known._types and twin._known is model._known
+    assert not model._known._nodes and not model._known._types and twin._known is model._known
     assert model.to_bytes() == twin.to_bytes() == before
