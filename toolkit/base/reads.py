@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -41,9 +42,8 @@ _COMPUTING = (
 """Packages that qtool itself uses: a read from their code is attributed to the caller."""
 _COMPILERS = ("numba", "llvmlite")
 """Packages whose reads are of their own caches."""
-_SYSTEM = ("/proc/", "/sys/", "/dev/")
-_IMPORTING = "<frozen importlib"
-_CHANGED = "changed"
+_SYSTEM = re.compile(r"/(proc|sys|dev(?!/shm/))/")
+_IMPORTING, _CHANGED = "<frozen importlib", "changed"
 _STAT, _START = os.stat, threading.Thread.start
 
 
@@ -145,8 +145,8 @@ class Reads:
     def _ours(self, path: str) -> bool:
         """Whether a path belongs to the run, to a package with a version, or is not a real file."""
         temporary = os.path.join(tempfile.gettempdir(), "qtool-")  # noqa: PTH118
-        own = (temporary, *_SYSTEM) if self._folder is None else (self._folder, temporary, *_SYSTEM)
-        return path.startswith(own) or not is_users(path) or path.endswith(".pyc")
+        own = (temporary,) if self._folder is None else (self._folder, temporary)
+        return path.startswith(own) or bool(_SYSTEM.match(path)) or not is_users(path) or path.endswith(".pyc")
 
 
 class _Hook:

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,15 @@ def test_files_are_seen_whoever_opens_them(place):
         lambda: np.memmap(place / "b.npy", mode="r"), lambda: np.fromfile(place / "a.txt", np.uint8),
     ]  # fmt: skip
     assert [read_in(place, one)[0] for one in work] == [{"a.txt"}, {"b.npy"}, {"a.txt"}, {"b.npy"}, {"a.txt"}]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system in memory")
+def test_a_file_in_memory_is_a_need_and_a_device_none(tmp_path):
+    """All of /dev was taken for devices: results from files in /dev/shm were stale after these had changed."""
+    with tempfile.TemporaryDirectory(prefix="of_tests", dir="/dev/shm") as folder:
+        (Path(folder) / "a.txt").write_text("a")
+        assert read_in(Path(folder), lambda: (Path(folder) / "a.txt").read_text())[0] == {"a.txt"}
+    assert read_in(Path("/dev"), lambda: open("/dev/null").close())[0] == set()
 
 
 def test_a_file_that_is_not_there_is_a_need_too(place):
