@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from toolkit.base.errors import QtoolError, system_remedy
@@ -70,11 +71,14 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
     Raises:
         QtoolError: an input is among the files that the run writes, or an input folder contains the run folder.
     """
+    roots, existing = set(_places(folder)), _identities(folder)
+    written = {root / name for root in roots for name in (*FILES, *_OTHERS)}
     for what, path in inputs.items():
-        for root in set(_places(folder)):
-            for place in _places(path):
+        same, places = _same(path, existing), _places(path)
+        for root in roots:
+            for place in places:
                 hidden = root / ".qtool"
-                name = place.name if place in [root / name for name in (*FILES, *_OTHERS)] else _same(path, folder)
+                name = place.name if place in written and place.parent == root else same
                 if name is not None:
                     _refuse(what, path, f"the run would overwrite it as {folder / name}")
                 if place == hidden or hidden in place.parents or (place.parent == root and _DATA.fullmatch(place.name)):
@@ -137,10 +141,25 @@ def _places(path: Path) -> Sequence[Path]:
     return path.resolve(), path.parent.resolve() / path.name
 
 
-def _same(path: Path, folder: Path) -> str | None:
+def _identities(folder: Path) -> dict[tuple[int, int], str]:
+    """The names of a run's files that exist in a folder, by device and inode."""
+    found: dict[tuple[int, int], str] = {}
+    for name in (*FILES, *_OTHERS):
+        with suppress(OSError, ValueError):
+            state = (folder / name).stat()
+            found.setdefault((state.st_dev, state.st_ino), name)
+    return found
+
+
+def _same(path: Path, existing: Mapping[tuple[int, int], str]) -> str | None:
     """The folder's file that an existing input is under another name: a link, or another spelling of upper case."""
-    names = (*FILES, *_OTHERS) if path.is_file() else ()
-    return next((name for name in names if _samefile(path, folder / name)), None)
+    if not existing or not path.is_file():
+        return None
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return existing.get((state.st_dev, state.st_ino))
 
 
 def _samefile(first: Path, second: Path) -> bool:
