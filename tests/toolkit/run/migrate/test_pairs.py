@@ -22,6 +22,9 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_of_pairs
+from toolkit.run.migrate.orders.order import Order
+from toolkit.run.migrate.orders.settle import settle
+from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.tensors import scales_of
 
 
@@ -238,3 +241,20 @@ def test_pairs_that_do_not_stay_give_the_ranges_and_a_cache_is_said_to_be_overru
     assert whys(found)["--cache net.cache"] == str(MigrateCode.PAIRS_OVERRULE)
     # the pair reaches from -100 * 0.02 to 155 * 0.02
     assert dict(scales_of(model))["x"] == pytest.approx(155 * 0.02 / 127, rel=2e-3)
+
+
+def test_samples_are_not_said_to_lose_to_a_cache_that_is_itself_overruled(here):
+    def order(term, value, said):
+        return Order(term, value, said)
+
+    weights = {"s": np.array(0.02, np.float32), "z": np.array(100, np.uint8), "w": normal(8, 4)}
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["xq"]), node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+             node("MatMul", ["xd", "w"], ["y"], name="fc")]  # fmt: skip
+    plain = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 4]}, {"w": weights["w"]}))
+    pairs = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
+    for model, kind, decides in [(plain, Term.INT8, True), (pairs, Term.INT8, False), (plain, Term.FP8, False)]:
+        orders = [order(kind, str(kind.value), "--quantize"), order(Term.CACHE, "net.cache", "--cache"),
+                  order(Term.INPUTS, "data.npz", "--inputs")]  # fmt: skip
+        cache, samples = settle(orders, model, paired=False).turns[1:3]
+        assert (cache.fate == "overruled") is not decides
+        assert (samples.why is not None and samples.why.code is MigrateCode.CACHE_DECIDES) is decides

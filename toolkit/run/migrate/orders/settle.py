@@ -141,13 +141,17 @@ class _Settler:
         samples = order.term in (Term.INPUTS, Term.LOADER)
         if not self.found.quantize and not samples:
             return MigrateCode.NO_EFFECT(without="INT8")
-        if order.term not in (Term.CACHE, Term.RANGE) and Term.CACHE in self.terms:
+        if order.term not in (Term.CACHE, Term.RANGE) and self._cache_decides():
             return MigrateCode.CACHE_DECIDES()
         if order.term is Term.QUANTILE and self._method() != "percentile":
             return MigrateCode.NO_EFFECT(without="IInt8LegacyCalibrator")
         if order.term is Term.CACHE and self.found.quantize == "fp8":
             return MigrateCode.CACHE_OF_INT8()
         return None
+
+    def _cache_decides(self) -> bool:
+        """Whether there is a calibration cache that nothing else overrules."""
+        return Term.CACHE in self.terms and self.found.quantize == "int8" and not pair_count(self.model)
 
     def _method(self) -> str:
         """The calibration method of the named calibrator; empty if none is named."""
