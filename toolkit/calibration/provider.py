@@ -254,15 +254,8 @@ class Calibrator:
             # a pass that changed the model needs statistics that were not collected
             self._note(Code.OTHER_COLLECTION())
         elif self.collected is not None:
-            self.collected.require(model=model.fingerprint())
+            self.refuse_collected(model, tensors)
             self._served = True
-            known = set(self.collected.tensors)
-            missing = [name for name in taps if name not in known]
-            if missing:
-                raise RangesError(
-                    f"the collection has no statistics of tensor '{missing[0]}'",
-                    remedy="collect again with qtool calibrate and this recipe",
-                )
             return self.collected
         if self.data is None:
             raise RangesError(
@@ -277,6 +270,23 @@ class Calibrator:
         if self.watches or self.reuses:
             self._same.learn(model, [*taps, *scalars], self.data, made)
         return made
+
+    def refuse_collected(self, model: Model, tensors: Sequence[str] | None = None) -> None:
+        """Refuse statistics collected earlier that do not fit the model.
+
+        Raises:
+            RangesError: ``collected`` belongs to another model, or lacks a tensor.
+        """
+        if self.collected is None:
+            return
+        self.collected.require(model=model.fingerprint())
+        known = set(self.collected.tensors)
+        missing = next((name for name in self.taps(model, tensors)[0] if name not in known), None)
+        if missing is not None:
+            raise RangesError(
+                f"the collection has no statistics of tensor '{missing}'",
+                remedy="collect again with qtool calibrate and this recipe",
+            )
 
     @staticmethod
     def _kept(path: Path | None) -> Collection | None:

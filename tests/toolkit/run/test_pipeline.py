@@ -20,6 +20,7 @@ from toolkit.evaluation.node_errors import checkpoint
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.checks.dry_run import dry_run
 from toolkit.run.folder.run_folder import RunFolder
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
@@ -393,13 +394,17 @@ def test_a_collection_needs_no_data_and_is_checked_against_the_model(place):
     text = (place / "digits.toml").read_text()
     assert 'data = "digits_calibration.npz"' in text
     (place / "digits.toml").write_text(text.replace('data = "digits_calibration.npz"', 'collection = "c.npz"'))
+    assert dry_run(Recipe.load(place / "digits.toml")).asked
     assert run(place / "digits.toml", place / "out").exit_status == 0
     proto = onnx.load(str(place / "digits.onnx"))
     weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, weight.name))
     onnx.save(proto, str(place / "digits.onnx"))
-    with pytest.raises(QtoolError, match="another model"):
+    with pytest.raises(QtoolError, match="another model") as refused:
+        dry_run(Recipe.load(place / "digits.toml"))
+    with pytest.raises(QtoolError) as stopped:
         run(place / "digits.toml", place / "out")
+    assert str(stopped.value) == str(refused.value)
 
 
 def test_a_collection_is_not_written_over_an_input(place):

@@ -134,6 +134,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     backend, reason = choose(inputs.job.backend)
     backend.typing_for(engine_settings(inputs.job.recipe))
     context = _context(inputs, source, journal, statistics)
+    _refuse_collection(inputs, steps)
     # without a backend no parser reads the model
     context.unread = backend.name == "none"
     model = source.copy()
@@ -154,6 +155,18 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     dismantle(model.graph)
     dismantle(settled.graph)
     return found
+
+
+def _refuse_collection(inputs: Inputs, steps: Sequence[Pass]) -> None:
+    """Refuse a collection of another model, which a run would find when a pass first requests ranges."""
+    from toolkit.run.inputs.calibrator import calibrator
+    from toolkit.run.steps.calibrated import first_calibrated
+
+    if inputs.job.recipe.calibration.collection is None:
+        return
+    journal = Journal()
+    data = inputs.calibration_data(inputs.source(), journal)
+    calibrator(inputs, data, journal).refuse_collected(*first_calibrated(inputs, steps, journal))
 
 
 def _context(inputs: Inputs, source: Model, journal: Journal, statistics: list[str] | None) -> Context:

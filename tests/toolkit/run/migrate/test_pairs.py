@@ -250,7 +250,9 @@ def test_samples_are_not_said_to_lose_to_a_cache_that_is_itself_overruled(here):
     weights = {"s": np.array(0.02, np.float32), "z": np.array(100, np.uint8), "w": normal(8, 4)}
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["xq"]), node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
              node("MatMul", ["xd", "w"], ["y"], name="fc")]  # fmt: skip
-    plain = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 4]}, {"w": weights["w"]}))
+    plain = Model.from_proto(
+        build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 4]}, {"w": weights["w"]})
+    )
     pairs = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
     for model, kind, decides in [(plain, Term.INT8, True), (pairs, Term.INT8, False), (plain, Term.FP8, False)]:
         orders = [order(kind, str(kind.value), "--quantize"), order(Term.CACHE, "net.cache", "--cache"),
