@@ -19,6 +19,7 @@ class EngineCode(BaseCode):
     CAPABILITY_DEFAULT = "engine-capability-default"
     TYPE_STATED = "engine-type-stated"
     LOOP_CONDITIONS = "engine-loop-conditions"
+    SIZES_OF_ALL_AXES = "engine-sizes-of-all-axes"
     PARSER_LACKS_TYPE = "engine-parser-lacks-type"
     BUILDER_LACKS_TYPE = "engine-builder-lacks-type"
     TYPE_NOT_ON_GPU = "engine-type-not-on-gpu"

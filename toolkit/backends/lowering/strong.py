@@ -13,6 +13,7 @@ from toolkit.backends.lowering.loop_inputs import computed_before_loops
 from toolkit.backends.lowering.lowered import Lowered
 from toolkit.backends.lowering.node_types import Types, decide
 from toolkit.backends.lowering.parser_forms import state_kernel_shapes, state_loop_conditions
+from toolkit.backends.lowering.resize_sizes import sizes_of_all_axes
 from toolkit.backends.lowering.rewrite import Rewriter
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, RecipeError, did_you_mean
@@ -68,7 +69,7 @@ def lower(
     lowered = model.changing() if own else model.copy()
     graph = lowered.graph
     admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
-    changed = float_constants(lowered, journal) > 0 or lowered.graph is not graph
+    changed = float_constants(lowered, journal) + sizes_of_all_axes(lowered, journal) > 0 or lowered.graph is not graph
     # what is known about the original graph also holds for a copy of it in which only the opset differs
     seen = lowered if changed else model
     with seen.settled():

@@ -12,6 +12,7 @@ from toolkit.backends.lowering.parser_forms import (
     state_kernel_shapes,
     state_loop_conditions,
 )
+from toolkit.backends.lowering.resize_sizes import sizes_of_all_axes
 from toolkit.backends.lowering.rewrite import pair_precision, pair_reason
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
@@ -68,6 +69,7 @@ def lower_weak(
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
     state_loop_conditions(lowered, journal)
+    sizes_of_all_axes(lowered, journal)
     _without_kernel(lowered, plan, backend, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)

@@ -38,6 +38,9 @@ BACKENDS: Table = {
     EngineCode.LOOP_CONDITIONS: lambda loops: (
         f"A condition that is true added to {count(loops, 'Loop')} that left it out."
     ),
+    EngineCode.SIZES_OF_ALL_AXES: lambda resizes: (
+        f"Sizes of all axes given to {count(resizes, 'Resize')} of dynamic shape, as TensorRT's parser needs them."
+    ),
     EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser does not support {op} in {precision}",
     EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build {op} in {precision}",
     EngineCode.TYPE_NOT_ON_GPU: lambda precision, capabilities, since: (

@@ -1,0 +1,67 @@
+"""Resize with sizes for some axes only: what lowering writes, and what TensorRT-RTX's parser takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import normal, ops, placeholder_context, run
+from tests.toolkit.backends.backend_models import FLOAT, make, node, profile, profiles, tensor
+from toolkit import Journal, Model
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.lowering.prepare import lower_for
+from toolkit.backends.lowering.resize_sizes import sizes_of_all_axes
+from toolkit.base.precision import Precision
+
+INT64 = 7
+
+
+def enlarged(given=(16, 24), shape=("n", 3, "h", "w"), inputs=("x", "", "", "sizes"), **attrs):
+    nodes = [node("Relu", ["x"], ["r"], "relu"), node("Resize", ["r", *inputs[1:]], ["y"], "up", **attrs)]
+    return make(
+        nodes, {"x": (FLOAT, list(shape))}, {"y": (FLOAT, [None] * 4)}, [tensor("sizes", given, INT64)], opset=18
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "given", "size"),
+    [([2, 3], (16, 24), (2, 3, 16, 24)), ([-1, 2], (24, 16), (2, 3, 16, 24)), ([3], (5,), (2, 3, 8, 5))],
+)
+def test_sizes_of_some_axes_become_those_of_all(axes, given, size):
+    model, journal, x = enlarged(given, axes=axes), Journal(), {"x": normal(2, 3, 8, 6)}
+    before = run(model, x)[0]
+    assert sizes_of_all_axes(model, journal) == 1 and "axes" not in model.node("up").attrs
+    assert [event.why for event in journal.events] == [EngineCode.SIZES_OF_ALL_AXES(resizes=1)]
+    assert ops(model) == {"Relu": 1, "Resize": 1, "Shape": 1, "Concat": 1, "Gather": 1}
+    onnx.checker.check_model(model.to_proto())
+    after = run(model, x)[0]
+    assert after.shape == size and np.array_equal(after, before)
+    assert sizes_of_all_axes(model, Journal()) == 0
+
+
+def test_what_the_parser_takes_or_cannot_take_at_all_stays():
+    static = enlarged(axes=[2, 3], shape=(2, 3, 8, 6))
+    kept = enlarged(axes=[2, 3], keep_aspect_ratio_policy="not_larger")
+    whole = enlarged((2, 3, 16, 24))
+    for model in (static, kept, whole):
+        before = model.fingerprint()
+        assert sizes_of_all_axes(model, Journal()) == 0 and model.fingerprint() == before
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
+def test_the_parser_takes_a_dynamic_resize_of_two_axes(tmp_path: Path):
+    from toolkit.backends.rtx import RtxBackend
+
+    backend, settings = RtxBackend(), EngineSettings(compute_capabilities=("8.9",))
+    shapes = ((1, 3, 8, 6), (2, 3, 8, 6), (4, 3, 9, 9))
+    model, context = enlarged(axes=[2, 3]), placeholder_context()
+    made = lower_for(backend, settings, model, context.plan, rest=Precision.FP16, journal=Journal()).model
+    assert made.node("up").inputs[3].inputs[0].op == "Gather"
+    assert made.facts().types[made.node("up").inputs[0].name] == onnx.TensorProto.FLOAT16
+    backend.parse(made.save(tmp_path / "lowered.onnx", ir_version=10), profiles(profile("all", x=shapes)), settings)
