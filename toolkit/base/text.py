@@ -6,7 +6,7 @@ import fnmatch
 import shlex
 import sys
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from toolkit.base.errors import QtoolError, not_in_locale
@@ -52,6 +52,11 @@ def samples_by_profile(number: int, profiles: Mapping[str, int]) -> str:
 def plain_lines(text: str) -> str:
     """Text of several lines, each made safe with ``plain``."""
     return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def text_of(lines: Iterable[str]) -> str:
+    """Text of several lines, each ended by a line break; breaks within a line, as in a name, are made visible."""
+    return "".join(f"{plain(line)}\n" for line in lines)
 
 
 def literal_glob(name: str) -> str:

@@ -93,7 +93,7 @@ def bisect(
     With these layers in float a check passes: an SQNR, a metric's drop, or your own command.
     """
     from toolkit.base.progress import Terminal
-    from toolkit.base.text import count
+    from toolkit.base.text import count, text_of
     from toolkit.report.findings import sentence
     from toolkit.run.analysis.bisect import BisectLimits, Question, bisect_recipe
     from toolkit.run.analysis.quantizing import Samples
@@ -108,7 +108,7 @@ def bisect(
     if json:
         emit(bisected.to_json())
         return 0
-    notes = "".join(f"{sentence(note)}\n" for note in found.notes)
+    notes = text_of(map(sentence, found.notes))
     if bisected.rest is not None:
         notes += f'Set [engine] rest = "{bisected.rest}".\n'
     on_samples = f" on {count(bisected.samples, f'{bisected.data} sample')}" if bisected.samples else ""
@@ -116,7 +116,7 @@ def bisect(
     if not found.kept:
         say(f"{passes} with every layer quantized.\n{notes}".rstrip())
     else:
-        names = "".join(f"  {name}\n" for name in found.kept)
+        names = text_of(f"  {name}" for name in found.kept)
         needed = "every one of them is needed" if len(found.kept) > 1 else "it is needed"
         these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
         said = f"{passes} with {these} of {bisected.layers} layers in float; {needed}."
@@ -177,7 +177,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
 def _layer_table(found: Sensitivity) -> Table:
     """A row per layer, with a column for each figure that was measured."""
     from toolkit.report.findings.words import percent, share_percent
-    from toolkit.report.terminal.console import one_line, table
+    from toolkit.report.terminal.console import plain_text, table
 
     several = len({group.output for group in found.groups}) > 1
     share = "MACs" if found.share_of == "macs" else "layers"
@@ -201,7 +201,7 @@ def _layer_table(found: Sensitivity) -> Table:
     shown = {name: column for name, column in cells.items() if any(column)}
     grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in shown))
     for group, row in zip(ranked, zip(*shown.values())):
-        grid.add_row(one_line(group.name), one_line(group.op), *row)
+        grid.add_row(plain_text(group.name), plain_text(group.op), *row)
     return grid
 
 

@@ -113,7 +113,7 @@ def new(
     from toolkit.base.errors import ModelError
     from toolkit.base.files import write_text
     from toolkit.base.reading import FileKind, reading
-    from toolkit.base.text import shell_word
+    from toolkit.base.text import shell_word, text_of
     from toolkit.graph.files.onnx_file import refuse_recipe
     from toolkit.report.findings import sentence
     from toolkit.run.folder.guard import refuse_writing_over
@@ -133,7 +133,7 @@ def new(
         emit({"recipe": str(target), **made.to_json()})
         return 0
     lines = [sentence(one) for one in made.said] + [f"Warning: {sentence(one)}" for one in made.warnings]
-    say("\n".join([str(target), *lines, f"next: qtool check {shell_word(target)}"]))
+    say(text_of([str(target), *lines, f"next: qtool check {shell_word(target)}"]))
     return 0
 
 

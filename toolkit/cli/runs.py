@@ -161,7 +161,9 @@ def _predict(folders: list[Path], gpu: str, layers: bool, json: bool) -> None:
         return
     console = make_console()
     for number, (folder, one) in enumerate(found.items()):
-        console.print(plain_text(f"{chr(10) if number else ''}{folder}", "bold"))
+        if number:
+            console.print()
+        console.print(plain_text(folder, "bold"))
         print_prediction(one, console, **({"most": None} if layers else {}))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pydantic import Field
 
 from toolkit.base.errors import QtoolError, did_you_mean
-from toolkit.base.text import plain
+from toolkit.base.text import text_of
 from toolkit.report.conclusions.verdict import quantized_type
 from toolkit.report.findings.commands.explanation import (
     Fact,
@@ -224,7 +224,7 @@ def _named(report: Report, name: str) -> LayerInfo:
 
 def explanation_text(found: Explanation) -> str:
     """An explanation for the terminal."""
-    return "".join(f"{plain(line)}\n" for line in _lines(found))
+    return text_of(_lines(found))
 
 
 def _lines(found: Explanation) -> Iterable[str]:

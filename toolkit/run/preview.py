@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.temporary import temporary_folder
+from toolkit.base.text import text_of
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.run.checks.preflight import reachable
@@ -72,7 +73,7 @@ class RunPreview:
         for one in self.steps:
             lines.append(f"{one.step:<12} {_WORDS[one.fate]:<15} {one.why}")
             lines += [f"{'':<12} {'':<15} {part}" for part in one.parts]
-        return "\n".join(lines)
+        return text_of(lines)
 
 
 def preview(

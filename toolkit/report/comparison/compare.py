@@ -15,7 +15,7 @@ from toolkit.report.findings.commands.comparison import figure_value
 from toolkit.report.page.html import asset, environment, script_hash, script_text
 from toolkit.report.page.network_part import network_part
 from toolkit.report.schema.report import Report, word
-from toolkit.report.terminal.console import PLAIN_WIDTH, make_console, one_line, plain_text, section, table
+from toolkit.report.terminal.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.terminal.report import size
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     changes = ["change"] if len(runs) == 2 else [f"change to {label}" for label in labels[1:]]
     grid = table(("", "left"), *((name, "right") for name in (*labels, *changes)))
     for figure in comparison.figures:
-        grid.add_row(one_line(figure.name), *(one_line(cell) for cell in figure_words(figure)))
+        grid.add_row(plain_text(figure.name), *(plain_text(cell) for cell in figure_words(figure)))
     console.print(grid)
 
     def listed(title: str, nodes: Sequence[NodeDifference], cell: Callable[[NodeSide], str], unit: str = "") -> None:
@@ -59,7 +59,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         )
         for node in nodes[:limit]:
             cells = (cell(side) if side is not None else "absent" for side in node.sides)
-            grid.add_row(one_line(node.node), one_line(node.op), *(one_line(one) for one in cells))
+            grid.add_row(plain_text(node.node), plain_text(node.op), *(plain_text(one) for one in cells))
         console.print(grid)
         if limit is not None and len(nodes) > limit:
             console.print(plain_text(f"and {len(nodes) - limit} more"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.files import write_text
-from toolkit.base.text import plain
+from toolkit.base.text import text_of
 from toolkit.contract.ranges import Ranges
 from toolkit.report.page.html import asset, environment, script_hash, script_text
 
@@ -63,10 +63,10 @@ class RangesComparison:
         if self.median_ratio is not None:
             lines.append(f"median ratio {self.median_ratio:.4f}")
         lines += [f"{'ratio':>10}  {'first amax':12} {'second amax':12} tensor"] if self.ratios else []
-        lines += [f"{ratio:10.4f}  {a:<12.6g} {b:<12.6g} {plain(name)}" for name, a, b, ratio in self.ratios]
-        lines += [f"only in {first}: {plain(name)}" for name in self.only_first]
-        lines += [f"only in {second}: {plain(name)}" for name in self.only_second]
-        return "\n".join(lines) + "\n"
+        lines += [f"{ratio:10.4f}  {a:<12.6g} {b:<12.6g} {name}" for name, a, b, ratio in self.ratios]
+        lines += [f"only in {first}: {name}" for name in self.only_first]
+        lines += [f"only in {second}: {name}" for name in self.only_second]
+        return text_of(lines)
 
     def to_html(self) -> str:
         """As a self-contained HTML page: a plot of the ratios on a log scale, then the table."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field
 
-from toolkit.base.text import plain
+from toolkit.base.text import text_of
 from toolkit.report.conclusions.speed import slower, speed
 from toolkit.report.conclusions.verdict import culprits
 from toolkit.report.findings import sentence
@@ -61,7 +61,7 @@ def overview(report: Report) -> Overview:
     ]
     return Overview(
         computing=len(layers), floats=floats, speed=faster, costs=costs, measured=bool(harms),
-        text="".join(f"{plain(line)}\n" for line in lines),
+        text=text_of(lines),
     )  # fmt: skip
 
 

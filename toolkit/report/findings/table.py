@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from toolkit.base.text import plain
 from toolkit.contract.findings import BaseCode, Finding
 
 Table = Mapping[BaseCode, str | Callable[..., str]]
@@ -21,7 +22,7 @@ def names(listed: tuple[Any, ...], most: int = _SHOWN) -> str:
 
 
 def written(template: str | Callable[..., str], finding: Finding, sentence: Callable[[Finding], str]) -> str:
-    """The finding's sentence; findings among its values become sentences, lists become quoted names.
+    """The finding's sentence, on one line; findings among its values become sentences, lists become quoted names.
 
     Raises:
         ValueError: its values, which may come from a file, are not those of its sentence.
@@ -47,8 +48,8 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
 def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
     if isinstance(value, tuple):
         return tuple(_said(one, sentence) for one in value)
-    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
-        return _NoNumber(value)
+    if isinstance(value, str):
+        return _NoNumber(value) if value in ("nan", "inf", "-inf") else plain(value)
     return sentence(value) if isinstance(value, Finding) else value
 
 

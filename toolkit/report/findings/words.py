@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from toolkit.base.text import count
+from toolkit.base.text import count, plain
 from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 
@@ -38,12 +38,13 @@ def capital(words: str) -> str:
 
 def quoted(names: Sequence[str], most: int = 3) -> str:
     """``'a', 'b' and 4 more``."""
-    shown = [f"'{name}'" for name in names[:most]]
+    shown = [f"'{plain(name)}'" for name in names[:most]]
     return joined([*shown, f"{len(names) - most} more"] if len(names) > most else shown)
 
 
 def shortened(name: str) -> str:
     """A name with its middle left out if it is long: TensorRT lists a block's whole content in its name."""
+    name = plain(name)
     return name if len(name) <= _LONG else f"{name[:_HEAD]}...{name[-_TAIL:]}"
 
 
@@ -57,7 +58,7 @@ def db(level: float | str | None) -> str:
 
 def output_words(output: str, squashed_by: str | None = None) -> str:
     """An output's name, and the operator before it that maps it to a fixed range, if any."""
-    return f"'{output}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
+    return f"'{plain(output)}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
 
 
 def float_metric(metric: str, value: float, samples: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from toolkit.base.text import plain, plain_lines
+from toolkit.base.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,17 +26,10 @@ def make_console() -> Console:
 
 
 def plain_text(content: str, style: str = "") -> Text:
-    """Literal text, without markup, with control characters made visible."""
+    """Literal text on one line, without markup, with line breaks and other control characters made visible."""
     from rich.text import Text
 
-    return Text(plain_lines(content), style=style)
-
-
-def one_line(content: str) -> Text:
-    """Literal text on one line for a table's cell, with line breaks made visible, too."""
-    from rich.text import Text
-
-    return Text(plain(content))
+    return Text(plain(content), style=style)
 
 
 def section(console: Console, title: str) -> None:

@@ -14,7 +14,7 @@ from toolkit.report.schema.engine import DeviceInfo, PayoffInfo
 from toolkit.report.schema.prediction import PredictionInfo
 from toolkit.report.schema.report import Report
 from toolkit.report.sections.payoff import unpaid
-from toolkit.report.terminal.console import one_line, plain_text, section, table
+from toolkit.report.terminal.console import plain_text, section, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +68,7 @@ def print_device(device: DeviceInfo, console: Console) -> None:
             cosine = "" if output.cosine is None else f"{output.cosine:.5f}"
             largest = "" if output.max_abs is None else f"{output.max_abs:.3g}"
             cells = [*head, name, level(output), cosine, agreement, largest]
-            grid.add_row(*(one_line(cell) for cell in cells))
+            grid.add_row(*(plain_text(cell) for cell in cells))
     console.print(grid)
 
 
@@ -88,7 +88,7 @@ def _print_time(payoff: PayoffInfo, console: Console) -> None:
              f"{spent.qdq_ms:.3f} in {spent.qdq_kernels}"]
             if spent else [""] * 3
         )  # fmt: skip
-        grid.add_row(*(one_line(cell) for cell in cells))
+        grid.add_row(*(plain_text(cell) for cell in cells))
     console.print(grid)
 
 
@@ -103,7 +103,7 @@ def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
         profile, times = group.worst, group.times[group.worst]
         more = f" and {len(group.nodes) - 1} more" if len(group.nodes) > 1 else ""
         cells = [group.name + more, profile, f"{times.ours_ms:.4f}", f"{times.other_ms:.4f}", group.why]
-        grid.add_row(*(one_line(cell) for cell in cells))
+        grid.add_row(*(plain_text(cell) for cell in cells))
     console.print(grid)
 
 
@@ -118,7 +118,7 @@ def print_prediction(found: PredictionInfo, console: Console, most: int | None =
     grid = table(("layer", "left"), ("type", "left"), *((name, "right") for name in names), ("limited by", "left"))
     for one in found.layers[:most]:
         values = (one.arithmetic_ms, one.memory_ms, one.launch_ms, one.ms)
-        grid.add_row(one_line(one.node), str(one.precision), *(f"{1e3 * value:.2f}" for value in values), one.bound)
+        grid.add_row(plain_text(one.node), str(one.precision), *(f"{1e3 * value:.2f}" for value in values), one.bound)
     console.print(grid)
     if most is not None and len(found.layers) > most:
         console.print(plain_text(f"and {len(found.layers) - most} more"))

@@ -11,7 +11,7 @@ from toolkit.report.conclusions.verdict import verdict
 from toolkit.report.findings import sentence
 from toolkit.report.schema.accuracy import Accuracy
 from toolkit.report.schema.report import DeviceInfo, Report
-from toolkit.report.terminal.console import one_line, plain_text, section, table
+from toolkit.report.terminal.console import plain_text, section, table
 from toolkit.report.terminal.engine import print_device
 from toolkit.report.terminal.report import STYLES, print_accuracy
 
@@ -71,7 +71,7 @@ def print_times(
     for one in times:
         figures = [one["median"], one["least"], one["most"], one["before"]]
         cells = ["" if value is None else f"{value:.4f}" for value in figures]
-        grid.add_row(one_line(one["engine"]), one_line(one["profile"]), *cells)
+        grid.add_row(plain_text(one["engine"]), plain_text(one["profile"]), *cells)
     console.print(grid)
     for what, why in lacks.items():
         console.print(plain_text(f"Not measured: {what}: {why}"))
@@ -81,7 +81,7 @@ def print_times(
         grid = table(("layer", "left"), *((profile, "right") for profile in profiles))
         for name in sorted(found, key=lambda name: -max(found[name].values()))[:_SLOWEST]:
             cells = [f"{found[name][p]:.4f}" if p in found[name] else "" for p in profiles]
-            grid.add_row(one_line(name), *cells)
+            grid.add_row(plain_text(name), *cells)
         console.print(grid)
         if len(found) > _SLOWEST:
             console.print(plain_text(f"and {len(found) - _SLOWEST} more (--json has all)"))

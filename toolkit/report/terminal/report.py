@@ -30,7 +30,7 @@ from toolkit.report.findings.words import percent
 from toolkit.report.schema.accuracy import OutputError
 from toolkit.report.schema.report import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.sections.shares import share_words
-from toolkit.report.terminal.console import PLAIN_WIDTH, make_console, one_line, plain_text, section, table
+from toolkit.report.terminal.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.terminal.engine import print_engine
 
 if TYPE_CHECKING:
@@ -133,10 +133,12 @@ def _print_end(console: Console, report: Report, files: Sequence[Path | str]) ->
         reused = [step.name for step in report.steps if step.status == "reused"]
         seconds = sum(step.seconds for step in report.steps)
         words = f"reused {', '.join(reused)}" if reused else "nothing reused"
-        console.print(plain_text(f"\n{count(len(report.steps), 'step')} in {seconds:.1f} s, {words}"))
+        console.print()
+        console.print(plain_text(f"{count(len(report.steps), 'step')} in {seconds:.1f} s, {words}"))
+    if files and not report.steps:
+        console.print()
     if files:
-        start = "Wrote " if report.steps else "\nWrote "
-        console.print(plain_text(start + ", ".join(str(file) for file in files)))
+        console.print(plain_text("Wrote " + ", ".join(str(file) for file in files)))
 
 
 def to_text(report: Report, *, files: Sequence[Path | str] = (), width: int = PLAIN_WIDTH) -> str:
@@ -230,7 +232,7 @@ def _worst_table(layers: Sequence[LayerInfo]) -> Table:
     for layer in layers:
         drop = layer.error.drop_db if layer.error else None
         grid.add_row(
-            one_line(layer.node), one_line(layer.op), word(layer.asked_precision),
+            plain_text(layer.node), plain_text(layer.op), word(layer.asked_precision),
             word(layer.actual.precision), decibels(layer.error), "" if drop is None else f"{drop:+.1f}",
         )  # fmt: skip
     return grid
@@ -244,5 +246,5 @@ def _declined_table(report: Report) -> Table:
         reasons.setdefault((entry.by, entry.rule), entry.reason)
     grid = table(("by", "left"), ("rule", "left"), ("nodes", "right"), ("example", "left"))
     for (by, rule), nodes in sorted(by_rule.items(), key=lambda item: -len(item[1])):
-        grid.add_row(one_line(by), one_line(rule), str(len(nodes)), one_line(f"{nodes[0]}: {reasons[by, rule]}"))
+        grid.add_row(plain_text(by), plain_text(rule), str(len(nodes)), plain_text(f"{nodes[0]}: {reasons[by, rule]}"))
     return grid

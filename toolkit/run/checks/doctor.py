@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
+from toolkit.base.text import text_of
 from toolkit.base.versions import versions
 
 _BACKENDS = ("tensorrt", "tensorrt_rtx")
@@ -81,7 +82,7 @@ class Health:
             said += f", {one.why}" if one.why else ""
             lines.append(said + (f". To fix it: {one.remedy}" if one.remedy else ""))
         lines.append(f'backend = "auto" chooses {self.auto}')
-        return "\n".join(lines)
+        return text_of(lines)
 
 
 def examine() -> Health:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.base.progress import Progress, silent
-from toolkit.base.text import count, samples_by_profile
+from toolkit.base.text import count, samples_by_profile, text_of
 from toolkit.calibration.codes import RangeCode
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -93,7 +93,7 @@ class DryRun:
             lines.append(f"declined {number} by '{rule}': {example['node']}: {example['reason']}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines) + "\n"
+        return text_of(lines)
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silent) -> DryRun:

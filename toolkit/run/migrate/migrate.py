@@ -12,7 +12,7 @@ from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.files import make_folder, write_json, write_text
 from toolkit.base.precision import FLOATS
 from toolkit.base.settings import without_effect
-from toolkit.base.text import count
+from toolkit.base.text import count, text_of
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import BY_HAND, Range, Ranges
@@ -151,7 +151,7 @@ class Migration:
                 more = f" ({len(alike)} such)" if len(alike) > 1 else ""
                 lines += [f"  {turn.tensor}{more}: {sentence(turn.why)}" for turn in alike[:1]]
         made = [str(path) for path in (self.recipe, self.model) if path is not None]
-        return "\n".join([*lines, f"Wrote {', '.join(made)}", next_command(self.recipe, self.lacks)]) + "\n"
+        return text_of([*lines, f"Wrote {', '.join(made)}", next_command(self.recipe, self.lacks)])
 
 
 _PLAIN = (

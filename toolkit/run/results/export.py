@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import copy_file, make_folder, refuse_file, sha256_file, write_json, write_text
 from toolkit.base.reading import own_json
+from toolkit.base.text import text_of
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.checks.preflight import input_files, reachable
@@ -57,7 +58,7 @@ class Exported:
         """Lines of text for people."""
         lines = [f"{self.folder}: {', '.join(self.files)}"]
         lines += [self.command] if self.command else []
-        return "\n".join([*lines, *self.notes])
+        return text_of([*lines, *self.notes])
 
 
 def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:

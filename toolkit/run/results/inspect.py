@@ -13,7 +13,7 @@ from toolkit.base.collection import collector_paused
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import count as counted
-from toolkit.base.text import plain
+from toolkit.base.text import plain, text_of
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.folder.guard import (
@@ -152,10 +152,8 @@ def _journal(path: Path) -> Rendered:
         journal = Journal.from_jsonl(read_utf8(path, _JOURNAL))
         lines = [f"{path}: {len(journal)} events"]
         lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
-        lines += [
-            f"{plain(f'{e.kind} {e.node}'.strip())}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"
-        ]
-        return Rendered([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
+        lines += [f"{f'{e.kind} {e.node}'.strip()}: {sentence(e.why)}" for e in journal if e.kind != "changed"]
+        return Rendered([event.to_json(sentence) for event in journal], text_of(lines))
 
 
 def _collection(path: Path) -> Rendered:
@@ -169,8 +167,8 @@ def _collection(path: Path) -> Rendered:
     lines += [f"missing part {part}" for part in found.missing_parts]
     for name in found.tensors:
         histogram = found.total(name)
-        lines.append(f"{plain(name)}: {histogram.low:.5g} .. {histogram.high:.5g}, {histogram.count} values")
-    return Rendered(content, "\n".join(lines) + "\n")
+        lines.append(f"{name}: {histogram.low:.5g} .. {histogram.high:.5g}, {histogram.count} values")
+    return Rendered(content, text_of(lines))
 
 
 def _data(path: Path) -> Rendered:
@@ -186,12 +184,12 @@ def _data(path: Path) -> Rendered:
         stored = f"{'/'.join(one.dtype)} {', '.join(shapes[:_SHAPES])}{more}"
         reach = "no range" if one.low is None else f"{one.low:.5g} .. {one.high:.5g}"
         odd = f"{one.nan} NaN, {one.infinite} infinite"
-        lines.append(f"{plain(one.name)}: {counted(one.samples, 'sample')}, {stored}, {reach}, {odd}")
+        lines.append(f"{one.name}: {counted(one.samples, 'sample')}, {stored}, {reach}, {odd}")
         if one.nan or one.infinite:
             warnings.append(sentence(ReportCode.ARRAY_NOT_FINITE(array=one.name, nan=one.nan, infinite=one.infinite)))
         if one.alike:
             warnings.append(sentence(ReportCode.ARRAY_UNVARIED(array=one.name, samples=one.samples)))
-    return Rendered({"path": str(path), "arrays": [one.to_json() for one in arrays]}, "\n".join(lines) + "\n", warnings)
+    return Rendered({"path": str(path), "arrays": [one.to_json() for one in arrays]}, text_of(lines), warnings)
 
 
 def _model(path: Path) -> Rendered:
@@ -229,12 +227,12 @@ def _render_model(path: Path) -> Rendered:
     for side, tensors in (("input", model.graph.inputs), ("output", model.graph.outputs)):
         for tensor in tensors:
             info = known.get(tensor.name, TensorInfo(name=tensor.name))
-            lines.append(f"{side} {plain(tensor.name)}: {tensor_words(info.dtype, tensor.shape or info.shape)}")
+            lines.append(f"{side} {tensor.name}: {tensor_words(info.dtype, tensor.shape or info.shape)}")
     lines.append("operators: " + ", ".join(f"{op} {count}" for op, count in ops.most_common()))
     lines.append(f"Q/DQ pairs: {content['pairs']}")
     if marks:
         lines.append("requested: " + ", ".join(f"{p} {count}" for p, count in sorted(marks.items())))
-    return Rendered(content, "\n".join(lines) + "\n")
+    return Rendered(content, text_of(lines))
 
 
 def _pairs(model: Model) -> int:
@@ -265,8 +263,8 @@ def _layers(path: Path, content: Any) -> Rendered:
         lines = [f"{path}: {len(layers)} layers{typed if fields.get('source') == 'network' else ''}"]
         for layer in layers:
             types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
-            lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}  {kernels.get(layer.name, '')}".rstrip())
-        return Rendered([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
+            lines.append(f"{types:>10}  {layer.kind:<24} {layer.name}  {kernels.get(layer.name, '')}".rstrip())
+        return Rendered([asdict(layer) for layer in layers], text_of(lines))
 
 
 def _ranges(path: Path) -> Rendered:
@@ -274,11 +272,12 @@ def _ranges(path: Path) -> Rendered:
 
     ranges = read_ranges(path)
     lines = [f"{path}: ranges of {len(ranges.tensors)} tensors"]
-    width = min(60, max((len(name) for name in ranges.tensors), default=6))
-    for name, value in ranges.tensors.items():
+    shown = {plain(name): value for name, value in ranges.tensors.items()}
+    width = min(60, max(map(len, shown), default=6))
+    for name, value in shown.items():
         unlike = ", ".join(f"{p} {a:.4g}" for p, a in value.per_profile.items())
         lines.append(f"{name:<{width}}  amax {value.amax:<10.5g} {value.method}" + (f"  ({unlike})" if unlike else ""))
-    return Rendered(ranges.to_json(), "\n".join(lines) + "\n")
+    return Rendered(ranges.to_json(), text_of(lines))
 
 
 def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:

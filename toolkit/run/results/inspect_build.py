@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.reading import FileKind, open_regular, read_utf8, reading, require_regular
-from toolkit.base.text import plain
+from toolkit.base.text import text_of
 from toolkit.base.versions import path_fingerprint, versions
 from toolkit.report.terminal.report import size
 from toolkit.run.folder.state import RunState
@@ -69,9 +69,9 @@ def render_engine(path: Path, layers: Callable[[Path], Rendered]) -> Rendered:
     if beside.is_file():
         found = layers(beside)
         content["layers"] = found.content
-        return Rendered(content, "\n".join(lines) + "\n" + found.text, found.warnings)
+        return Rendered(content, text_of(lines) + found.text, found.warnings)
     lines.append("the types of its layers are unknown: its run folder's layers.json is not next to it")
-    return Rendered(content, "\n".join(lines) + "\n")
+    return Rendered(content, text_of(lines))
 
 
 def _installed(backend: str) -> str:
@@ -122,9 +122,9 @@ def render_log(path: Path) -> Rendered:
     if not levels:
         raise _LOG.fault(path, "no line begins with INFO, WARNING or ERROR")
     lines = [f"{path}: " + ", ".join(f"{number} {level}" for level, number in levels.most_common())]
-    lines += [f"{level}: {plain(text)}" + (f" ({n} times)" if n > 1 else "") for (level, text), n in loud.items()]
+    lines += [f"{level}: {text}" + (f" ({n} times)" if n > 1 else "") for (level, text), n in loud.items()]
     said = [{"level": level, "text": text, "times": number} for (level, text), number in loud.items()]
-    return Rendered({"kind": "build log", "levels": dict(levels), "messages": said}, "\n".join(lines) + "\n")
+    return Rendered({"kind": "build log", "levels": dict(levels), "messages": said}, text_of(lines))
 
 
 def render_recipe(path: Path) -> Rendered:
@@ -139,7 +139,7 @@ def render_recipe(path: Path) -> Rendered:
     content = {"kind": "recipe", **recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}
     missing = [f"{what}: {file}" for what, file in _files(recipe).items() if not file.exists()]
     lines = [f"{path}: a recipe", *_lines(recipe), "`qtool check` shows what it would do"]
-    return Rendered(content, "\n".join(lines) + "\n", [f"not there: {one}" for one in missing])
+    return Rendered(content, text_of(lines), [f"not there: {one}" for one in missing])
 
 
 def _lock(path: Path) -> Rendered:
@@ -162,7 +162,7 @@ def _lock(path: Path) -> Rendered:
     content["now"] = now
     told = [f"{what}: {state} since the run" if state == "changed" else f"{what}: {state}"
             for what, state in now.items() if state != "same"]  # fmt: skip
-    return Rendered(content, "\n".join(lines) + "\n", told)
+    return Rendered(content, text_of(lines), told)
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:
@@ -176,12 +176,12 @@ def _files(recipe: Recipe) -> dict[str, Path]:
 
 def _lines(recipe: Recipe) -> list[str]:
     """The recipe's settings, table by table, without settings at their defaults."""
-    lines = [f"model: {plain(recipe.model.path)}"]
+    lines = [f"model: {recipe.model.path}"]
     for profile in recipe.profiles():
         shapes = ", ".join(
             f"{name} {list(e.min)} .. {list(e.opt)} .. {list(e.max)}" for name, e in profile.shapes.items()
         )
-        lines.append(plain(f"profile {profile.name}: {shapes}"))
+        lines.append(f"profile {profile.name}: {shapes}")
     tables = [(f"pass {entry['use']}", {k: v for k, v in entry.items() if k != "use" and v not in _OFF})
               for entry in recipe.passes]  # fmt: skip
     for name in ("calibration", "engine", "evaluation", "report"):
@@ -189,5 +189,5 @@ def _lines(recipe: Recipe) -> list[str]:
         tables += [(name, found)] if found else []
     for name, settings in tables:
         said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
-        lines.append(plain(f"{name}: {said}" if said else name))
+        lines.append(f"{name}: {said}" if said else name)
     return lines

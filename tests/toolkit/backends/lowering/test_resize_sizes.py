@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import normal, ops, placeholder_context, run
 from tests.toolkit.backends.backend_models import FLOAT, make, node, profile, profiles, tensor
-from toolkit import Journal, Model
+from toolkit import Journal
 from toolkit.backends.backend import EngineSettings
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering.prepare import lower_for
