@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from toolkit.graph.layers.macs import macs, shape_of
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.simulation.paired_graph import PairedGraph
 from toolkit.simulation.piece_builder import SCALE, SWITCH, PieceBuilder, Segment, StageKind
@@ -144,7 +145,7 @@ class Cutter:
                 return tail
             node = readers[0]
             others = [name for name in node.input if name and name != out]
-            plain = node.op_type in _TAIL and node.name not in self.graph.uses and len(node.output) == 1
+            plain = operator_of(node) in _TAIL and node.name not in self.graph.uses and len(node.output) == 1
             if not plain or not all(name in self.graph.constants for name in others):
                 return tail
             tail.append(node)

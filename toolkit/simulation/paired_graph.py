@@ -21,6 +21,7 @@ from toolkit.graph.layers.input_mean import input_mean
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
 from toolkit.graph.proto.on_disk import SPILL_BYTES, spilled
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.sessions.runnable import cut, not_run_in
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.ops import ADDS
@@ -90,7 +91,7 @@ class PairedGraph:
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
         # padding with zeros would shift the blocks
-        pads = [node for node in self.nodes if node.op_type == "Pad" and not self.precision.block]
+        pads = [node for node in self.nodes if operator_of(node) == "Pad" and not self.precision.block]
         self.padded = {node.output[0]: node for node in pads if self._with_zeros(node)}
         self.biases = dict(self._corrected(switches))
 
@@ -243,7 +244,7 @@ def _nodes_and_constants(
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a Constant, with its output's name; None for other nodes, and for Constants without a tensor."""
     value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-    if node.op_type != "Constant" or value is None:
+    if operator_of(node) != "Constant" or value is None:
         return None
     constant = deepcopy(value)
     constant.name = node.output[0]

@@ -14,6 +14,7 @@ from toolkit.graph.folding import fix_dimensions, fold
 from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
 from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.surgery.assemble import subgraphs
 from toolkit.graph.surgery.inlining import nodes_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -37,7 +38,7 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
     Raises:
         BackendError: there is such an If; the message names it.
     """
-    if not any(node.op_type == "If" for node in all_nodes(parse(model_path).graph.node)):
+    if not any(operator_of(node) == "If" for node in all_nodes(parse(model_path).graph.node)):
         return
     model = Model.load(model_path)
     fix_dimensions(model, profiles)

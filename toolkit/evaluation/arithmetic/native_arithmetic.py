@@ -14,6 +14,7 @@ from toolkit.evaluation.comparison.counterparts import Run, run_on
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import held_by, opset_of, reads_of
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.sessions.session import session
 from toolkit.placement.ops import QUANTIZE
 
@@ -63,7 +64,7 @@ def _widen(graph: onnx.GraphProto, outer: Mapping[str, int]) -> None:
             _widen(body, kinds)
         if _quantizes(node, kinds):
             graph.node.extend(_wide(node, [1] if node.input[0] in clips else [0, 1], kinds))
-        elif node.op_type == "Clip" and node.output[0] in clips:
+        elif operator_of(node) == "Clip" and node.output[0] in clips:
             graph.node.extend(_wide(node, range(len(node.input)), kinds))
         graph.node.append(node)
     known = [value for value in graph.value_info if value.name not in clips]
@@ -73,13 +74,13 @@ def _widen(graph: onnx.GraphProto, outer: Mapping[str, int]) -> None:
 
 def _quantizes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> bool:
     """Whether a node quantizes a float16 tensor that is not a constant."""
-    known = node.op_type == QUANTIZE and kinds.get(node.input[1])
+    known = operator_of(node) == QUANTIZE and kinds.get(node.input[1])
     return known == TensorProto.FLOAT16 and node.input[0] not in kinds
 
 
 def _clips(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], kinds: Mapping[str, int]) -> set[str]:
     """Outputs of Clips with constant limits that are only read by float16 QuantizeLinears, as the input to quantize."""
-    clips = [node for node in nodes if node.op_type == "Clip"]
+    clips = [node for node in nodes if operator_of(node) == "Clip"]
     made = {node.output[0] for node in clips if all(name in kinds for name in node.input[1:] if name)}
     made -= {value.name for value in graph.output}
     quantized = set[str]()

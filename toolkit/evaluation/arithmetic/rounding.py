@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.on_disk import spilled_as
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -122,13 +123,13 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) 
         elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _NARROW:
             attribute.i = TensorProto.FLOAT
     made = [node]
-    moves = node.op_type in MOVERS
+    moves = operator_of(node) in MOVERS
     if moves or (node.op_type in _PICKS and not node.domain):
         exact = all(name in rounded for name in node.input if name and types.get(name, 0) in (0, *_NARROW))
         rounded.update(node.output if exact else ())
         if moves or exact:
             return made
-    if node.op_type == DEQUANTIZE:
+    if operator_of(node) == DEQUANTIZE:
         return made
     for index, name in enumerate(node.output):
         kind = types.get(name, 0)

@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
@@ -35,9 +36,9 @@ def fused_more(model: LightModel, outputs: Collection[str]) -> LightModel:
     reads.update([*outputs, *(value.name for value in graph.output)])
     order = _RoundingOrder(nodes, reads, {tensor.name: tensor for tensor in graph.initializer})
     for node in nodes:
-        if node.op_type in _ACTIVATIONS:
+        if operator_of(node) in _ACTIVATIONS:
             order.round_after(node)
-        elif node.op_type == DEQUANTIZE:
+        elif operator_of(node) == DEQUANTIZE:
             order.pad_after(node)
     del graph.node[:]
     graph.node.extend(order.nodes())
@@ -103,7 +104,7 @@ class _RoundingOrder:
         name = node.input[0]
         maker = self._makers.get(name)
         alone = self._reads[name] == 1 and list(node.input).count(name) == 1
-        return maker if maker is not None and maker.op_type == op and alone else None
+        return maker if maker is not None and operator_of(maker) == op and alone else None
 
     def _keeps_zeros(self, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> bool:
         """Whether a pair has scalar scales, and the same zero point in both nodes, so that it keeps zeros."""

@@ -14,6 +14,7 @@ from toolkit.graph.proto.light import LARGE, LightModel, large_header
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import reads_of, subgraphs_of
 from toolkit.graph.proto.scopes import defined
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.sessions.session import session
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
@@ -76,7 +77,7 @@ def _makers(graph: onnx.GraphProto, constant: Collection[str]) -> dict[str, onnx
     """By tensor, the node that computes it from constants alone, by moving, casting or dequantizing them."""
     known, found = set(constant), dict[str, onnx.NodeProto]()
     for node in graph.node:
-        if node.op_type in _OF_WEIGHTS and len(node.output) == 1 and known.issuperset(filter(None, node.input)):
+        if operator_of(node) in _OF_WEIGHTS and len(node.output) == 1 and known.issuperset(filter(None, node.input)):
             known.add(node.output[0])
             found[node.output[0]] = node
     return found

@@ -13,6 +13,7 @@ from onnx import TensorProto
 from toolkit.graph.proto.light import is_large
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import held_by, subgraphs_of
+from toolkit.graph.proto.strangers import operator_of
 
 _OLDEST_IR = 4
 """Older IR versions require initializers to be inputs too."""
@@ -58,7 +59,7 @@ def _taken_out(body: onnx.GraphProto, outputs: set[str], main: bool) -> list[tup
         found += [(tensor.name, tensor)] if apart else []
         kept += [] if apart else [tensor]
     for node in body.node:
-        held = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        held = node.attribute[0] if operator_of(node) == "Constant" and len(node.attribute) == 1 else None
         apart = held is not None and held.name == "value" and _is_apart(held.t) and node.output[0] not in outputs
         found += [(node.output[0], held.t)] if held is not None and apart else []
         nodes += [] if apart else [node]

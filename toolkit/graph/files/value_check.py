@@ -16,6 +16,7 @@ from toolkit.base.types import Array
 from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import all_nodes, node_words
 from toolkit.graph.proto.stored import constants_of
+from toolkit.graph.proto.strangers import operator_of
 
 _FLOATS: Mapping[int, Any] = {
     TensorProto.FLOAT: np.float32,
@@ -57,10 +58,10 @@ def check_values(model: LightModel) -> None:
                 if name not in verdicts:
                     verdicts[name] = _not_finite(tensor, beside)
                 nan, infinite = verdicts[name]
-                if index == 1 and node.op_type in SCALED:
+                if index == 1 and operator_of(node) in SCALED:
                     _check_scale(node, tensor, beside, where)
-                elif (nan and node.op_type not in _PASSING_NAN_ON) or (
-                    infinite and index in _WEIGHTED.get(node.op_type, ())
+                elif (nan and operator_of(node) not in _PASSING_NAN_ON) or (
+                    infinite and index in _WEIGHTED.get(operator_of(node), ())
                 ):
                     what = f"{nan:,} NaN" if nan else count(infinite, "infinite value")
                     raise ModelError(

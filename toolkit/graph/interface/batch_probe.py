@@ -21,6 +21,7 @@ from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import keep_first_nodes, reads_of
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
 from toolkit.graph.sessions.runnable import cut, not_run_in
 from toolkit.graph.sessions.session import Session, own_session, session
@@ -275,7 +276,7 @@ class _BlameSearch:
         if low == len(self.nodes):
             return BatchFault("", "", 0, False)
         failed = self.nodes[low]
-        if alone or failed.op_type == "Reshape":
+        if alone or operator_of(failed) == "Reshape":
             return _fault(failed, False)
         made = {name for one in self.nodes[:low] for name in one.output}
         # what a node reads as the samples have it did not make it fail, whatever was mixed on the way
@@ -343,7 +344,7 @@ class _BlameSearch:
 
     def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
         """The last of these nodes that reshapes to a constant shape so that the batch is moved to another axis."""
-        reshapes = [i for i in before if self.nodes[i].op_type == "Reshape"]
+        reshapes = [i for i in before if operator_of(self.nodes[i]) == "Reshape"]
         made = {name for i in before for name in self.nodes[i].output}
         wanted = {name for i in reshapes for name in (self.nodes[i].input[0], self.nodes[i].output[0])}
         shapes = {
@@ -362,8 +363,10 @@ class _BlameSearch:
 
 def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
     """Bypass, in place, the pairs of QuantizeLinear and DequantizeLinear; returns whether there were any."""
-    quantized = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
-    pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
+    quantized = {node.output[0]: node.input[0] for node in proto.graph.node if operator_of(node) == "QuantizeLinear"}
+    pairs = [
+        node for node in proto.graph.node if operator_of(node) == "DequantizeLinear" and node.input[0] in quantized
+    ]
     for node in pairs:
         source = quantized[node.input[0]]
         # pairs may be in another domain, which has no Identity

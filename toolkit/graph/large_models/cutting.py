@@ -18,6 +18,7 @@ from toolkit.base.types import Array
 from toolkit.graph.large_models.memory import least_limit
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import all_nodes, reads_of
+from toolkit.graph.proto.strangers import operator_of
 
 Operators = Collection[tuple[str, str]]
 """Domains and names of operators."""
@@ -109,7 +110,7 @@ def _hands_on_tensors(model: LightModel, operators: Operators | None = None) -> 
     if operators is not None and not any(op.startswith(_NO_TENSOR) for _, op in operators):
         return True
     # operators that are not known beforehand may produce sequences too
-    return not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
+    return not any(operator_of(node).startswith(_NO_TENSOR) for node in all_nodes(graph.node))
 
 
 def _kinds(model: LightModel) -> list[int]:
@@ -124,9 +125,9 @@ def _rounded_or_not(model: LightModel) -> set[str]:
     if _FLOAT16 not in (*kinds.values(), *_kinds(model)):
         return set()
     for node in graph.node:
-        if node.op_type == "Cast":
+        if operator_of(node) == "Cast":
             kinds.update((name, one.i) for name in node.output for one in node.attribute if one.name == "to")
-    made = (name for node in graph.node if node.op_type in _HALF_KERNELS for name in node.output if name)
+    made = (name for node in graph.node if operator_of(node) in _HALF_KERNELS for name in node.output if name)
     return {name for name in made if kinds.get(name, 0) in (0, _FLOAT16)}
 
 
@@ -152,7 +153,7 @@ class Cut:
         self._where, self._weights, self._limit, self._sizes = model.where, model.weights, limit, sizes
         self._at_least_one = at_least_one
         self._nodes = list(graph.node)
-        self._ops = [node.op_type for node in self._nodes]
+        self._ops = [operator_of(node) for node in self._nodes]
         self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
@@ -314,7 +315,7 @@ class Cut:
         """The tensors that may be in blocked layout."""
         found: set[str] = set()
         for node in self._nodes:
-            if node.op_type in _BLOCKED or (node.op_type in _KEEP_BLOCKED and found.intersection(node.input)):
+            if operator_of(node) in _BLOCKED or (operator_of(node) in _KEEP_BLOCKED and found.intersection(node.input)):
                 found.update(node.output)
         return found
 

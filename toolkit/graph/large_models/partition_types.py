@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from toolkit.base.types import Array
 from toolkit.graph.large_models.cutting import Partition
 from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.proto.survey import TYPE_ATTRIBUTES
 from toolkit.graph.shape_inference.inferred import Inferred
 
@@ -48,7 +49,7 @@ def _maybe_half(proto: onnx.ModelProto) -> set[str]:
         return {name for node in graph.node for name in node.output}
     for node in graph.node:
         # the result type of a Cast is that of its attribute, and QuantizeLinear never gives float16
-        reads = node.op_type not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
+        reads = operator_of(node) not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
         if reads or any(map(_names_half, node.attribute)):
             found.update(node.output)
     return found

@@ -18,6 +18,7 @@ import onnx
 
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.strangers import operator_of
 
 BLOCK = 16
 """A multiple of every block size; with other channel counts the last block is padded."""
@@ -35,7 +36,7 @@ _TYPES = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 def reorders_to_plain(node: onnx.NodeProto) -> bool:
     """Whether a node only converts whole blocks of channels to the plain layout."""
-    whole = node.op_type == _OUT and attribute_of(node, "channels") % BLOCK == 0
+    whole = operator_of(node) == _OUT and attribute_of(node, "channels") % BLOCK == 0
     return whole and not attribute_of(node, "channels_last")
 
 
@@ -88,15 +89,15 @@ class _Regions:
             made = node.output[0]
             if reorders_to_plain(node):
                 self.root[made], self.orders[made] = made, node
-            elif node.op_type in _ALIKE and len(node.output) == 1:
+            elif operator_of(node) in _ALIKE and len(node.output) == 1:
                 read = [name for name in node.input if name and name not in scalars]
                 # tensors with the same root have the same shape
                 roots = {self.root.get(name) for name in read}
                 if len(roots) == 1 and (only := roots.pop()) is not None:
                     self.root[made] = only
-                    kept = node.op_type not in _TYPES and not self.narrow.isdisjoint(read)
-                    cast = node.op_type == "Cast" and attribute_of(node, "to") != onnx.TensorProto.FLOAT
-                    if kept or cast or node.op_type == "QuantizeLinear":
+                    kept = operator_of(node) not in _TYPES and not self.narrow.isdisjoint(read)
+                    cast = operator_of(node) == "Cast" and attribute_of(node, "to") != onnx.TensorProto.FLOAT
+                    if kept or cast or operator_of(node) == "QuantizeLinear":
                         self.narrow.add(made)
 
     def _look_back(self) -> set[str]:
@@ -119,7 +120,7 @@ class _Regions:
         return made in self.useful or (self._any_order and made in self._outputs)
 
     def _is_back(self, node: onnx.NodeProto) -> bool:
-        return node.op_type == _BACK and node.input[0] in self.root and not attribute_of(node, "channels_last")
+        return operator_of(node) == _BACK and node.input[0] in self.root and not attribute_of(node, "channels_last")
 
     def worthwhile(self) -> set[str]:
         """The roots for which the rewrite reduces the number of reorderings."""

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, held_by
+from toolkit.graph.proto.strangers import operator_of
 
 _COMPUTES = frozenset(
     {"Abs", "Add", "Div", "Exp", "Log", "Mean", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax",
@@ -45,7 +46,7 @@ def made_in_bfloat16(
         if kind is None:
             continue
         kinds[node.output[0]] = kind
-        if kind == TensorProto.BFLOAT16 and (node.op_type == "Cast" or node.op_type in _COMPUTES):
+        if kind == TensorProto.BFLOAT16 and (operator_of(node) == "Cast" or operator_of(node) in _COMPUTES):
             found.append(node.output[0])
     within = [each for body in bodies for each in made_in_bfloat16(body, kinds)]
     return [*([(graph, found)] if found else []), *within]
@@ -53,11 +54,11 @@ def made_in_bfloat16(
 
 def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
     """The element type of a node's result; None if it is unknown here."""
-    if node.op_type == "Cast":
+    if operator_of(node) == "Cast":
         return next((one.i for one in node.attribute if one.name == "to"), None)
-    if node.op_type == "Constant":
+    if operator_of(node) == "Constant":
         return next((one.t.data_type for one in node.attribute if one.name == "value"), None)
-    return of[0] if of and node.op_type in _COMPUTES | _MOVES else None
+    return of[0] if of and operator_of(node) in _COMPUTES | _MOVES else None
 
 
 def round_as_bfloat16(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:

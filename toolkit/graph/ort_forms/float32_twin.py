@@ -18,6 +18,7 @@ from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto.on_disk import spilled_as
 from toolkit.graph.proto.stored import stored_tensors
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.proto.survey import TYPE_ATTRIBUTES, Survey, tensor_type
 from toolkit.graph.shape_inference.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.surgery.tensors import np_dtype
@@ -101,10 +102,10 @@ def computes_in_bfloat16(proto: onnx.ModelProto) -> bool:
             if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES:
                 if attribute.i != TensorProto.BFLOAT16:
                     continue
-                if node.op_type != "Cast":
+                if operator_of(node) != "Cast":
                     return True
                 made.update(node.output)
-    readers = (node for node in _nodes(proto) if node.op_type != "Cast") if made else ()
+    readers = (node for node in _nodes(proto) if operator_of(node) != "Cast") if made else ()
     return any(name in made for node in readers for name in node.input)
 
 

@@ -16,6 +16,7 @@ import onnx
 
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import opset_of, reads_of
+from toolkit.graph.proto.strangers import operator_of
 
 _TYPES_APART = 23
 """The opset from which QuantizeLinear's input may differ in type from its scale: inputs with one scale may differ."""
@@ -33,7 +34,7 @@ def move_pairs_after_concats(proto: onnx.ModelProto) -> int:
     """
     if opset_of(proto) >= _TYPES_APART:
         return 0
-    graph, ops = proto.graph, [node.op_type for node in proto.graph.node]
+    graph, ops = proto.graph, [operator_of(node) for node in proto.graph.node]
     concats = [node for node, op in zip(graph.node, ops) if op == "Concat" and not node.domain]
     if not concats or _DEQUANTIZE not in ops:
         return 0
@@ -108,10 +109,10 @@ class _Moved:
     def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
         """The pair that produces a tensor, if nothing else reads the tensor or the tensors inside the pair."""
         dequantize = self._made.get(name)
-        if dequantize is None or dequantize.op_type != _DEQUANTIZE or not self._read_once(name):
+        if dequantize is None or operator_of(dequantize) != _DEQUANTIZE or not self._read_once(name):
             return None
         quantize = self._made.get(dequantize.input[0])
-        if quantize is None or quantize.op_type != _QUANTIZE or not self._read_once(dequantize.input[0]):
+        if quantize is None or operator_of(quantize) != _QUANTIZE or not self._read_once(dequantize.input[0]):
             return None
         return quantize, dequantize
 
@@ -145,6 +146,6 @@ class _Moved:
 
 def _reads(node: onnx.NodeProto) -> Iterable[str]:
     """The names that a node reads, without duplicates if it may have any; fast, as it is called for all nodes."""
-    if node.op_type in _PAIR:
+    if operator_of(node) in _PAIR:
         return node.input
     return reads_of(node)

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit.graph.proto.light import is_detached
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, inside_out, opset_of, subgraphs_of
 from toolkit.graph.proto.stored import constants_of
+from toolkit.graph.proto.strangers import operator_of
 
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
 _LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout"})
@@ -59,7 +60,7 @@ def fix_random_seeds(proto: onnx.ModelProto, operators: Collection[tuple[str, st
         for node in nodes:
             by_input = untyped and _by_input(node)
             kind = kinds.get(node.input[0]) if by_input else None
-            drops = node.op_type != "Dropout" or not idle.issuperset(node.input[_TRAINS : _TRAINS + 1])
+            drops = operator_of(node) != "Dropout" or not idle.issuperset(node.input[_TRAINS : _TRAINS + 1])
             if not _may_draw(node) or not drops or (by_input and not kind):
                 graph.node.append(node)
                 continue
@@ -82,12 +83,12 @@ def is_deterministic(node: gs.Node, version: int, kinds: Mapping[str, int]) -> b
 def _may_draw(node: onnx.NodeProto) -> bool:
     if node.op_type not in STEADY or node.domain not in ONNX_DOMAINS:
         return False
-    return node.op_type != "Dropout" or (len(node.input) > _TRAINS and bool(node.input[_TRAINS]))
+    return operator_of(node) != "Dropout" or (len(node.input) > _TRAINS and bool(node.input[_TRAINS]))
 
 
 def _by_input(node: onnx.NodeProto) -> bool:
     """Whether a random node's output has the type of its input."""
-    return node.op_type in _LIKE and not any(one.name == "dtype" for one in node.attribute)
+    return operator_of(node) in _LIKE and not any(one.name == "dtype" for one in node.attribute)
 
 
 def _false_constants(proto: onnx.ModelProto) -> set[str]:
@@ -146,7 +147,7 @@ class _Drawing:
     def _typed(self, drawn: str) -> None:
         """Output the drawn numbers in the node's type, under the node's own output name."""
         out, kind = list(self._node.output), self._given.get("dtype")
-        if kind is None and self._node.op_type in _SHAPED:
+        if kind is None and operator_of(self._node) in _SHAPED:
             kind = TensorProto.FLOAT
         if kind is not None:
             self._made.append(helper.make_node("Cast", [drawn], out, self._base, to=kind))
@@ -202,7 +203,7 @@ class _Drawing:
 
         Without a batch axis that is the number of all values.
         """
-        if self._node.op_type in _SHAPED:
+        if operator_of(self._node) in _SHAPED:
             sides = list(self._given["shape"])
             return self._constant(sides), self._constant([max(math.prod(sides), 1)])
         shape = self._make("Shape", [self._node.input[0]])

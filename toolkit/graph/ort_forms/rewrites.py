@@ -10,6 +10,7 @@ from onnx import helper
 
 from toolkit.graph.ort_forms.kernels import has_kernel
 from toolkit.graph.proto.nodes import all_nodes, subgraphs_of
+from toolkit.graph.proto.strangers import operator_of
 
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm"})
 _NORMS = frozenset({
@@ -87,7 +88,7 @@ def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
     ``LayerNormFusion`` fuses a preceding Cast into the normalization, but has no kernel for float64 inputs.
     """
     # whether there is anything to look for takes a tenth of the time that looking takes, at every session
-    ops = {node.op_type for node in all_nodes(proto.graph.node)}
+    ops = {operator_of(node) for node in all_nodes(proto.graph.node)}
     wide = {"Cast", "ReduceMean"} <= ops and _computes_in(proto, onnx.TensorProto.DOUBLE)
     products = _wrong_products(proto) if {"Transpose", "MatMul"} <= ops else []
     return [*products, *(_WIDE_NORMS if wide else ())]
@@ -98,7 +99,7 @@ def _computes_in(proto: onnx.ModelProto, wanted: int) -> bool:
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in proto.graph.input}
     for node in all_nodes(proto.graph.node):
-        if node.op_type in ("Cast", "Constant"):
+        if operator_of(node) in ("Cast", "Constant"):
             kinds |= {one.i if one.name == "to" else one.t.data_type for one in node.attribute}
     return wanted in kinds
 
@@ -111,21 +112,21 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
     turned: set[str] = set()
     batched: set[str] = set()
     for node in all_nodes(proto.graph.node):
-        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
+        if operator_of(node) in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
             ranks[node.output[0]] = ranks[node.input[0]]
-        elif node.op_type == "Transpose":
+        elif operator_of(node) == "Transpose":
             # onnxruntime merges two Transposes in a row
             again = not moved.isdisjoint(node.input)
             turned.update(node.output if _turns(node) or again else ())
             batched.update(node.output if _turns_batch(node) or again else ())
             moved.update(node.output)
-        elif node.op_type in TAKEN_OUT:
+        elif operator_of(node) in TAKEN_OUT:
             for names in (moved, turned, batched):
                 names.update(node.output if not names.isdisjoint(node.input) else ())
-        elif node.op_type == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
+        elif operator_of(node) == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
             # an operand of unknown rank may be a vector too
             return ["MatmulTransposeFusion"]
-        elif node.op_type == "MatMul" and half and node.input[0] in batched:
+        elif operator_of(node) == "MatMul" and half and node.input[0] in batched:
             return ["MatmulTransposeFusion"]
     return []
 
@@ -146,15 +147,15 @@ def _rounds_output(graph: onnx.GraphProto) -> bool:
     same, turned = {value.name for value in graph.output}, set[str]()
     # what an output is made of by operators that may be taken out, or turns that undo each other, becomes the output
     for node in reversed(graph.node):
-        if (node.op_type == "Transpose" or node.op_type in TAKEN_OUT) and not same.isdisjoint(node.output):
+        if (operator_of(node) == "Transpose" or operator_of(node) in TAKEN_OUT) and not same.isdisjoint(node.output):
             same.update(node.input)
     for node in graph.node:
-        if node.op_type == "Transpose":
+        if operator_of(node) == "Transpose":
             turned.update(node.output if not (same | turned).isdisjoint(node.input) else ())
-        elif node.op_type in TAKEN_OUT:
+        elif operator_of(node) in TAKEN_OUT:
             same.update(node.output if not same.isdisjoint(node.input) else ())
             turned.update(node.output if not turned.isdisjoint(node.input) else ())
-        elif node.op_type == "QuantizeLinear" and node.input[0] in turned:
+        elif operator_of(node) == "QuantizeLinear" and node.input[0] in turned:
             return True
     return False
 
@@ -164,13 +165,13 @@ def _turns_one_reader(graph: onnx.GraphProto) -> bool:
     readers = Counter(name for node in graph.node for name in node.input)
     leads: set[str] = set()
     for node in reversed(graph.node):
-        if node.op_type == "Transpose" or (node.op_type not in _STOPS and not leads.isdisjoint(node.output)):
+        if operator_of(node) == "Transpose" or (operator_of(node) not in _STOPS and not leads.isdisjoint(node.output)):
             leads.update(node.input)
     turned: set[str] = set()
     for node in graph.node:
-        if node.op_type == "Transpose" or (node.op_type not in _STOPS and not turned.isdisjoint(node.input)):
+        if operator_of(node) == "Transpose" or (operator_of(node) not in _STOPS and not turned.isdisjoint(node.input)):
             turned.update(node.output)
-        if node.op_type == "DequantizeLinear" and node.output[0] in turned & leads and readers[node.output[0]] > 1:
+        if operator_of(node) == "DequantizeLinear" and node.output[0] in turned & leads and readers[node.output[0]] > 1:
             return True
     return False
 
@@ -185,9 +186,9 @@ def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
     constant = {tensor.name for tensor in proto.graph.initializer}
     turned = False
     for node in proto.graph.node:
-        if node.op_type != "Constant" and constant.issuperset(filter(None, node.input)):
+        if operator_of(node) != "Constant" and constant.issuperset(filter(None, node.input)):
             constant.update(node.output)
-            turned |= node.op_type == "Transpose"
+            turned |= operator_of(node) == "Transpose"
     return ["ConstantFolding", *(_TURNING if turned else ())]
 
 

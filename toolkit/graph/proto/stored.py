@@ -10,6 +10,8 @@ import onnx
 import onnx.numpy_helper
 from onnx import TensorProto
 
+from toolkit.graph.proto.strangers import operator_of
+
 BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
     17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
@@ -62,7 +64,7 @@ def constants_of(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[s
         yield from ((tensor.name, tensor) for tensor in body.initializer)
         yield from ((sparse.values.name, sparse.values) for sparse in body.sparse_initializer)
     for node in body.node:
-        tensor = constant_tensor(node) if node.op_type == "Constant" and node.output else None
+        tensor = constant_tensor(node) if operator_of(node) == "Constant" and node.output else None
         if tensor is not None:
             yield node.output[0], tensor
         for attribute in node.attribute:

@@ -16,6 +16,7 @@ from toolkit.base.collection import resident
 from toolkit.base.errors import ModelError
 from toolkit.graph.proto.nodes import MOST_TRIPS
 from toolkit.graph.proto.stored import constants_of
+from toolkit.graph.proto.strangers import operator_of
 
 _SECONDS, _COMPUTED_SECONDS = 30.0, 300.0
 _BYTES, _TIMES_WEIGHTS = 512 << 20, 4
@@ -75,7 +76,7 @@ def _long_loops(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], tr
     """Loops with a large or unknown number of trips, each with whether its trip count is computed."""
     for node in graph.node:
         inside = trips
-        if node.op_type == "Loop":
+        if operator_of(node) == "Loop":
             name = node.input[0] if node.input else ""
             count = _count(constants.get(name))
             inside = trips * max(1, count) if count is not None else MOST_TRIPS + 1

@@ -22,6 +22,7 @@ from toolkit.graph.large_models.partitions import Value
 from toolkit.graph.ort_forms.blocked_layout import keep_blocked_layout, reorders_to_plain
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.strangers import operator_of
 
 _MOST_BYTES = 512 << 20
 """Largest weights in bytes for which the rewritten model is written, which takes one millisecond per megabyte."""
@@ -64,7 +65,7 @@ def without_reordering(
         load: loads the model at a path without rewriting it.
         any_order: whether outputs may be in any order.
     """
-    convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
+    convolutions = any(operator_of(node) == "Conv" for node in model.proto.graph.node)
     if os.name != "posix" or not convolutions or not model.holds_at_most(_MOST_BYTES - model.weight_bytes):
         return None
     with temporary_folder("session") as folder:

@@ -10,6 +10,7 @@ import onnx
 
 from toolkit.base.collection import return_free_blocks
 from toolkit.graph.proto.nodes import all_nodes, let_inference_through
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.shape_inference.loop_states import with_kept_states
 from toolkit.graph.shape_inference.shape_values import trip_counts, with_known_values
@@ -83,7 +84,7 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
         found = None if corner else _strictly(at_corner)
         agree = found is not None
         found = found or _inferred(at_corner)
-        if nested and any(node.op_type == "Loop" for node in all_nodes(at_corner.graph.node)):
+        if nested and any(operator_of(node) == "Loop" for node in all_nodes(at_corner.graph.node)):
             at_corner, found = with_kept_states(at_corner, found, _inferred)
         for _ in range(_ROUNDS if corner else 0):
             known = with_known_values(at_corner, found.graph) if _has_unknown(found.graph) else None

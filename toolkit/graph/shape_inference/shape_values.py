@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, inferred_shapes
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.shape_inference.node_values import run_node
 
 _MOST = 256
@@ -56,7 +57,7 @@ def trip_counts(model: onnx.ModelProto, inferred: onnx.GraphProto) -> dict[str, 
         model: a model with fixed input shapes.
         inferred: its graph after shape inference.
     """
-    counts = {node.input[0] for node in model.graph.node if node.op_type == "Loop" and node.input}
+    counts = {node.input[0] for node in model.graph.node if operator_of(node) == "Loop" and node.input}
     values, _ = _known_values(model, inferred) if counts else ({}, {})
     return {name: int(values[name].reshape(-1)[0]) for name in counts if name in values and values[name].size == 1}
 
@@ -96,10 +97,10 @@ def _computed(
     """A node's outputs by name; None if it is not shape arithmetic, or if an input's value is unknown."""
     if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
         return None
-    if node.op_type in ("Shape", "Size"):
+    if operator_of(node) in ("Shape", "Size"):
         extents = _extents(node, shapes.get(node.input[0]) if node.input else None)
         return {node.output[0]: extents} if extents is not None else None
-    return _constant(node, opsets) if node.op_type == "Constant" else _run(node, values, opsets)
+    return _constant(node, opsets) if operator_of(node) == "Constant" else _run(node, values, opsets)
 
 
 def _constant(node: onnx.NodeProto, opsets: list[Any]) -> dict[str, np.ndarray[Any, Any]] | None:
@@ -115,7 +116,7 @@ def _extents(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> np.ndarray[
     """The result of a Shape or Size for a tensor of this shape, int64; None if a dimension is unknown."""
     if shape is None or -1 in shape:
         return None
-    if node.op_type == "Size":
+    if operator_of(node) == "Size":
         return np.asarray(np.prod(shape, dtype=np.int64))
     part = {one.name: one.i for one in node.attribute}
     return np.asarray(shape[part.get("start", 0) : part.get("end")], np.int64)

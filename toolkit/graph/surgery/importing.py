@@ -15,8 +15,8 @@ from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 from toolkit.base.types import Array
 from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.proto.strangers import called
 from toolkit.graph.surgery import assemble
-from toolkit.graph.surgery.strangers import called
 from toolkit.graph.surgery.tensors import StoredValues
 
 _Scope = dict[str, gs.Tensor]

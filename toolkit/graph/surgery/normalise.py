@@ -23,6 +23,7 @@ from toolkit.graph.proto.nodes import (
 )
 from toolkit.graph.proto.scopes import unshadowed
 from toolkit.graph.proto.stored import constant_tensor
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.surgery.stored_outputs import computed_outputs
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
@@ -131,7 +132,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> int:
     outputs = {value.name for value in graph.output}
     kept, count = [], 0
     for node in graph.node:
-        tensor = constant_tensor(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
+        tensor = constant_tensor(node) if operator_of(node) == "Constant" and node.output[0] not in outputs else None
         if tensor is None:
             kept.append(node)
             continue
@@ -222,7 +223,7 @@ def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
         one.initializer.extend(_dense(sparse, sparse.values.name, where) for sparse in one.sparse_initializer)
         del one.sparse_initializer[:]
     for node in all_nodes(graph.node):
-        for attribute in node.attribute if node.op_type == "Constant" else ():
+        for attribute in node.attribute if operator_of(node) == "Constant" else ():
             if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and not attribute.ref_attr_name:
                 dense = _dense(attribute.sparse_tensor, node.output[0], where)
                 attribute.CopyFrom(onnx.helper.make_attribute("value", dense))

@@ -12,6 +12,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.text import on_one_line
 from toolkit.graph.proto.light import large_header, weights_as_inputs
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
+from toolkit.graph.proto.strangers import operator_of
 from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.export import NodeMessages, export
 from toolkit.graph.surgery.importing import import_light
@@ -116,7 +117,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         raise ModelError(what, where=where, remedy="ask for an older one")
     light = export(model, where, known)
     own = [node for node in all_nodes(light.proto.graph.node) if node.domain in ONNX_DOMAINS]
-    groups = [node.name for node in own if node.op_type == "GroupNormalization"]
+    groups = [node.name for node in own if operator_of(node) == "GroupNormalization"]
     if groups and model.opset < _PER_CHANNEL <= target:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: node '{groups[0]}' (GroupNormalization) has a scale "

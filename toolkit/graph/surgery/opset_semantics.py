@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, held_by, inside_out
+from toolkit.graph.proto.strangers import operator_of
 
 _RESIZE, _SCALARS, _DROPOUT, _HARDMAX = 11, 11, 12, 13
 """The opsets in which these operators changed their meaning, or got inputs in place of attributes (ONNX's Changelog.md,
@@ -56,7 +57,7 @@ def _scopes(
     """A graph and its subgraphs, each with the constants that its nodes can read: branches may use the same names."""
     found = {**(outer or {}), **{tensor.name: tensor for tensor in graph.initializer}}
     for node in graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+        if operator_of(node) == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     yield graph, found
     for node in graph.node:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+from contextlib import nullcontext
+
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
-from tests.conftest import build, node, normal
+from tests.conftest import ROOT, build, node, normal
+from tests.control_flow import conv_in_loop
 from toolkit import Model, Precision, PrecisionPlan, choose
 from toolkit.backends.lowering.node_types import decide
 from toolkit.backends.unsupported import unsupported_operators
+from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.files.value_check import check_values
 from toolkit.graph.layers.work import node_macs
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.nodes import operators_of
+from toolkit.graph.proto.strangers import ONNXRUNTIMES, called
+from toolkit.graph.sessions.endless_loops import loop_limits
 from toolkit.graph.sessions.runnable import not_run
-from toolkit.graph.surgery.strangers import called, op_type
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.report.findings import sentence
 
 
@@ -40,6 +50,7 @@ def of(domain, op="MatMul"):
         ("com.me", "Normalizer", "com.me::Normalizer"), ("qtool.mxfp8", "QuantizeLinear", "QuantizeLinear"),
         ("com.msft", "Conv", "com.msft::Conv"), ("com.microsoftish", "Conv", "com.microsoftish::Conv"),
         ("qtoolbox", "Conv", "qtoolbox::Conv"), ("com.microsoft.nchwc", "Conv", "Conv"), ("com.ms.x", "Conv", "Conv"),
+        ("com.me", "FusedConv", "com.me::FusedConv"), ("com.microsoft", "FusedConv", "FusedConv"),
         ("com.me", "com.me::Mine", "com.me::Mine"), ("com.me", "com.me::Conv", "com.me::com.me::Conv"),
     ],
 )  # fmt: skip
@@ -65,6 +76,42 @@ def test_a_stranger_is_written_as_it_was_read(inner):
     assert (written.graph.node[0].domain, written.graph.node[0].op_type) == ("com.me", "MatMul")
     assert Model.from_proto(written).nodes[0].op == model.copy().nodes[0].op == "com.me::MatMul"
     assert not_run(model).plugins == {"first": "com.me::MatMul"}
+
+
+def test_rules_know_no_operator_of_onnxruntime_but_those_that_are_told_apart():
+    """A name that a rule for operators has and that is onnxruntime's alone is no other domain's."""
+    state = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    if not hasattr(state, "get_all_operator_schema"):
+        pytest.skip("this onnxruntime does not list its operators")
+    own = {one.name for one in state.get_all_operator_schema() if one.domain.startswith("com.microsoft")}
+    own -= {one.name for one in onnx.defs.get_all_schemas_with_history()}
+    texts = (n.value for file in (ROOT / "toolkit").rglob("*.py") for n in ast.walk(ast.parse(file.read_text()))
+             if isinstance(n, ast.Constant) and isinstance(n.value, str))  # fmt: skip
+    assert own & {word for text in texts if len(text) < 400 for word in text.split()} <= ONNXRUNTIMES
+
+
+def in_domain(domain, first, inputs, outputs, weights, *others, **types):
+    proto = build([first, *others], inputs, outputs, weights, **types)
+    proto.graph.node[0].domain = domain
+    proto.opset_import.append(helper.make_opsetid("com.me", 1))
+    return proto
+
+
+@pytest.mark.parametrize("domain", ["", "com.me"])
+def test_no_rule_for_a_message_holds_for_a_stranger(domain):
+    """Its Constant became a weight, its negative scale was refused, and its Loop was said to have no end."""
+    held = onnx.numpy_helper.from_array(normal(8, 4), "held")
+    made, layer = node("Constant", [], ["w"], "made", value=held), node("MatMul", ["x", "w"], ["y"], "layer")
+    proto = in_domain(domain, made, {"x": ["n", 8]}, {"y": ["n", 4]}, {}, layer)
+    assert ("made" in Model.from_proto(proto).node_names()) is bool(domain)
+    scaled, types = node("QuantizeLinear", ["x", "s"], ["y"], "scaled"), {"y": TensorProto.UINT8}
+    proto = in_domain(domain, scaled, {"x": ["n", 8]}, {"y": ["n", 8]}, {"s": np.float32(-1)}, types=types)
+    with nullcontext() if domain else pytest.raises(QtoolError):
+        check_values(LightModel(proto, where="net.onnx"))
+    proto = conv_in_loop()
+    (loop,) = (one for one in proto.graph.node if one.op_type == "Loop")
+    loop.domain, loop.input[0] = domain, ""
+    assert (loop_limits(proto, operators_of(proto), 0) is None) is bool(domain)
 
 
 def test_no_rule_for_an_operator_of_onnx_holds_for_a_stranger():
