@@ -32,7 +32,7 @@ from toolkit.calibration.probes import (
     split_by_memory,
 )  # fmt: skip
 from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
-from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
+from toolkit.data.dataset import Batch, CalibrationData, SampleFingerprint
 from toolkit.graph.large_models.partitions import Boundaries, by_partition
 from toolkit.graph.model import Model
 
@@ -93,7 +93,7 @@ def collect(
     scalars = [name for name in dict.fromkeys(scalars) if name not in counted]
     facts = model.facts(largest_samples(data))
     check_tensors(model, [*counted, *scalars], facts)
-    keep: Keep | None = (lambda index: index % of == part - 1) if of > 1 else None
+    keep = data.shard(part, of) if of > 1 else None
     made_from = _made_from(model, data, tensors_digest(counted, scalars), bins, shard)
     limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)

@@ -249,6 +249,13 @@ class CalibrationData:
         tests = self._keep if keep is None else (*self._keep, keep)
         return lambda index: all(test(index) for test in tests)
 
+    def _indices(self) -> list[int]:
+        return list(filter(self._accepts(None), range(len(self._source))))
+
+    def shard(self, part: int, of: int) -> Keep:
+        """Accepts the index of every ``of``-th of these samples, starting with the ``part``-th, counted from 1."""
+        return frozenset(self._indices()[part - 1 :: of]).__contains__
+
     # ---------------------------------------------------------------- counts and findings
 
     def __len__(self) -> int:
@@ -335,16 +342,12 @@ class CalibrationData:
         twin._keep = (*self._keep, keep)
         return twin
 
-    def first(self, count: int | None) -> CalibrationData:
-        """The first ``count`` samples; all samples if it is None or there are no more.
-
-        Raises:
-            DataError: ``count`` is less than 1.
-        """
-        refuse_none(1 if count is None else count)
-        if count is None or count >= len(self):
+    def first(self, count: int) -> CalibrationData:
+        """The first ``count`` samples, at least 1; all samples if there are no more."""
+        refuse_none(count)
+        if count >= len(self):
             return self
-        last = next(islice(filter(self._accepts(None), range(len(self._source))), count - 1, None))
+        last = self._indices()[count - 1]
         return self.part(lambda index: index <= last, self.name, self._journal)
 
     def spread(self, count: int, together: int = 1, noted: bool = False) -> CalibrationData:
@@ -359,7 +362,7 @@ class CalibrationData:
             DataError: ``count`` is less than 1.
         """
         refuse_none(count)
-        kept = list(filter(self._accepts(None), range(len(self._source))))
+        kept = self._indices()
         if count >= len(kept):
             return self
         groups, most = list(dict.fromkeys(index // together for index in kept)), max(1, count // together)

@@ -111,8 +111,8 @@ def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: 
 
 
 @pytest.mark.parametrize(("held_out", "of"), [(0.2, 5), (0.2, 10), (0.5, 2), (0.25, 40)])
-def test_shards_without_a_sample_are_merged_with_the_others(held_out: float, of: int, tmp_path: Path) -> None:
-    """Samples that are held out may be all those of a shard: both are every n-th."""
+def test_shards_share_what_is_not_held_out_evenly_and_are_merged(held_out: float, of: int, tmp_path: Path) -> None:
+    """Samples that are held out were all those of one shard: both are every n-th. Some of 40 shards have none."""
     data = data_of(feeds([2, 6, 8] * 10)).split(held_out)[0]
     plain = collect(CHAIN, TAPS, data, scalars=["low"])
     parts = []
@@ -121,7 +121,8 @@ def test_shards_without_a_sample_are_merged_with_the_others(held_out: float, of:
             tmp_path / "a.npz"
         )
         parts.append(Collection.load(tmp_path / "a.npz"))
-    assert any(not one.samples for one in parts)
+    sizes = [sum(one.samples.values()) for one in parts]
+    assert sum(sizes) == len(data) and max(sizes) - min(sizes) <= 1 and (min(sizes) == 0) is (of > len(data))
     merged = merge_all(parts)
     assert merged.missing_parts == []
     merged.made_from["shards"] = [[1, 1]]

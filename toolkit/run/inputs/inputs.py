@@ -173,14 +173,19 @@ class Inputs:
         section, calibration = self.job.recipe.evaluation, self.job.recipe.calibration
         labels = section.metric is not None
         if section.data is not None:
-            data = self._samples(section.data, model, labels=labels).first(section.samples)
+            data = self._limited(self._samples(section.data, model, labels=labels))
             return data, not self.prints.same_samples(section.data, calibration.data)
         if calibration.data is None and calibration.random is None:
             return None, True
         data = self._samples(calibration.data, model, labels=labels, random=calibration.random)
         if len(data) < 2:
             return data, False
-        return data.split(section.hold_out, together=self._together())[1].first(section.samples), True
+        return self._limited(data.split(section.hold_out, together=self._together())[1]), True
+
+    def _limited(self, data: CalibrationData) -> CalibrationData:
+        """At most as many evaluation samples as the recipe allows, evenly spread."""
+        most = self.job.recipe.evaluation.samples
+        return data if most is None else data.spread(most, self._together(), noted=True)
 
     def _together(self) -> int:
         """The number of consecutive samples that share a label of the evaluation data."""

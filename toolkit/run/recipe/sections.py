@@ -186,7 +186,7 @@ class EvaluationSection(Section):
     budget: BudgetSection = Field(default_factory=BudgetSection)
     hold_out: float = Field(0.2, gt=0, lt=1, description="share of calibration samples held out if there is no data")
     batch: Count = Field(8, description="samples to run at once")
-    samples: Count | None = Field(None, description="use at most this many samples")
+    samples: Count | None = Field(None, description="use at most this many samples, evenly spread over the data")
     layer_samples: Count | None = Field(
         None,
         description="samples for measuring each layer's error; default: up to 64, as time allows",

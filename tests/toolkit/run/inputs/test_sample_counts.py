@@ -37,6 +37,17 @@ def inputs(tmp_path):
     return made
 
 
+@pytest.mark.parametrize("data", ["", 'data = "data.npz"'])
+def test_few_evaluation_samples_are_spread_over_all(tmp_path, inputs, data):
+    """Data may be sorted, by class for instance, and the first samples were taken."""
+    inputs(40, 40)
+    text = f"{RECIPE.format(samples=40)}[evaluation]\nsamples = 4\n{data}\n"
+    read = Inputs(Job(Recipe.parse(text, tmp_path / "r.toml"), RunFolder(tmp_path / "o")))
+    chosen = [one.index for one in read.evaluation_data(read.source())[0].samples()]
+    every = list(range(40)) if data else [index for index in range(40) if index % 5 == chosen[0] % 5]
+    assert chosen == every[:: len(every) // 4]
+
+
 @pytest.mark.parametrize(("given", "samples"), [(5, 4), (6, 4), (10, 8), (40, 9), (40, 31), (40, 32), (40, 33), (2, 1)])
 def test_as_many_samples_calibrate_as_are_asked_for_if_so_many_are_not_held_out(inputs, given, samples):
     read, journal = inputs(given, samples), Journal()
