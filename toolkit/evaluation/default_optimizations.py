@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.errors import ModelError
-from toolkit.base.text import on_one_line
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
@@ -18,6 +17,7 @@ from toolkit.evaluation.comparison.counterparts import run_on
 from toolkit.evaluation.comparison.outcome import BatchOutcome, compare, summed
 from toolkit.evaluation.numerics.difference import Difference
 from toolkit.graph.model import Model
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.graph.sessions.session import session
 from toolkit.placement.ops import DEQUANTIZE, PAIR_OPERATORS, TARGETS
 
@@ -54,7 +54,7 @@ def defaults_fault(
             if shown >= _SHOWN and 2 * shown > len(pairs):
                 break
     except ModelError as error:
-        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))
+        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=cause_of(error))
     before, after = _levels(pairs)
     if 2 * shown > len(pairs) and _is_worse(before, after):
         return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)

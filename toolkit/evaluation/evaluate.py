@@ -40,6 +40,7 @@ from toolkit.evaluation.node_errors.row_order import rows_by_value
 from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel, SerializedModel
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.graph.sessions.runnable import not_run
 from toolkit.graph.sessions.session import MOST_NODES, Session
 from toolkit.graph.surgery.tensors import onnx_type
@@ -216,7 +217,7 @@ class _EvaluationSteps:
         try:
             return [run_natively(self.subject, named, self.data)], []
         except (ModelError, BackendError) as error:
-            return [], [EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200))]
+            return [], [EvaluationCode.UNROUNDED_NOT_RUN(why=cause_of(error))]
 
     def compare(
         self,
@@ -318,7 +319,7 @@ def _runnable(
         except ModelError as error:
             if instead is None:
                 raise
-            refusal = error.what
+            refusal = cause_of(error)
             other = MeasuredForm(instead(), name="float32")
             try:
                 named = counterparts(reference, other.model, floats.outputs)
@@ -326,8 +327,7 @@ def _runnable(
                 run_on(found, part.inputs, named)
             except ModelError:
                 raise error from None
-        why = on_one_line(refusal, 200)
-        return other, found, [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=why)]
+        return other, found, [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal)]
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 

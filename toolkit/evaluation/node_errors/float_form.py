@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.base.errors import ModelError
-from toolkit.base.text import on_one_line
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.numerics.difference import Difference
 from toolkit.graph.model import Model
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.graph.sessions.runnable import not_run
 from toolkit.graph.sessions.session import Session, session
 
@@ -61,7 +61,7 @@ def node_reference(
             return plain, set(), []
         rescaled = _rescaled(source, plain, data.spread(_FEW).batches(1))
     except ModelError as error:
-        return source, set(), [EvaluationCode.FLOAT_FORM_NOT_RUN(why=on_one_line(error.what, 200))]
+        return source, set(), [EvaluationCode.FLOAT_FORM_NOT_RUN(why=cause_of(error))]
     notes = [EvaluationCode.RESCALED_TENSORS_LEFT_OUT(sqnr_db=level, tensors=sorted(rescaled))] if rescaled else []
     return source, rescaled, notes
 

@@ -239,6 +239,15 @@ def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> 
         yield str(write(LightModel(model.proto).copy(), folder / "model.onnx"))
 
 
+def cause_of(error: QtoolError) -> str:
+    """Why onnxruntime refused or failed and at which node, without the words that it did; at most 200 characters."""
+    what, _, why = error.what.partition(": ")
+    if not why or not what.startswith("onnxruntime "):
+        return on_one_line(error.what, 200)
+    at = what.partition(" for node ")[2]
+    return on_one_line(f"node {at}: {why}" if at else why, 200)
+
+
 def explained(error: Exception, what: str, where: str) -> QtoolError:
     """The meaning of an onnxruntime error: out of memory, a missing kernel, or an unsupported version."""
     text = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.comparison.matching import match
 from toolkit.report.findings import sentence
+from toolkit.report.findings.outputs.accuracy import agreement_name
 from toolkit.report.schema.report import NONE, Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
 
 SCHEMA = "qtool-comparison-2"
@@ -242,7 +243,8 @@ def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
         if any(value is not None for value in sqnr):
             yield Figure(name=f"{name} SQNR", values=sqnr, unit="dB", better="more")
         if any(value is not None for value in agreement):
-            yield Figure(name=f"{name} agreement", values=agreement, better="more")
+            kind = agreement_name(all(output.discrete for output in outputs))
+            yield Figure(name=f"{name} {kind}", values=agreement, unit="share", better="more")
 
 
 def _size_figures(reports: Sequence[Report]) -> Iterator[Figure]:

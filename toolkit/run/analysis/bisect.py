@@ -22,8 +22,8 @@ from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
 from toolkit.base.schema import wanted_words
 from toolkit.base.settings import without_effect
-from toolkit.base.text import on_one_line
 from toolkit.contract.findings import Code, Finding
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.report.fragments import keep_fragment
 from toolkit.run.analysis.bisect_engine import EngineCheck
 from toolkit.run.analysis.command_needs import command_needs
@@ -346,7 +346,7 @@ class _SimulationCheck:
                     partial(lowered, frozenset(simulation.names), precision),
                 )  # fmt: skip
             except ModelError as error:
-                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=on_one_line(error.what, 200)))
+                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=cause_of(error)))
                 return precision, None
             if not lacks:
                 return precision, None

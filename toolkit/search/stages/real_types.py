@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.precision import Precision
-from toolkit.base.text import on_one_line
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
@@ -20,6 +19,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.type_noise import TypeNoise
 from toolkit.graph.model import Model
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.search.budget.racing import plan_key
 from toolkit.search.budget.spending import FLOAT_PRICE, TYPES_PRICE, Spending
 from toolkit.search.codes import KeptCode
@@ -89,7 +89,7 @@ class RealTypes:
             self._look_in_types(found)
         except ModelError as error:
             found.lacks_in_types = {}
-            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=on_one_line(error.what, 200)))
+            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=cause_of(error)))
         context.progress(doing, 1, 1)
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))

@@ -8,8 +8,9 @@ import weakref
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, QtoolError
 from toolkit.graph.proto.light import LightModel
+from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.graph.sessions.session import session
 
 
@@ -49,3 +50,15 @@ def test_what_was_made_of_a_model_that_is_refused_goes_with_the_error():
     finally:
         if was:
             gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [
+        ("onnxruntime cannot run the model on x [2, 3]: out of memory", "out of memory"),
+        ("onnxruntime refuses the model for node 'a: b' (Conv): no kernel", "node 'a: b' (Conv): no kernel"),
+        ("the disk is full: /tmp", "the disk is full: /tmp"), ("onnxruntime is gone", "onnxruntime is gone"),
+    ],
+)  # fmt: skip
+def test_a_cause_does_not_repeat_that_onnxruntime_failed(what, cause):
+    assert cause_of(QtoolError(what, remedy="none")) == cause

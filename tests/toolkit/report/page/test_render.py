@@ -191,6 +191,8 @@ def test_print_report_takes_a_console(tmp_path):
 def test_comparison_says_what_differs(tmp_path):
     a, b = sample(), sample(72, "missed", 4)
     found = compare([a, b], ["first", "second"])
+    agreements = [figure for figure in found.figures if figure.name.endswith("top-1 agreement")]
+    assert agreements and all(figure.unit == "share" for figure in agreements)
     assert not found.same and found.same_model
     assert found.headline.startswith(
         "first is usable, second misses its budget; top1 is 0.986 in first and 0.941 in second"
