@@ -25,6 +25,7 @@ from toolkit.graph.sessions.session import session
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.surgery.assemble import bodies
 from toolkit.graph.surgery.inlining import Inliner
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
 
 KeepNode = Callable[[gs.Node], bool]
@@ -213,6 +214,7 @@ class _Folder:
     def _exported(self, node: gs.Node) -> onnx.NodeProto:
         """The node as ONNX message, with CastLike replaced by Cast, so that it reads only its operands."""
         proto = OnnxExporter.export_node(node)
+        proto.op_type = op_type(node)
         kind = self._type(node.inputs[1]) if node.op == "CastLike" else None
         if kind is not None:
             proto.op_type = "Cast"

@@ -112,8 +112,8 @@ _FUSED = re.compile(
 """Operators of the domain com.microsoft with which onnxruntime's optimizers replace several ONNX operators
 (onnxruntime's ContribOperators.md)."""
 _UNFUSED = (
-    "this operator is onnxruntime's own, which TensorRT does not have: give the model as it was before onnxruntime's "
-    "optimizer, or export it again"
+    "if this operator is of the domain com.microsoft, it is onnxruntime's own, which TensorRT does not have: give the "
+    "model as it was before onnxruntime's optimizer, or export it again"
 )
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
 _CHECKED = re.compile(r"In function check(?P<op>\w+):\s*\[\d+\] false$")

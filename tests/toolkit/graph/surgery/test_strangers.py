@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from tests.conftest import ROOT, build, node, normal
 from tests.control_flow import conv_in_loop
-from toolkit import Model, Precision, PrecisionPlan, choose
+from toolkit import Model, Precision, PrecisionPlan, choose, fold
 from toolkit.backends.lowering.node_types import decide
 from toolkit.backends.unsupported import unsupported_operators
 from toolkit.base.errors import QtoolError
@@ -124,3 +124,10 @@ def test_no_rule_for_an_operator_of_onnx_holds_for_a_stranger():
     why = decide(model, model.facts(), PrecisionPlan(), Precision.FP16, {}, {}).reason["first"]
     assert "builds ONNX's MatMul in its place" in sentence(why)
     assert Model.from_proto(of("com.me", "Normalizer")).nodes[0].op not in unsupported_operators()
+
+
+def test_a_stranger_that_cannot_be_folded_is_named_once():
+    proto = of("com.me", "Relu")
+    proto.graph.node[0].input[:] = ["w"]
+    why = fold(Model.from_proto(proto), lambda node: "", 1 << 20).failed["first"]
+    assert "(com.me::Relu)" in why
