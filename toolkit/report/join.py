@@ -13,8 +13,11 @@ from toolkit.base.precision import Precision
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Finding
 from toolkit.graph.layers import work
+from toolkit.graph.layers.macs import shape_of
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
 from toolkit.graph.sessions.measured import squashed_by
 from toolkit.graph.surgery.assemble import body_initial_inputs, body_outputs, reads
+from toolkit.graph.surgery.strangers import op_type
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.advice import quantizers
 from toolkit.report.conclusions.summary import Joined, summary
@@ -101,6 +104,8 @@ def join(
         ranges=range_infos(graphs.ranges, graphs.quantized) if graphs.ranges is not None else None,
         declined=_declined(journal, layers, said),
         spots=measured.spots,
+        sizeless=not len(graphs.profiles) and _sizeless(graphs.final),
+        opaque=_opaque(graphs.final, facts),
     )
     first = next(iter(graphs.profiles.names), "default")
     return Report(
@@ -122,6 +127,18 @@ def join(
         ranges=run.ranges,
         steps=list(steps),
     )
+
+
+def _sizeless(model: Model) -> bool:
+    """Whether an input has a dimension without a size."""
+    return any(not isinstance(size, int) for tensor in model.graph.inputs for size in tensor.shape or ())
+
+
+def _opaque(model: Model, facts: Facts) -> list[str]:
+    """The operators of other domains than ONNX's that give a tensor whose shape is not known, as ``domain::name``."""
+    foreign = [node for node, _ in model.walk() if node.domain not in ONNX_DOMAINS]
+    hidden = (node for node in foreign if any(shape_of(facts, tensor.name) is None for tensor in node.outputs))
+    return list(dict.fromkeys(f"{node.domain}::{op_type(node)}" for node in hidden))
 
 
 def _latency(engine: EngineFound) -> dict[str, Any]:

@@ -144,6 +144,20 @@ def test_shares_that_are_hardly_anything_or_nearly_all_are_said_as_such():
     ]  # fmt: skip
 
 
+def test_shapes_that_are_lost_behind_an_operator_are_no_matter_of_profiles(tmp_path):
+    nodes = [node("Conv", ["x", "w"], ["a"], "in"), node("GridSample", ["a", "grid"], ["b"], "sampled"),
+             node("Conv", ["b", "v"], ["y"], "out")]  # fmt: skip
+    weights = {"w": normal(4, 3, 1, 1), "v": normal(2, 4, 1, 1), "grid": np.zeros((1, 4, 4, 2), np.float32)}
+    proto = build(nodes, {"x": [1, 3, 6, 6]}, {"y": [1, 2, "p", "q"]}, weights)
+    proto.graph.node[1].domain = "com.microsoft"
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    report = run(written(tmp_path, proto, "insert_qdq"), tmp_path / "out").report
+    assert report.summary.share_of == "nodes"
+    (told,) = (text for text in report.summary.warnings if "is not known" in text)
+    assert told.startswith("The work of 'out' is not known, since shapes behind com.microsoft::GridSample are not. ")
+    assert "[[profile]]" not in told
+
+
 def test_a_model_of_unknown_shapes_has_one_share_of_its_layers(tmp_path):
     proto = recurrent()
     for value in (*proto.graph.input, *proto.graph.output):

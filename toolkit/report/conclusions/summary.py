@@ -66,6 +66,8 @@ class Joined:
         ranges: the calibrated ranges; None if there are none.
         declined: what the passes declined.
         spots: the layers that cost most by the search, with the causes.
+        sizeless: whether an input has a dimension to which neither the model nor a profile gives a size.
+        opaque: the operators that ONNX does not have and behind which shapes are not known, as ``domain::name``.
     """
 
     recipe: RecipeInfo
@@ -81,6 +83,8 @@ class Joined:
     ranges: list[RangeInfo] | None
     declined: list[Declined]
     spots: Sequence[WeakSpotInfo] = ()
+    sizeless: bool = False
+    opaque: Sequence[str] = ()
 
 
 def summary(
@@ -130,7 +134,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
     lost = sorted(set(engine.actuals) - {layer.node for layer in run.layers})
     task = run.accuracy.task if run.accuracy is not None else None
     noted = [event.why for event in run.journal.of("noted")]
-    unfinished = work_not_known(run.layers, profiles=bool(run.profiles))
+    unfinished = work_not_known(run.layers, sizeless=run.sizeless, opaque=run.opaque)
     return [
         *first,
         *(one for one in noted if one.code is Code.BLOCKS_SCALED_ON_GPU and not run.latency),

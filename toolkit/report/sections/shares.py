@@ -41,19 +41,24 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
     }
 
 
-def work_not_known(layers: Sequence[LayerInfo], *, profiles: bool = True) -> Finding | None:
+def work_not_known(
+    layers: Sequence[LayerInfo], *, sizeless: bool = False, opaque: Sequence[str] = ()
+) -> Finding | None:
     """The finding that shares count layers, since some have unknown multiply-accumulates; None if all are known.
 
     Args:
-        profiles: whether the recipe has profiles; if not, the finding suggests them.
+        sizeless: whether neither the model nor a profile gives all sizes of the inputs; if so, a profile is suggested.
+        opaque: operators behind which shapes are not known.
     """
     computing = [layer for layer in layers if layer.role == "compute"]
     unknown = [layer.node for layer in computing if layer.macs is None]
     if not unknown:
         return None
     loops = any(layer.op == "Loop" for layer in layers)
-    others = {**({"loops": True} if loops else {}), **({} if profiles else {"profiles": False})}
-    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing), **others)
+    others: dict[str, Any] = {**({"loops": True} if loops else {}), **({"profiles": False} if sizeless else {})}
+    return ReportCode.WORK_NOT_KNOWN(
+        nodes=unknown, layers=len(computing), **others, **({"behind": list(opaque)} if opaque else {})
+    )
 
 
 def share_words(summary: Summary) -> str:

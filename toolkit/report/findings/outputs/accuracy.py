@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.outputs.tasks import figure_words, kept_words, part_name, part_words
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.words import percent, quoted
+from toolkit.report.findings.words import joined, percent, quoted
 from toolkit.report.schema.accuracy import Accuracy, OutputError
 
 SIMULATION = "onnxruntime"
@@ -215,8 +215,11 @@ def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
     return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
 
 
-def _work_not_known(nodes: Sequence[str], layers: int, loops: bool = False, profiles: bool = True) -> str:
-    why = "the iterations of a Loop, or shapes, are" if loops else "shapes are"
+def _work_not_known(
+    nodes: Sequence[str], layers: int, loops: bool = False, profiles: bool = True, behind: Sequence[str] = ()
+) -> str:
+    shapes = f"shapes behind {joined(behind)}" if behind else "shapes"
+    why = f"the iterations of a Loop, or {shapes}, are" if loops else f"{shapes} are"
     return (
         f"The work of {quoted(nodes)} is not known, since {why} not. Shares count "
         f"each of the {layers} computing layers as one, though most of the work may be there."
