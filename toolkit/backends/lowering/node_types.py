@@ -151,7 +151,7 @@ def _structure(
     if node.domain not in ONNX_DOMAINS:
         own = op_type(node)
         twin = {"twin": own} if own in known_operators("") else {}
-        return Code.NOT_ONNX(op=f"{node.domain}.{own}", known=own in known_operators(node.domain), **twin)
+        return Code.NOT_ONNX(op=f"{node.domain}::{own}", known=own in known_operators(node.domain), **twin)
     if unknown:
         return Code.TYPE_UNKNOWN(tensor=unknown[0].name)
     if node.name in indices:

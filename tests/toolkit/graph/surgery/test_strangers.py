@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from tests.conftest import ROOT, build, node, normal
 from tests.control_flow import conv_in_loop
-from toolkit import Model, Precision, PrecisionPlan, choose, fold
+from toolkit import Code, Model, Precision, PrecisionPlan, choose, fold
 from toolkit.backends.lowering.node_types import decide
 from toolkit.backends.unsupported import unsupported_operators
 from toolkit.base.errors import QtoolError
@@ -131,3 +131,11 @@ def test_a_stranger_that_cannot_be_folded_is_named_once():
     proto.graph.node[0].input[:] = ["w"]
     why = fold(Model.from_proto(proto), lambda node: "", 1 << 20).failed["first"]
     assert "(com.me::Relu)" in why
+
+
+def test_an_operator_is_written_alike_in_all_sentences():
+    model = Model.from_proto(of("com.me", "Relu"))
+    lowered = decide(model, model.facts(), PrecisionPlan(), Precision.FP16, {}, {}).reason["first"]
+    assert sentence(lowered).startswith("com.me::Relu is not an ONNX operator")
+    told = Code.NOT_RUN(plugins=("first",), ops=("com.me::Relu",), behind=2, feeds=("x",), outputs=("y",))
+    assert sentence(told).endswith("nothing is measured at output 'y' and at 2 nodes that depend on it.")

@@ -65,7 +65,8 @@ def _not_run(
     plugins: tuple[str, ...], ops: tuple[str, ...], behind: int, feeds: tuple[str, ...], outputs: tuple[str, ...]
 ) -> str:
     reach = f"The model is calibrated and measured up to {quoted(feeds)}" if feeds else "Nothing before it computes"
-    more = f", and {count(behind, 'node')} after it" if behind else ""
+    depends = f"{'depends' if behind == 1 else 'depend'} on {'it' if len(plugins) == 1 else 'them'}"
+    more = f" and at {count(behind, 'node')} that {depends}" if behind else ""
     lost = f"; nothing is measured at {'output' if len(outputs) == 1 else 'outputs'} {quoted(outputs)}{more}"
     return f"onnxruntime cannot run {quoted(plugins)} ({joined(ops)}). {reach}{lost if outputs else ''}."
 

@@ -29,7 +29,7 @@ LOWERING: Table = {
     Code.HOLDS_SUBGRAPH: "{op} contains a subgraph, which keeps its types",
     Code.FEEDS_SUBGRAPH: "a subgraph returns its result, and subgraphs run in fp32",
     Code.NOT_ONNX: lambda op, known=False, twin="": (
-        f"{op} is an operator of ONNX's domain {op.rpartition('.')[0]}, none of which TensorRT supports"
+        f"{op} is an operator of ONNX's domain {op.rpartition('::')[0]}, none of which TensorRT supports"
         if known
         else f"{op} is not an ONNX operator, so its types are not known"
         + (f"; TensorRT's parser goes by the name and builds ONNX's {twin} in its place: rename it" if twin else "")
