@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -365,11 +366,18 @@ def scaled(value: float) -> Callable[[onnx.ModelProto], None]:
 def external(**entries: str) -> Change:
     def write(folder: Path) -> None:
         proto = corpus.with_external(folder)
-        for entry in weight(proto).external_data:
-            entry.value = entries.get(entry.key, entry.value)
+        data = weight(proto).external_data
+        kept = {entry.key: entry.value for entry in data}
+        del data[:]
+        for key, value in {**kept, **entries}.items():
+            data.add(key=key, value=value)
         (folder / "m.onnx").write_bytes(proto.SerializeToString().replace(b"BADUTF8", b"BAD\xff\xfe\xfd8"))
 
     return write
+
+
+CHECKSUM = hashlib.sha1(bytes(16) + weight(corpus.network()).raw_data).hexdigest().upper()
+"""Of the file that ``external`` writes."""
 
 
 def recursive(proto: onnx.ModelProto) -> None:
@@ -392,6 +400,20 @@ def bomb(proto: onnx.ModelProto) -> None:
 def sparse_index(proto: onnx.ModelProto) -> None:
     indices = np.array([0, 7, 10**6], np.int64)
     proto.graph.sparse_initializer[0].indices.CopyFrom(numpy_helper.from_array(indices, "w1_indices"))
+
+
+def sparse_count(proto: onnx.ModelProto) -> None:
+    indices = np.array([0, 7], np.int64)
+    proto.graph.sparse_initializer[0].indices.CopyFrom(numpy_helper.from_array(indices, "w1_indices"))
+
+
+def sparse_strings(proto: onnx.ModelProto) -> None:
+    values = numpy_helper.from_array(np.array(["a", "b", "c"], object), "w1")
+    proto.graph.sparse_initializer[0].values.CopyFrom(values)
+
+
+def one_dim() -> onnx.TensorShapeProto.Dimension:
+    return onnx.TensorShapeProto.Dimension(dim_value=1)
 
 
 def without_type(proto: onnx.ModelProto) -> None:
@@ -479,6 +501,16 @@ PROTOS: dict[str, tuple[Change, str]] = {
     "function bomb": (onnx_file(bomb, corpus.with_function), "functions"),
     "sparse index outside": (onnx_file(sparse_index, corpus.with_sparse), "'w1'"),
     "sparse of 6 GB": (onnx_file(lambda p: p.graph.sparse_initializer[0].dims.__setitem__(0, 400_000_000), corpus.with_sparse), "'w1'"),
+    "sparse with an index too few": (onnx_file(sparse_count, corpus.with_sparse), "'w1'"),
+    "sparse strings": (onnx_file(sparse_strings, corpus.with_sparse), "'w1'"),
+    "sparse without indices": (
+        onnx_file(lambda p: p.graph.sparse_initializer[0].ClearField("indices"), corpus.with_sparse), "'w1'",
+    ),
+    "dims of rank 1,000": (onnx_file(lambda p: weight(p).dims.extend([1] * 1000)), "1004 dimensions"),
+    "an input of rank 1,000": (
+        onnx_file(lambda p: p.graph.input[0].type.tensor_type.shape.dim.extend([one_dim()] * 1000)), "'x'",
+    ),
+    "another checksum": (external(checksum="0" * 40), "'w.bin'"),
     "offset a word": (external(offset="abc"), "'abc'"),
     "weights that are a pointer": (pointer_to_weights, "git lfs pull"),
     "offset endless": (external(offset="9" * 400), "offset"),
@@ -551,6 +583,7 @@ SOUND: dict[str, Change] = {
     "a sparse weight": onnx_file(lambda p: None, corpus.with_sparse),
     "external data": external(),
     "external data without a length": external(length=""),
+    "external data with its checksum": external(checksum=CHECKSUM),
     "a Loop that ends": onnx_file(lambda p: None, corpus.with_loop),
     "an If": onnx_file(lambda p: None, corpus.with_branches),
     "an infinite mask": onnx_file(masked),

@@ -9,6 +9,7 @@ import mmap
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from toolkit.base.errors import ModelError, NotAllowedError, QtoolError, shorten
 from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading, require_regular
 from toolkit.base.types import Array
+from toolkit.graph.files.checksums import sha1_of
 from toolkit.graph.files.hoisted_weights import hoist_weights
 from toolkit.graph.proto.light import LightModel, detach_values, is_large
 from toolkit.graph.proto.on_disk import spilled_as
@@ -87,6 +89,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         place = _Place(tensor, path)
         with open_regular(place.file) as stream:
             place.require(os.fstat(stream.fileno()).st_size)
+            place.verify(stream)
             if place.file not in maps:
                 maps[place.file] = map_file(stream, place.file)
         mapped = maps[place.file]
@@ -104,6 +107,7 @@ def _content(tensor: TensorProto, path: Path) -> bytes:
         place = _Place(tensor, path)
         with open_regular(place.file) as stream:
             place.require(os.fstat(stream.fileno()).st_size)
+            place.verify(stream)
             stream.seek(place.offset)
             return stream.read(place.needed)
 
@@ -128,6 +132,7 @@ class _Place:
         self.offset = _number(entries, "offset", tensor, path) or 0
         length = _number(entries, "length", tensor, path)
         self.asked = self.needed if length is None else length
+        self.checksum = entries.get("checksum", "").strip().lower()
         self.file = _place(tensor, self.location, path)
 
     def require(self, size: int) -> None:
@@ -145,6 +150,16 @@ class _Place:
                 f"tensor '{self.name}' has {self.needed} bytes by its type and shape, and {self.asked} of data",
                 where=str(self.path),
                 remedy="export the model again",
+            )
+
+    def verify(self, stream: BinaryIO) -> None:
+        """Refuse a data file whose SHA-1 is not the checksum in the model, where there is one."""
+        if self.checksum and sha1_of(stream) != self.checksum:
+            raise ModelError(
+                f"tensor '{self.name}' has the checksum '{shortened(self.checksum, 60)}' of its data file "
+                f"'{self.location}', whose SHA-1 is {sha1_of(stream)}",
+                where=str(self.path),
+                remedy="copy the data file again, or export the model again",
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
@@ -24,6 +24,8 @@ _LOST = (
 )  # fmt: skip
 """Attribute types that onnx-graphsurgeon drops; among ONNX's operators only Constant has one of them."""
 _LARGEST_DIM = 2**31 - 1
+_MOST_DIMS = 32
+"""Most dimensions of a tensor: NumPy 1 supports no more, TensorRT 8."""
 _ALIAS = "ai.onnx"
 """The long name of ONNX's own domain; onnxruntime treats it like the empty name, ONNX's checker does not."""
 _AGAIN = "export the model again"
@@ -223,6 +225,7 @@ class _ProtoCheck:
         kind = value.type.tensor_type
         if kind.elem_type and kind.elem_type not in _KNOWN_TYPES:
             raise self.fault(f"'{value.name}' has the element type {kind.elem_type}, which ONNX does not have")
+        self.rank(len(kind.shape.dim), f"'{value.name}'")
         for axis, dim in enumerate(kind.shape.dim):
             if dim.dim_value > _LARGEST_DIM:
                 raise self.fault(
@@ -234,8 +237,7 @@ class _ProtoCheck:
         shape = shortened(str(list(tensor.dims)))
         if tensor.data_type not in _KNOWN_TYPES:
             raise self.fault(f"{place} has the data type {tensor.data_type}, which ONNX does not have")
-        if any(not 0 <= side <= _LARGEST_DIM for side in tensor.dims):
-            raise self.fault(f"{place} has the shape {shape}")
+        self.shape(tensor.dims, place)
         if tensor.HasField("segment"):
             raise self.fault(f"{place} is one segment of a tensor")
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -260,12 +262,33 @@ class _ProtoCheck:
         if found != needed:
             raise self.fault(f"{place} has the shape {shape}, which is {needed:,} {unit}, and stores {found:,}")
 
+    def shape(self, dims: Sequence[int], place: str) -> None:
+        self.rank(len(dims), place)
+        if any(not 0 <= side <= _LARGEST_DIM for side in dims):
+            raise self.fault(f"{place} has the shape {shortened(str(list(dims)))}")
+
+    def rank(self, rank: int, place: str) -> None:
+        if rank > _MOST_DIMS:
+            raise self.fault(f"{place} has {rank} dimensions, and qtool supports {_MOST_DIMS}")
+
     def sparse(self, sparse: onnx.SparseTensorProto, place: str) -> None:
-        """Check a sparse tensor's values, indices and shape; indices are checked when it is made dense."""
-        self.tensor(sparse.values, f"the values of {place}")
-        self.tensor(sparse.indices, f"the indices of {place}")
-        if any(not 0 <= side <= _LARGEST_DIM for side in sparse.dims):
-            raise self.fault(f"{place} has the shape {shortened(str(list(sparse.dims)))}")
+        """Check a sparse tensor's shape, and that it has an index per value; where the indices point is checked when it
+        is made dense.
+        """
+        values, indices = sparse.values, sparse.indices
+        for what, tensor in (("values", values), ("indices", indices)):
+            if not tensor.data_type:
+                raise self.fault(f"{place} has no {what}")
+            self.tensor(tensor, f"{what} of {place}")
+        self.shape(sparse.dims, place)
+        if values.data_type == _STRING or indices.data_type == _STRING:
+            raise self.fault(f"{place} holds strings")
+        count = value_count(values)
+        if len(values.dims) != 1 or list(indices.dims) not in ([count], [count, len(sparse.dims)]):
+            raise self.fault(
+                f"{place} has values of the shape {list(values.dims)} and indices of the shape {list(indices.dims)}, "
+                "which is not an index per value"
+            )
 
 
 def _shown(text: Any) -> str:
