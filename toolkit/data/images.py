@@ -19,7 +19,9 @@ from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 _MOST_PIXELS = 100_000_000
-_KIND = FileKind("it cannot be read as an image", DataError, "repair or remove the file")
+_KIND = FileKind(
+    "it cannot be read as an image", DataError, "repair or remove the file, or save its samples as arrays in a .npz"
+)
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
 
 
@@ -60,6 +62,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with reading(path, _KIND):
         require_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}), of an unknown range")
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {_MOST_PIXELS:,}")
             yield image
@@ -169,7 +173,9 @@ class Images:
                 remedy="install it by pip install 'qtool[images]' (or pillow), or save the samples as .npz",
             ) from error
         with _opened(path) as opened:
-            image = opened.convert("L" if self._colour == "gray" else "RGB")
+            # of a palette with transparent colours, Pillow warns unless they are kept at first
+            plain = opened.convert("RGBA") if opened.mode == "P" else opened
+            image = plain.convert("L" if self._colour == "gray" else "RGB")
             pixels = np.asarray(self._shaped(image, Image), np.float32)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         if self._colour == "bgr":

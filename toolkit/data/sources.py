@@ -262,8 +262,9 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
         return Files([(str(path), path)], specs)
     if ending == ".npy" and len(specs) == 1:
         return Files([(str(path), {next(iter(specs)): path})], specs)
+    this = f"a '{path.suffix}' file" if path.suffix else "a file without an ending"
     raise DataError(
-        f"a '{path.suffix}' file is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",
+        f"{this} is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",
         where=str(path),
         remedy="save the samples with numpy.savez, or yield them from a function of yours: data = 'module:Name'",
     )

@@ -226,6 +226,33 @@ def test_images_are_scaled_and_normalized(tmp_path: Path) -> None:
         list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
 
 
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+def test_pixels_of_more_than_eight_bits_are_refused_rather_than_cut_off_at_255(tmp_path: Path, ending: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 4), 30_000, np.uint16)).save(tmp_path / f"a.{ending}")
+    with pytest.raises(DataError, match=r"more than 8 bits .*\.npz"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+
+
+def test_pixels_of_floats_are_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match="mode F"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+
+
+def test_a_palette_with_transparent_colours_is_read_as_its_colours_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    palette = image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 51])
+    palette.save(tmp_path / "a.png", transparency=bytes([0, 128]))
+    (sample,) = CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples()
+    assert sample.inputs["x"][0, :, 2, 2] == pytest.approx([1, 0, 0.2])
+    assert not recwarn.list
+
+
 def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
