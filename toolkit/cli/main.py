@@ -54,11 +54,12 @@ class _State:
     debug = False
 
 
-for _command in (
+_COMMANDS = (
     recipes.run, recipes.check, recipes.new, recipes.migrate, installed.passes, installed.metrics, runs.inspect,
     runs.explain, runs.compare, installed.schema, recipes.calibrate, recipes.merge, analysis.sensitivity,
     analysis.bisect, runs.view, runs.time, runs.accuracy, runs.export, installed.doctor,
-):  # fmt: skip
+)  # fmt: skip
+for _command in _COMMANDS:
     # only migrate takes unknown options: those of another tool's command line
     app.command(context_settings={"ignore_unknown_options": _command is recipes.migrate})(_command)
 
@@ -75,7 +76,7 @@ def invoke(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit status."""
     from toolkit.base.errors import QtoolError, StoppedError, system_fault
     from toolkit.cli.output import only_json
-    from toolkit.cli.words import empty_word
+    from toolkit.cli.words import empty_word, usage_error
 
     # --debug is accepted anywhere on the line, since that is where people add it
     _State.debug = "--debug" in arguments
@@ -97,10 +98,11 @@ def invoke(arguments: list[str]) -> int:
         return _UNREAD if isinstance(end.__context__, BrokenPipeError) else int(end.code or 0)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "format_message"):
-            if json:
-                return _refuse(QtoolError(error.format_message()), json)
-            error.show()
-            return 2
+            if not words:
+                error.show()
+                return 2
+            named = next((one for one in _COMMANDS if one.__name__ == words[0]), None)
+            return _refuse(usage_error(error, words, named), json)
         if _State.debug:
             raise
         bug = QtoolError(

@@ -169,7 +169,8 @@ def test_errors_of_the_machine_form_are_json(capsys, tmp_path):
     assert found["exit_status"] == 2 and found["error"]["kind"] == "RecipeError"
     assert found["error"]["where"] == str(tmp_path / "none.toml") and "qtool new" in found["error"]["remedy"]
     assert invoke(["rum", "--json"]) == 2
-    assert "'run'" in json.loads(capsys.readouterr().out)["error"]["what"]
+    found = json.loads(capsys.readouterr().out)["error"]
+    assert "'rum'" in found["what"] and "'run'" in found["remedy"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

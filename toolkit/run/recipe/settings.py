@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -121,7 +122,7 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
     entries = content.get(section)
     listed = entries if isinstance(entries, list) else []
     names = [str(entry.get(_NAMED[section], "")) if isinstance(entry, dict) else "" for entry in listed]
-    number = int(rest[0]) if rest[0].isdecimal() else None
+    number = int(rest[0]) if re.fullmatch(r"[0-9]{1,9}", rest[0]) else None
     found = [i for i, name in enumerate(names) if i == number or (number is None and name == rest[0])]
     if len(found) != 1 or len(rest) < 2:
         several = f"there are {len(found)}: say which by its number, {section}.{found[0] if found else 0}.key=value"
@@ -173,7 +174,8 @@ def _value(key: str, text: str, wanted: Any, words: list[str], where: str, root:
         RecipeError: neither fits the type.
     """
     candidates: list[Any] = [text]
-    with suppress(tomllib.TOMLDecodeError, RecursionError):
+    # a number of thousands of digits is a ValueError of Python's
+    with suppress(ValueError, RecursionError):
         candidates.insert(0, tomllib.loads(f"value = {text}")["value"])
     refusals = []
     for candidate in candidates:
