@@ -87,7 +87,7 @@ class StripQDQ(Pass):
                 data = None
         elif pairs:
             context.journal.noted(Code.STRIP_NOT_MEASURED(why="dry-run" if context.dry_run else "no-samples"))
-        lost = lost_clamps(model, pairs, seen)
+        lost = lost_clamps(model, pairs, seen, context.profiles)
         if lost.unsure:
             context.journal.noted(Code.CLAMPS_UNSURE(tensors=lost.unsure))
         _take_back_corrections(model, pairs)
@@ -267,7 +267,7 @@ class _Stripper:
         name = self.names.take(f"{maker}_Clip")
         kind = onnx_type(tensor.dtype)
         kind = kind if kind in FLOAT_TYPES else 1
-        if clamp.axis is not None and tensor.shape is not None:
+        if clamp.axis is not None:
             return self._by_channel(tensor, result, clamp, name, kind)
         low, high = clamp.interval
         if self.model.opset < 11:
@@ -286,7 +286,7 @@ class _Stripper:
     def _by_channel(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp, name: str, kind: int) -> list[gs.Node]:
         """Clamp by Max and Min: a Clip has one limit for all channels, these have one per channel."""
         assert clamp.axis is not None
-        shape = [1] * len(tensor.shape)
+        shape = [1] * clamp.rank
         shape[clamp.axis] = -1
         made: list[gs.Node] = []
         current = tensor

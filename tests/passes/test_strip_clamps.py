@@ -173,6 +173,26 @@ def test_old_operator_sets_have_the_limits_as_attributes():
     assert level(run(plain, {"x": SAMPLES})[0], run(model, {"x": SAMPLES})[0]) > 100
 
 
+@pytest.mark.parametrize("ends", [(0, 255), (40, 255)])
+def test_limits_a_channel_are_restored_where_no_shape_is_declared(ends, tmp_path):
+    high = np.linspace(1, 5, 4, dtype=np.float32)
+    scale = high / (ends[1] - ends[0])
+    nodes = [node("QuantizeLinear", ["h", "s", "z"], ["q"], axis=1),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], axis=1)]  # fmt: skip
+    around = [node("Conv", ["x", "w1"], ["h"]), node("Neg", ["d"], ["y"])]
+    weights = {"w1": normal(4, 3, 1, 1, seed=1) * 2, "s": scale, "z": np.full(4, ends[0], np.uint8)}
+    proto = build([around[0], *nodes, around[1]], {"x": ["n", 3, 6, 6]}, {"y": ["n", 4, 6, 6]}, weights)
+    limits = [(bound * scale).reshape(1, 4, 1, 1).astype(np.float32) for bound in (-ends[0], ends[1] - ends[0])]
+    plain = Model.from_proto(build(
+        [around[0], node("Max", ["h", "low"], ["m"]), node("Min", ["m", "high"], ["d"]), around[1]],
+        {"x": ["n", 3, 6, 6]}, {"y": ["n", 4, 6, 6]}, {"w1": weights["w1"], "low": limits[0], "high": limits[1]},
+    ))  # fmt: skip
+    model = Model.from_proto(proto)
+    StripQDQ()(model, sampled(model, {"x": SAMPLES}, tmp_path))
+    assert ops(model) == {"Conv": 1, "Max": 1, "Min": 1, "Neg": 1}
+    assert level(run(plain, {"x": SAMPLES})[0], run(model, {"x": SAMPLES})[0]) > 100
+
+
 def test_one_zero_point_a_channel_is_one_limit_a_channel():
     scale = np.asarray([0.01, 0.02, 0.03, 0.04], np.float32)
     proto = build(
@@ -190,7 +210,7 @@ def test_one_zero_point_a_channel_is_one_limit_a_channel():
     # as wide as samples show it to be
     lost = passes.strip_qdq.lost_clamps
 
-    def seen(subject, pairs, _):
+    def seen(subject, pairs, *_):
         return lost(subject, pairs, {"q": (True, True)})
 
     with pytest.MonkeyPatch.context() as patch:

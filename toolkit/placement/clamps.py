@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.base.errors import PassError
+from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.placement.bounds import ANY, TRUSTED, Bounds, Interval
@@ -35,11 +37,13 @@ class Clamp:
         low: the smallest value, float64, shape [] or [channels]; None if there is no lower limit.
         high: the largest value, likewise.
         axis: the channel axis, if there is one value per channel.
+        rank: the tensor's rank, likewise.
     """
 
     low: Array | None
     high: Array | None
     axis: int | None = None
+    rank: int = 0
 
     @property
     def interval(self) -> Interval:
@@ -77,7 +81,10 @@ class LostClamps:
 
 
 def lost_clamps(
-    model: Model, pairs: Iterable[ExistingPair], seen: Mapping[str, tuple[bool, bool]] | None = None
+    model: Model,
+    pairs: Iterable[ExistingPair],
+    seen: Mapping[str, tuple[bool, bool]] | None = None,
+    profiles: Profiles | None = None,
 ) -> LostClamps:
     """The clamps that are missing before pairs.
 
@@ -92,6 +99,10 @@ def lost_clamps(
         model: the graph with its pairs.
         pairs: the pairs to be removed, in the graph's order.
         seen: by the QuantizeLinear's name, whether samples exceed the range below, and above; None without samples.
+        profiles: the shapes of the inputs, from which ranks are known that the model does not declare.
+
+    Raises:
+        PassError: a clamp has a limit per channel, and the rank of its tensor is not known.
     """
     lost = LostClamps({}, [], set())
     kept: dict[str, Interval] = {}
@@ -101,6 +112,8 @@ def lost_clamps(
     for node, _ in model.walk():
         if id(node) in chosen:
             clamp = _lost(bounds, node, seen, lost)
+            if clamp is not None and clamp.axis is not None and not clamp.relu:
+                clamp = replace(clamp, rank=_rank(model, node, profiles))
             if clamp is not None:
                 lost.clamps[node.name], kept[node.name] = clamp, clamp.interval
         for tensor in node.outputs:
@@ -131,6 +144,18 @@ def _lost(
     high = high and limits[1] > float(reach[1].min()) + step
     ends = _snapped(grid, reach)
     return Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis) if low or high else None
+
+
+def _rank(model: Model, quantize: gs.Node, profiles: Profiles | None) -> int:
+    tensor = quantize.inputs[0]
+    rank = len(tensor.shape) if tensor.shape is not None else model.facts(profiles).rank(tensor.name)
+    if rank is None:
+        raise PassError(
+            f"node '{quantize.name}' ({quantize.op}) clamps each channel of '{tensor.name}' to its own range, and the rank of that "
+            "tensor is not known",
+            remedy="export the model with the shapes of its tensors (value_info)",
+        )
+    return rank
 
 
 def _readers_limits(bounds: Bounds, quantize: gs.Node) -> Interval:
