@@ -151,8 +151,8 @@ def _rank(model: Model, quantize: gs.Node, profiles: Profiles | None) -> int:
     rank = len(tensor.shape) if tensor.shape is not None else model.facts(profiles).rank(tensor.name)
     if rank is None:
         raise PassError(
-            f"node '{quantize.name}' ({quantize.op}) clamps each channel of '{tensor.name}' to its own range, and the rank of that "
-            "tensor is not known",
+            f"node '{quantize.name}' ({quantize.op}) clamps each channel of '{tensor.name}' to its own range, and the "
+            "rank of that tensor is not known",
             remedy="export the model with the shapes of its tensors (value_info)",
         )
     return rank
