@@ -7,6 +7,7 @@ import io
 import json
 import os
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -597,6 +598,17 @@ def test_sound_models_still_work(here: Path, capsys: pytest.CaptureFixture[str],
     capsys.readouterr()
 
 
+def test_a_model_of_twenty_gigabytes_is_refused_before_it_is_read_for_its_fingerprint(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(here / "m.onnx", "r+b") as stream:
+        stream.truncate(20 << 30)
+    for command in (CHECK, RUN, ("calibrate", "r.toml"), ("sensitivity", "r.toml"), INSPECT):
+        before = time.process_time()
+        assert "21,474,836,480 bytes" in complain(here, capsys, *command)
+        assert time.process_time() - before < 5
+
+
 def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -735,6 +747,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "shard of 5,000 digits": (("calibrate", "r.toml", "--shard", f"1/{'9' * 5000}"), "--shard"),
     "shard of a thousand million": (("calibrate", "r.toml", "--shard", "1/1000000000"), "--shard"),
     "shard superscript": (("calibrate", "r.toml", "--shard", "\u00b9/\u00b2"), "--shard"),
+    "release of 5,000 digits": (
+        ("migrate", "m.onnx", "--to", "implicit", "--tensorrt", f"8.{'9' * 5000}", "--out", "g"), "--tensorrt",
+    ),
+    "release arabic": (("migrate", "m.onnx", "--to", "implicit", "--tensorrt", "\u0668.\u0666", "--out", "g"), "--tensorrt"),
     "samples of 5,000 digits": (("sensitivity", "r.toml", "--samples", "9" * 5000), "--samples is '999"),
     "samples none": (("sensitivity", "r.toml", "--samples=0"), "--samples is '0': expected a whole number of at least 1"),
     "batch hexadecimal": (("bisect", "r.toml", "--batch", "0x10"), "--batch is '0x10'"),

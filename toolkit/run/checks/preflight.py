@@ -152,6 +152,10 @@ def code_allowed(job: Job) -> None:
 def _refuse_integer_operators(job: Job) -> None:
     header, where = job.header, str(job.model_path)
     if header is None:
+        from toolkit.graph.files.onnx_file import parse
+
+        # said before the file, which may be huge, is read for its fingerprint
+        parse(job.model_path)
         return
     try:
         refuse_integer_operators(header.ops, where)
@@ -166,7 +170,7 @@ def names_exist(job: Job) -> None:
     """Check operators, metric and tensor names before anything is computed.
 
     Raises:
-        ModelError: the model is quantized with operators that no backend supports.
+        ModelError: the model cannot be parsed, or is quantized with operators that no backend supports.
         RecipeError: there is no such metric, or no such input or output.
     """
     section, header = job.recipe.evaluation, job.header

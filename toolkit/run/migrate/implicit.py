@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from toolkit.base.errors import ModelError, QtoolError
+from toolkit.base.errors import ModelError, QtoolError, shortened
 from toolkit.base.files import write_text
 from toolkit.base.precision import Precision
 from toolkit.base.text import literal_glob, toml_string
@@ -35,6 +36,7 @@ from toolkit.run.recipe.recipe import Recipe
 
 FINAL, LOCK = "model.onnx", "recipe.lock.toml"
 MODEL, CACHE, TEXT, COMMAND = "float.onnx", "calibration.cache", "ranges.txt", "trtexec.sh"
+_RELEASE = re.compile(r"(8|9|10)(\.[0-9]{1,3}){0,2}")
 
 
 def cache_version(release: str) -> int:
@@ -43,11 +45,9 @@ def cache_version(release: str) -> int:
     Raises:
         QtoolError: it is not a release with calibrators.
     """
-    words = release.split(".")
-    known = 1 <= len(words) <= 3 and all(word.isdecimal() for word in words) and 8 <= int(words[0]) <= 10
-    if not known:
+    if not _RELEASE.fullmatch(release):
         raise QtoolError(
-            f"'{release}' is not a release of TensorRT with implicit quantization",
+            f"'{shortened(release)}' is not a release of TensorRT with implicit quantization",
             where="--tensorrt",
             remedy="write it as in '8.6.0' or '10.3'",
         )
