@@ -244,9 +244,14 @@ def _key(key: Any, encode: Callable[[Any], str]) -> str:
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        # an error while reading, unlike one while opening, does not name the file
+        error.filename = error.filename or str(path)
+        raise
     return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ from toolkit.base.given import is_given, names_code, taken
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
+from toolkit.data.arrays import open_archive, open_array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
 from toolkit.data.items import refuse_ambiguous, with_batch_axis, with_batch_dimension
@@ -268,6 +269,20 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
         where=str(path),
         remedy="save the samples with numpy.savez, or yield them from a function of yours: data = 'module:Name'",
     )
+
+
+def require_headers(path: Path) -> None:
+    """Refuse a file of arrays without their headers, before it is read as a whole; other data is not looked at.
+
+    Raises:
+        DataError: see ``open_archive`` and ``open_array``.
+    """
+    if not path.is_file():
+        return
+    if path.suffix.lower() == ".npz":
+        open_archive(path)
+    elif path.suffix.lower() == ".npy":
+        open_array(path)
 
 
 def _given(source: Any, specs: Specs, where: str) -> Feeds:

@@ -23,7 +23,7 @@ from toolkit.base.versions import path_fingerprint
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.data.loaders import arrays_of, feeds_once, length_of, most_held, too_large
-from toolkit.data.sources import HeldSamples, LoadedSamples, sample_digest
+from toolkit.data.sources import HeldSamples, LoadedSamples, require_headers, sample_digest
 from toolkit.run.folder.state import RunState
 from toolkit.run.job import Job
 
@@ -71,11 +71,15 @@ class Fingerprints:
         """SHA-256 of a recipe's data: of its files, or of all samples if code supplies them.
 
         Raises:
-            DataError: the code failed, or does not yield dictionaries.
+            DataError: the code failed, or does not yield dictionaries; or a file, which may be huge, has no headers of
+                samples.
         """
         if data is None:
             return ""
-        return self._read(data).print if self.job.names_code(data) else self.of_file(data)
+        if self.job.names_code(data):
+            return self._read(data).print
+        require_headers(self.job.recipe.resolve(data))
+        return self.of_file(data)
 
     def from_code(self) -> dict[str, str]:
         """``of_data`` for data from code, keyed by use and name in the recipe."""
@@ -152,6 +156,11 @@ class Fingerprints:
 
     def same_samples(self, data: str, other: str | None) -> bool:
         """Whether both name the same samples, compared by content."""
+        files = [] if self.job.names_code(data) or other is None or self.job.names_code(other) else [data, other]
+        paths = [path for path in map(self.job.recipe.resolve, files) if path.is_file()]
+        # reading both for their fingerprints takes long if they are large
+        if len(paths) == 2 and paths[0].stat().st_size != paths[1].stat().st_size:
+            return False
         return self.of_data(data) == self.of_data(other)
 
 
