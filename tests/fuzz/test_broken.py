@@ -609,12 +609,12 @@ def test_a_model_of_twenty_gigabytes_is_refused_before_it_is_read_for_its_finger
         assert time.process_time() - before < 5
 
 
-@pytest.mark.parametrize("name", ["c.npz", "c.npy", "t.npz"])
+@pytest.mark.parametrize("name", ["c.npz", "c.npy", "c.bin", "t.npz"])
 def test_samples_of_twenty_gigabytes_without_headers_are_refused_before_they_are_read_for_their_fingerprint(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    if name == "c.npy":
-        recipe('"c.npz"', '"c.npy"')(here)
+    if name.startswith("c."):
+        recipe('"c.npz"', f'"{name}"')(here)
     with open(here / name, "wb") as stream:
         stream.truncate(20 << 30)
     for command in (CHECK, RUN):

@@ -263,26 +263,33 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
         return Files([(str(path), path)], specs)
     if ending == ".npy" and len(specs) == 1:
         return Files([(str(path), {next(iter(specs)): path})], specs)
+    raise _unsupported(path)
+
+
+def require_headers(path: Path) -> None:
+    """Refuse a file that holds no samples, as its ending and headers tell, before it is read as a whole.
+
+    Raises:
+        DataError: its ending is not one of samples; else see ``open_archive`` and ``open_array``.
+    """
+    if not path.is_file():
+        return
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        open_archive(path)
+    elif ending == ".npy":
+        open_array(path)
+    elif ending != ".json":
+        raise _unsupported(path)
+
+
+def _unsupported(path: Path) -> DataError:
     this = f"a '{path.suffix}' file" if path.suffix else "a file without an ending"
-    raise DataError(
+    return DataError(
         f"{this} is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",
         where=str(path),
         remedy="save the samples with numpy.savez, or yield them from a function of yours: data = 'module:Name'",
     )
-
-
-def require_headers(path: Path) -> None:
-    """Refuse a file of arrays without their headers, before it is read as a whole; other data is not looked at.
-
-    Raises:
-        DataError: see ``open_archive`` and ``open_array``.
-    """
-    if not path.is_file():
-        return
-    if path.suffix.lower() == ".npz":
-        open_archive(path)
-    elif path.suffix.lower() == ".npy":
-        open_array(path)
 
 
 def _given(source: Any, specs: Specs, where: str) -> Feeds:
