@@ -84,9 +84,10 @@ class FoldBatchNorm(Pass):
             return False
         assert weight is not None
         channels, _ = LayerWeights.channels_of(layer, weight)
-        if any(part.size not in (1, channels) for part in affine):
+        gain, offset = affine
+        if gain.size not in (1, channels) or offset.size not in (1, channels):
             return False
-        gain, offset = (_each(part, channels) for part in affine)
+        gain, offset = _each(gain, channels), _each(offset, channels)
         new_bias = _folded_bias(model, layer, place, gain, offset)
         name, kind = names.all.take(f"{layer.inputs[1].name}_folded"), onnx_type(weight.dtype)
         layer.inputs[1] = make_constant(name, _scaled(layer, weight, gain), kind)
@@ -154,7 +155,7 @@ class _NamesInUse:
 
 def _needs_rank(model: Model, node: gs.Node) -> bool:
     """Whether the rank of a layer's output decides if the next node can be folded into it."""
-    if node.op not in _LAYERS or model.constant(node.inputs[1]) is None:
+    if node.op not in _LAYERS:
         return False
     place = bias_of(model, node)
     readers = (place[0] if place is not None else node).outputs[0].outputs
@@ -166,9 +167,10 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
     if node.op == "MatMul":
         # the reason given for not folding depends on the rank too
         normalizes = any(reader.op == "BatchNormalization" for reader in readers)
-    return normalizes or (
-        after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)
-    )
+    if not normalizes and after is not None and after.op in _SCALINGS:
+        normalizes = any(model.constant(tensor) is not None for tensor in after.inputs)
+    # last, since this decodes the weight
+    return normalizes and model.constant(node.inputs[1]) is not None
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
@@ -200,10 +202,13 @@ def _normalization(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
     several = len(node.outputs) > 1 and len([t for t in node.outputs if not t.is_empty()]) > 1
     if several or node.attrs.get("training_mode", 0):
         return None
-    values = [model.constant(t) for t in node.inputs[1:5]]
-    if any(v is None for v in values):
-        return None
-    gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
+    wide = []
+    for tensor in node.inputs[1:5]:
+        values = model.constant(tensor)
+        if values is None:
+            return None
+        wide.append(values.astype(np.float64))
+    gamma, shift, mean, variance = wide
     gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
     return gain, shift - mean * gain
 

@@ -246,7 +246,8 @@ class Model:
 
     def tensor_names(self) -> Names:
         """The names of all tensors, subgraphs included; its ``take`` returns unused names and records them."""
-        found = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
+        held = {id(t): t for n, _ in self.walk() for side in (n.inputs, n.outputs) for t in side}
+        found = Names([t.name for t in held.values()])
         found.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
         return found
 

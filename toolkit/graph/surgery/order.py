@@ -32,8 +32,13 @@ def tidy(graph: gs.Graph) -> None:
         drop_unused(sub)
     _disconnect_inputs(graph)
     found = _stored_order(graph)
-    if found is None or found.has_unread(graph):
-        found = _stored_order(graph) if _drop_unread(graph) else found
+    if found is None:
+        _drop_unread(graph)
+    elif found.unread.difference(map(id, graph.outputs)):
+        levels = {id(node): level for node, level in zip(graph.nodes, found.levels)}
+        if _drop_unread(graph):
+            # all producers of the nodes that remain do so too
+            found = _StoredOrder([levels[id(node)] for node in graph.nodes], found.unread)
     for sub in _directly_in(graph):
         sort(sub)
     _place(graph, found)
@@ -50,12 +55,6 @@ class _StoredOrder:
 
     levels: list[int]
     unread: set[int]
-
-    def has_unread(self, graph: gs.Graph) -> bool:
-        """Whether there is a node that no output of the graph depends on."""
-        unread = self.unread.difference(map(id, graph.outputs))
-        # as the graph has no cycle, one of these nodes has no readers at all
-        return bool(unread) and any(unread.issuperset(map(id, node.outputs)) for node in graph.nodes)
 
 
 def _stored_order(graph: gs.Graph) -> _StoredOrder | None:

@@ -74,7 +74,7 @@ class StoredValues(LazyValues):
         header, dtype = self._header, np_dtype(self._header.data_type)
         if dtype.isbuiltin == 1 and sys.byteorder == "little" and header.HasField("raw_data"):
             # the fast path of ``to_array``, for nearly all small constants
-            return np.frombuffer(header.raw_data, dtype).reshape(header.dims)
+            return np.frombuffer(header.raw_data, dtype).reshape(tuple(header.dims))
         found = np.asarray(onnx.numpy_helper.to_array(header))
         found.flags.writeable = False
         return found
