@@ -71,8 +71,18 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"], tempfile.tempdir = str(_MEMORY), None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """What is collected stays: looking through it for garbage takes a seventh of the time."""
+    gc.disable()
+    try:
+        _import_own_share(session)
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def _import_own_share(session: pytest.Session) -> None:
     """Of several processes each begins with other files, whose rewritten assertions the others then find on the disk."""
     given = getattr(session.config, "workerinput", None)
     whole = {ROOT / name for name in session.config.getini("testpaths")}
