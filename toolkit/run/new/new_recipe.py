@@ -32,7 +32,7 @@ from toolkit.placement.spellings import load_source
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.inputs.batches import batches_refused, fault_words
-from toolkit.run.inputs.plugins import plugin_comment
+from toolkit.run.inputs.plugins import plugin_comment, plugin_note
 from toolkit.run.new.metric import NewEvaluation, new_evaluation
 from toolkit.run.new.ranges import EVALUATION, pass_lines
 from toolkit.run.new.samples import GivenSamples
@@ -135,7 +135,7 @@ def recipe_for(
         *decides,
     ]
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
-    doubts = [one for one in (fixed, apart, samples.doubt) if one is not None]
+    doubts = [one for one in (plugin_note(model), fixed, apart, samples.doubt) if one is not None]
     return NewRecipe(
         "\n".join([*lines, *evaluation.lines]) + "\n",
         [*decided, *evaluation.said],

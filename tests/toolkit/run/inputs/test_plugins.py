@@ -144,7 +144,7 @@ def test_an_old_opset_and_two_plugins_of_which_one_reads_the_other(tmp_path):
     assert list(report.accuracy.outputs) == ["r"]
 
 
-def test_new_says_what_will_happen(tmp_path):
+def test_new_says_what_will_happen(tmp_path, capsys):
     plug = helper.make_node("Plug", ["r"], ["p"], "plug", domain="my.ops")
     network(tmp_path, [*FRONT, plug, *REAR], ["y"], "my.ops")
     made = tmp_path / "made.toml"
@@ -152,6 +152,7 @@ def test_new_says_what_will_happen(tmp_path):
     text = made.read_text().replace('"auto"', '"none"')
     made.write_text(text)
     assert "# onnxruntime cannot run 'plug'" in text
+    assert "\nWarning: onnxruntime cannot run 'plug'" in capsys.readouterr().out
     assert invoke(["check", str(made)]) == 0
     assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) == 0
 
