@@ -381,8 +381,6 @@ def finding(said: Finding | str) -> Finding:
 
 
 def _value(given: Any) -> Value:
-    if type(given) is str:
-        return given
     if isinstance(given, (str, Enum)):
         return str(given.value if isinstance(given, Enum) else given)
     if isinstance(given, float) and not math.isfinite(given):
