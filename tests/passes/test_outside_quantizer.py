@@ -15,13 +15,14 @@ from tests.toolkit.report.engine_samples import network, payoff
 from tests.toolkit.report.samples import accuracy, sample
 from tests.toolkit.search.planted import chain, damage, feeds
 from toolkit import CalibrationData, Calibrator, Context, EngineBench, Model, Precision, RecipeError, run
+from toolkit.base.toml import tomllib
 from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.advice import advice
 from toolkit.report.conclusions.speed import payoff_advice
 from toolkit.report.schema.report import Declined
 from toolkit.run.recipe.passes import pass_infos
-from toolkit.run.recipe.recipe import Recipe, tomllib
+from toolkit.run.recipe.recipe import Recipe
 
 OUTSIDE = '''
 from pydantic import Field

@@ -10,8 +10,9 @@ import onnx
 import pytest
 
 from tests.conftest import MODELS, ROOT, build, node
+from toolkit.base.toml import tomllib
 from toolkit.cli.main import invoke
-from toolkit.run.recipe.recipe import Recipe, tomllib
+from toolkit.run.recipe.recipe import Recipe
 
 HEAVY = {
     "jinja2",

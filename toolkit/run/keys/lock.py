@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.modules import OWN_PACKAGES
 from toolkit.base.reading import FileKind, read_utf8, reading
 from toolkit.base.schema import FileSchema
+from toolkit.base.toml import parse_toml
 from toolkit.base.versions import versions
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
@@ -21,11 +21,6 @@ from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.pass_code import SETTINGS, pass_code
 from toolkit.run.recipe.passes import named_passes
 from toolkit.run.recipe.recipe import Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def _code(inputs: Inputs) -> list[str]:
@@ -129,7 +124,7 @@ def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:
     """
     kind = FileKind("not a lock file", RecipeError, "name the recipe.lock.toml of a run folder")
     with reading(path, kind):
-        content = tomllib.loads(read_utf8(path, kind))
+        content = parse_toml(read_utf8(path, kind))
         try:
             info = LockInfo.model_validate(content.pop("lock", None))
         except ValidationError as error:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.reading import FileKind, read_utf8
+from toolkit.base.toml import parse_toml
 from toolkit.run.folder.guard import refuse_anothers
 from toolkit.run.recipe.recipe import Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _TOML = FileKind("not TOML", RecipeError, "fix the file", 1 << 22)
 _LOCK = "lock"
@@ -43,7 +38,7 @@ def is_recipe(path: Path) -> bool:
     Settings may be unknown or invalid, so a recipe with a mistake is one too.
     """
     with suppress(QtoolError, OSError, ValueError, RecursionError):
-        content = tomllib.loads(read_utf8(path, _TOML))
+        content = parse_toml(read_utf8(path, _TOML))
         model = content.get("model")
         tables = {field.alias or name for name, field in Recipe.model_fields.items()}
         return isinstance(model, dict) and "path" in model and content.keys() <= tables | {_LOCK}

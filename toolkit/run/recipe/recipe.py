@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from toolkit.base.reading import FileKind, fault_words, read_utf8, reading, requ
 from toolkit.base.schema import no_number, validation_words, value_words
 from toolkit.base.settings import without_effect
 from toolkit.base.text import shell_word
+from toolkit.base.toml import parse_toml
 from toolkit.run.folder.state import RunState
 from toolkit.run.recipe.fields import remedy
 from toolkit.run.recipe.idle_settings import idle_settings
@@ -33,12 +33,6 @@ from toolkit.run.recipe.sections import (
     Section,
 )
 from toolkit.run.recipe.settings import Setting, apply_settings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 _SEVERAL = {"profile", "pass"}
 LOCK_ENDING = ".lock.toml"
@@ -110,7 +104,7 @@ class Recipe(Section):
         if not path.name.endswith(LOCK_ENDING):
             return cls.parse(text, path, settings)
         with reading(path, _TOML):
-            content = tomllib.loads(text)
+            content = parse_toml(text)
         lock = content.pop("lock", None)
         ran = RunState.load(path.parent).recipe_file(path.parent)
         recipe = cls._made(content, text, ran, apply_settings(content, settings, cls), path)
@@ -123,7 +117,7 @@ class Recipe(Section):
         """Read a recipe's text; relative paths are relative to ``path``'s folder, ``settings`` are as in ``load``."""
         place = str(path or "the recipe")
         with reading(place, _TOML):
-            content = tomllib.loads(text)
+            content = parse_toml(text)
         for table in _SEVERAL & content.keys():
             # a table that was written with single brackets
             content[table] = [content[table]] if isinstance(content[table], dict) else content[table]

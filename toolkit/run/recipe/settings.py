@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +12,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from toolkit.base.errors import RecipeError, did_you_mean
 from toolkit.base.schema import validation_words
+from toolkit.base.toml import parse_toml
 from toolkit.run.recipe.fields import expected, fields_at, keys_at, type_at, typed
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 OPTION = "--set"
 _NAMED = {"profile": "name", "pass": "use"}
@@ -96,8 +91,8 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
 def _parts(key: str) -> list[str]:
     """The parts of a key as TOML parses it; a key that is not valid TOML is split at its dots."""
     try:
-        found: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
+        found: Any = parse_toml(f"{key} = 0")
+    except ValueError:
         return key.split(".")
     parts = []
     while isinstance(found, dict):
@@ -176,7 +171,7 @@ def _value(key: str, text: str, wanted: Any, words: list[str], where: str, root:
     candidates: list[Any] = [text]
     # a number of thousands of digits is a ValueError of Python's
     with suppress(ValueError, RecursionError):
-        candidates.insert(0, tomllib.loads(f"value = {text}")["value"])
+        candidates.insert(0, parse_toml(f"value = {text}")["value"])
     refusals = []
     for candidate in candidates:
         try:

@@ -8,13 +8,13 @@ import pytest
 
 from toolkit.backends.building.build_config import check_profiles
 from toolkit.base.errors import BackendError
+from toolkit.base.toml import tomllib
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import TEMPLATES, sentence, table
 from toolkit.report.findings.commands.overview import costs_words
 from toolkit.report.findings.words import times
-from toolkit.run.recipe.recipe import tomllib
 from toolkit.search.codes import SearchEndCode
 
 

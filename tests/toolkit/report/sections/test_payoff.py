@@ -13,6 +13,7 @@ from tests.toolkit.report.engine_samples import engine, layer, measured, network
 from tests.toolkit.report.samples import SEARCHING
 from toolkit.backends.layers.inspector import read_layers
 from toolkit.backends.layers.layer import Build
+from toolkit.base.toml import tomllib
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.headline import headline
 from toolkit.report.conclusions.speed import payoff_advice, payoff_warnings, slower, speed, timing_cache_warnings
@@ -20,7 +21,6 @@ from toolkit.report.findings import sentence
 from toolkit.report.findings.engine.latency import overhead_words
 from toolkit.report.page.payoff_chart import WIDTH, group_rows, profiles_of
 from toolkit.report.sections.payoff import Timed, payoff_of, unpaid
-from toolkit.run.recipe.recipe import tomllib
 
 FIXTURES = Path(__file__).resolve().parents[2] / "backends" / "data"
 

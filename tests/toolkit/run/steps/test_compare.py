@@ -23,10 +23,10 @@ from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.gpu import Gpu
+from toolkit.base.toml import tomllib
 from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.recipe.recipe import tomllib
 
 FLOAT_MS, INT8_MS, PAIR_MS = 0.02, 0.01, 0.015
 
