@@ -96,8 +96,12 @@ class SeenOutput:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The words of the output's name, in lower case; numbers are words too."""
-        return frozenset(word.lower() for word in _SPLIT.findall(self.name))
+        """The words of the output's name, in lower case; numbers are words too.
+
+        What follows «per» says what there is a value for, not what it is: ``logits_per_image`` are logits.
+        """
+        found = [word.lower() for word in _SPLIT.findall(self.name)]
+        return frozenset(found[: found.index("per")] if "per" in found[1:] else found)
 
     @property
     def empty(self) -> bool:

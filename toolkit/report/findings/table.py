@@ -30,10 +30,13 @@ def written(template: str | Callable[..., str], finding: Finding, sentence: Call
     values = {name: _said(value, sentence) for name, value in finding.values.items()}
     if callable(template):
         try:
-            return template(**values)
+            text = template(**values)
         except TypeError as error:
             raise ValueError(f"the values of finding '{finding.code}' are not those of its sentence") from error
-    return "".join([text if name is None else _formatted(values[name], text) for text, name in _pieces(template)])
+    else:
+        text = "".join([one if name is None else _formatted(values[name], one) for one, name in _pieces(template)])
+    # not the values: what is to be copied, such as a line of TOML, writes names in its own way
+    return plain(text)
 
 
 @cache
@@ -48,8 +51,8 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
 def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
     if isinstance(value, tuple):
         return tuple(_said(one, sentence) for one in value)
-    if isinstance(value, str):
-        return _NoNumber(value) if value in ("nan", "inf", "-inf") else plain(value)
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return _NoNumber(value)
     return sentence(value) if isinstance(value, Finding) else value
 
 

@@ -130,6 +130,14 @@ def test_chances_of_as_many_labels_as_positions_are_compared_as_a_mask():
     assert float(rows["level"][0]) > 0.95
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("logits_per_image", {"logits"}), ("image_embeds", {"image", "embeds"}), ("per_image", {"per", "image"})],
+)
+def test_what_a_value_is_given_for_does_not_name_the_value(name, words):
+    assert SeenOutput(name, None).words == words
+
+
 def test_values_of_which_one_is_always_the_largest_are_judged_as_values_too():
     quality = OTHER.standard_normal((8, 3)) + np.float32([3, 30, 9])
     found = guess(seen(out("quality", quality, "Add"), inputs=AUDIO))
