@@ -21,7 +21,8 @@ def sizes_of_all_axes(model: Model, journal: Journal) -> int:
 
     TensorRT's parsers write the sizes of the other axes as -1 if these are dynamic, and then refuse the node: "axis 0
     with inherently negative length" (RTX 1.7.1). Those of the input's shape are the same (ONNX, Resize-18). A Resize
-    that keeps the aspect ratio stays, since its sizes are only limits and the parsers refuse it in any form.
+    that keeps the aspect ratio stays, since its sizes are only limits, and so does one that crops, since its region is
+    given for the axes too; the parsers refuse both in any form.
 
     Returns:
         The number of nodes changed.
@@ -57,7 +58,10 @@ def sizes_of_all_axes(model: Model, journal: Journal) -> int:
 
 
 def _of_some_axes(model: Model, node: gs.Node) -> bool:
-    """Whether a Resize stretches the axes in ``axes`` to constant sizes."""
-    policy = node.attrs.get("keep_aspect_ratio_policy", "stretch")
+    """Whether a Resize stretches the axes in ``axes`` to constant sizes, without cropping."""
+    if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return False
+    if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return False
     sized = len(node.inputs) > _SIZES and not node.inputs[_SIZES].is_empty()
-    return "axes" in node.attrs and policy == "stretch" and sized and model.constant(node.inputs[_SIZES]) is not None
+    return "axes" in node.attrs and sized and model.constant(node.inputs[_SIZES]) is not None

@@ -21,11 +21,13 @@ from toolkit.base.precision import Precision
 INT64 = 7
 
 
-def enlarged(given=(16, 24), shape=("n", 3, "h", "w"), inputs=("x", "", "", "sizes"), **attrs):
-    nodes = [node("Relu", ["x"], ["r"], "relu"), node("Resize", ["r", *inputs[1:]], ["y"], "up", **attrs)]
-    return make(
-        nodes, {"x": (FLOAT, list(shape))}, {"y": (FLOAT, [None] * 4)}, [tensor("sizes", given, INT64)], opset=18
-    )
+def enlarged(given=(16, 24), shape=("n", 3, "h", "w"), region=(), **attrs):
+    nodes = [
+        node("Relu", ["x"], ["r"], "relu"),
+        node("Resize", ["r", "region" if region else "", "", "sizes"], ["y"], "up", **attrs),
+    ]
+    constants = [tensor("sizes", given, INT64), *([tensor("region", region, FLOAT)] if region else [])]
+    return make(nodes, {"x": (FLOAT, list(shape))}, {"y": (FLOAT, [None] * 4)}, constants, opset=18)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,17 @@ def test_what_the_parser_takes_or_cannot_take_at_all_stays():
     for model in (static, kept, whole):
         before = model.fingerprint()
         assert sizes_of_all_axes(model, Journal()) == 0 and model.fingerprint() == before
+
+
+def test_a_region_that_is_given_for_some_axes_stays_so():
+    """Without the axes, the region of two would have been read as that of all four."""
+    cut = enlarged(
+        axes=[2, 3], region=(0.25, 0.0, 0.75, 1.0), coordinate_transformation_mode="tf_crop_and_resize", mode="linear"
+    )
+    x = {"x": normal(2, 3, 8, 6)}
+    before = run(cut, x)[0]
+    sizes_of_all_axes(cut, Journal())
+    assert np.array_equal(run(cut, x)[0], before)
 
 
 @pytest.mark.rtx
