@@ -156,6 +156,29 @@ def test_known_shapes_and_known_parts_of_shapes_are_values():
     )
 
 
+@pytest.mark.parametrize("returned", [False, True])
+def test_known_parts_of_shapes_are_values_in_a_branch_too(returned):
+    gather = node("Gather", ["s", "last"], ["g"], "gather")
+    rest = [] if returned else [node("Mul", ["g", "rows"], ["t"])]
+    branches = [
+        models.subgraph([gather, *rest], {"g" if returned else "t": [1]}, types={"g": 7, "t": 7}),
+        models.subgraph([node("Neg", ["last"], ["e"])], {"e": [1]}, types={"e": 7}),
+    ]
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["rows"]),
+        models.switch("if", "c", ["y"], *branches),
+    ]
+    proto = build(nodes, {"x": ["n", 4], "c": []}, {"y": [1]}, {"last": np.array([1]), "zero": np.array([0])},
+                  types={"c": TensorProto.BOOL, "y": TensorProto.INT64})  # fmt: skip
+    model = Model.from_proto(proto)
+    folding.fold(model, lambda node: False, 1 << 20)
+    assert all(one.outputs for one, _ in model.walk())
+    for taken, value in ((True, 4 if returned else 4 * 7), (False, -1)):
+        feeds = {"x": normal(7, 4), "c": np.array(taken)}
+        assert run(model, feeds)[0].tolist() == run(proto, feeds)[0].tolist() == [value]
+
+
 def test_sizes_that_are_halved_in_float_stay_halved():
     """graphsurgeon's folding takes the Casts out around this Mul and rounds its 0.5 to 0."""
     nodes = [

@@ -23,7 +23,7 @@ from toolkit.graph.proto.nodes import ONNX_DOMAINS
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
 from toolkit.graph.sessions.session import session
 from toolkit.graph.shape_inference.facts import Facts
-from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.assemble import bodies, subgraphs
 from toolkit.graph.surgery.inlining import Inliner
 from toolkit.graph.surgery.strangers import op_type
 from toolkit.graph.surgery.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
@@ -110,7 +110,6 @@ class _Folder:
         self.facts: Facts | None = None
         self.makers: Counter[str] | None = None
         self.inliner: Inliner | None = None
-        self.emptied = False
         others = [one for one in model.graph.import_domains or () if one.domain not in ONNX_DOMAINS]
         self.opsets = [helper.make_opsetid("", model.opset), *others]
 
@@ -126,7 +125,8 @@ class _Folder:
             ):
                 if present:
                     step(graph)
-                    self._drop_emptied(graph)
+                    # those of a subgraph may have been emptied along with those around it
+                    graph.nodes[:] = [node for node in graph.nodes if node.outputs]
             if "If" not in ops or not self._inline(graph):
                 break
             inlined = True
@@ -134,17 +134,6 @@ class _Folder:
             for sub in bodies(node):
                 inlined |= self.run(sub)
         return inlined
-
-    def _drop_emptied(self, graph: gs.Graph) -> None:
-        """Drop nodes whose outputs have all become constants."""
-        if self.emptied:
-            graph.nodes[:] = [node for node in graph.nodes if node.outputs]
-            self.emptied = False
-
-    def _empty(self, node: gs.Node) -> None:
-        node.inputs.clear()
-        node.outputs.clear()
-        self.emptied = True
 
     # ---------------------------------------------------------------- values known without computing
 
@@ -160,7 +149,8 @@ class _Folder:
 
     def _store_shapes(self, graph: gs.Graph) -> None:
         """Store known shapes, and the known parts of others if a Gather or Slice reads only those."""
-        outputs = {id(tensor) for tensor in graph.outputs}
+        # a known part of a shape may be read in a subgraph
+        outputs = {id(tensor) for one in (graph, *subgraphs(graph)) for tensor in one.outputs}
         shapes = [node for node in graph.nodes if node.op in _OF_SHAPES and node.outputs and not self.keep(node)]
         for node in shapes:
             whole = _shape(node.inputs[0], self._known())
@@ -229,7 +219,7 @@ class _Folder:
         reroute(tensor, constant)
         node.outputs[place] = gs.Variable.empty()
         if all(out.is_empty() for out in node.outputs):
-            self._empty(node)
+            _empty(node)
         self.folded.values.add(node.name)
 
     # ---------------------------------------------------------------- computed values
@@ -259,7 +249,7 @@ class _Folder:
         # intermediate nodes have no readers left
         for node in reversed(nodes):
             if node.outputs and not any(tensor.outputs for tensor in node.outputs):
-                self._empty(node)
+                _empty(node)
                 self.folded.values.add(node.name)
 
     def _wanted(self, graph: gs.Graph) -> tuple[list[gs.Node], dict[str, gs.Node]]:
@@ -361,6 +351,11 @@ class _Folder:
             self.folded.branches[node.name] = self.inliner.inline(graph, index, bool(condition.reshape(())))
             found = True
         return found
+
+
+def _empty(node: gs.Node) -> None:
+    node.inputs.clear()
+    node.outputs.clear()
 
 
 def _number(name: str, value: object) -> Array:
