@@ -247,9 +247,7 @@ class Model:
     def tensor_names(self) -> Names:
         """The names of all tensors, subgraphs included; its ``take`` returns unused names and records them."""
         held = {id(t): t for n, _ in self.walk() for side in (n.inputs, n.outputs) for t in side}
-        found = Names([t.name for t in held.values()])
-        found.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
-        return found
+        return Names([t.name for t in (*held.values(), *self.graph.inputs, *self.graph.outputs)])
 
     def producer(self, tensor: gs.Tensor) -> gs.Node | None:
         """The node that produces a tensor, or None for inputs and constants."""
@@ -359,10 +357,11 @@ class Model:
         Raises:
             PassError: one of these does not hold; the message names the node.
         """
-        named, kinds = dict[str, gs.Node](), dict[tuple[str | None, str], gs.Node]()
+        seen, kinds = set[str](), dict[tuple[str | None, str], gs.Node]()
         for node, _ in self.walk():
-            if not node.name or named.setdefault(node.name, node) is not node:
+            if not node.name or node.name in seen:
                 raise wrong_name(node)
+            seen.add(node.name)
             kinds[node.domain, node.op] = node
         operators = {(domain or "", op_type(node)) for (domain, _), node in kinds.items()}
         self._forget()

@@ -26,7 +26,7 @@ from tests.conftest import (
     residual_proto,
     run,
 )
-from tests.control_flow import conv_in_loop
+from tests.control_flow import conv_in_loop, nested
 from toolkit import Context, Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError, PassError
@@ -367,6 +367,16 @@ def test_a_plugin_that_is_called_like_an_operator_keeps_no_opset_down(residual):
     residual.graph.import_domains = [*(residual.graph.import_domains or []), helper.make_opsetid("own", 1)]
     residual.raise_opset(21)
     assert residual.opset == 21 and ops(residual)["GroupNormalization"] == 1
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_node_stored_twice_is_refused_by_its_name(inner):
+    model = Model.from_proto(nested(True))
+    holder = next(node for node, _ in model.walk() if node.op == "If")
+    twice = holder.attrs["then_branch"].nodes[0] if inner else model.graph.nodes[0]
+    (holder.attrs["then_branch"] if inner else model.graph).nodes.append(twice)
+    with pytest.raises(PassError, match=f"two nodes are named '{twice.name}'"):
+        model.check()
 
 
 def test_a_cycle_and_doubled_names_break_the_invariants(residual):
