@@ -248,7 +248,7 @@ class _Stripper:
         name = tensor.name
         alone = all(reader.op == quantize.op for reader in tensor.outputs) and name not in self._inner
         result = gs.Variable(self.names.take(f"{name}_clamped"), dtype=tensor.dtype, shape=tensor.shape)
-        made = self._clamping(tensor, result, clamp)
+        made = self._clamping(quantize, tensor, result, clamp)
         graph.nodes.extend(made)
         if alone and not any(tensor is out for out in graph.outputs):
             tensor.name, result.name = self.names.take(f"{name}_unclamped"), name
@@ -259,14 +259,15 @@ class _Stripper:
         self._clamped[id(tensor), ends] = result
         return result
 
-    def _clamping(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp) -> list[gs.Node]:
+    def _clamping(self, quantize: gs.Node, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp) -> list[gs.Node]:
         """The Relu, the Clip, or the Max and Min by channel that clamp ``tensor`` to ``result``."""
         maker = tensor.inputs[0].name
         if clamp.relu:
             return [make_node("Relu", self.names.take(f"{maker}_Relu"), [tensor], [result])]
         name = self.names.take(f"{maker}_Clip")
-        kind = onnx_type(tensor.dtype)
-        kind = kind if kind in FLOAT_TYPES else 1
+        # the scale has the tensor's type, which many files do not declare
+        kinds = (onnx_type(one.dtype) for one in (tensor, quantize.inputs[1]))
+        kind = next((kind for kind in kinds if kind in FLOAT_TYPES), 1)
         if clamp.axis is not None:
             return self._by_channel(tensor, result, clamp, name, kind)
         low, high = clamp.interval

@@ -193,6 +193,21 @@ def test_limits_a_channel_are_restored_where_no_shape_is_declared(ends, tmp_path
     assert level(run(plain, {"x": SAMPLES})[0], run(model, {"x": SAMPLES})[0]) > 100
 
 
+@pytest.mark.parametrize("channels", [(), (4,)])
+def test_limits_have_the_type_of_a_tensor_of_which_none_is_declared(channels):
+    axis = {"axis": 1} if channels else {}
+    weights = {"w": normal(4, 3, 1, 1).astype(np.float16), "s": np.full(channels, 0.02, np.float16),
+               "z": np.full(channels, 40, np.uint8)}  # fmt: skip
+    nodes = [node("Conv", ["x", "w"], ["relu6"]), node("QuantizeLinear", ["relu6", "s", "z"], ["q"], **axis),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], **axis), node("Neg", ["d"], ["y"])]  # fmt: skip
+    half = dict.fromkeys("xy", TensorProto.FLOAT16)
+    proto = build(nodes, {"x": ["n", 3, 6, 6]}, {"y": ["n", 4, 6, 6]}, weights, opset=19, ir_version=9, types=half)
+    model = Model.from_proto(proto)
+    StripQDQ()(model, Context())
+    assert ops(model) == {"Conv": 1, "Neg": 1, **({"Max": 1, "Min": 1} if channels else {"Clip": 1})}
+    assert model.types_fault() is None
+
+
 def test_one_zero_point_a_channel_is_one_limit_a_channel():
     scale = np.asarray([0.01, 0.02, 0.03, 0.04], np.float32)
     proto = build(
