@@ -10,8 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
+from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, node, normal
-from toolkit import Model, Ranges, Recipe, run
+from toolkit import Model, Pass, Ranges, Recipe, run
 from toolkit.backends.codes import EngineCode
 from toolkit.base.code import import_path
 from toolkit.base.errors import QtoolError
@@ -405,6 +408,28 @@ def test_a_collection_needs_no_data_and_is_checked_against_the_model(place):
     with pytest.raises(QtoolError) as stopped:
         run(place / "digits.toml", place / "out")
     assert str(stopped.value) == str(refused.value)
+
+
+class Measures(Pass):
+    """A pass that measures, unless this is a dry run."""
+
+    supports_dry_run = True
+
+    def apply(self, model, context):
+        DRY.append(context.dry_run)
+
+
+DRY = []
+
+
+def test_a_dry_run_with_a_collection_measures_nothing_either(place):
+    assert invoke(["calibrate", str(place / "digits.toml"), "--out", str(place / "c.npz")]) == 0
+    text = (place / "digits.toml").read_text()
+    (place / "digits.toml").write_text(text.replace('data = "digits_calibration.npz"', 'collection = "c.npz"'))
+    DRY.clear()
+    steps = [FoldConstants(), FoldBatchNorm(), Measures(), InsertQDQ()]
+    dry_run(Recipe.load(place / "digits.toml").with_objects(passes=steps))
+    assert DRY and all(DRY)
 
 
 def test_a_collection_is_not_written_over_an_input(place):

@@ -134,11 +134,11 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     backend, reason = choose(inputs.job.backend)
     backend.typing_for(engine_settings(inputs.job.recipe))
     context = _context(inputs, source, journal, statistics)
-    _refuse_collection(inputs, steps)
     # without a backend no parser reads the model
     context.unread = backend.name == "none"
     model = source.copy()
     applied = inputs.graph_passes = apply_graph_passes(steps, model, context)
+    _refuse_collection(inputs, steps, applied, context)
     try:
         PassSequence(passes=list(steps), begin=applied.count)(model, context)
     except QtoolError as error:
@@ -157,16 +157,24 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     return found
 
 
-def _refuse_collection(inputs: Inputs, steps: Sequence[Pass]) -> None:
-    """Refuse a collection of another model, which a run would find when a pass first requests ranges."""
+def _refuse_collection(inputs: Inputs, steps: Sequence[Pass], applied: AppliedPasses, context: Context) -> None:
+    """Refuse a collection of another model, which a run would find when a pass first requests ranges.
+
+    That is known if only passes that depend on the graph alone come before it: others may measure in a run, and change
+    the model by what they measure.
+    """
     from toolkit.run.inputs.calibrator import calibrator
-    from toolkit.run.steps.calibrated import first_calibrated
 
     if inputs.job.recipe.calibration.collection is None:
         return
-    journal = Journal()
-    data = inputs.calibration_data(inputs.source(), journal)
-    calibrator(inputs, data, journal).refuse_collected(*first_calibrated(inputs, steps, journal))
+    subject, tensors = inputs.source(), None
+    if applied.count < len(steps):
+        subject = applied.model.copy()
+        asked = steps[applied.count].ranges_wanted(subject, context.fork())
+        if asked is None:
+            return
+        tensors = list(asked)
+    calibrator(inputs, None, Journal()).refuse_collected(subject, tensors)
 
 
 def _context(inputs: Inputs, source: Model, journal: Journal, statistics: list[str] | None) -> Context:
