@@ -263,14 +263,14 @@ class _Writer:
                 proto.attribute.extend(OnnxExporter.export_attributes({name: value}))
 
     def _constants(self, proto: onnx.GraphProto, tensors: Iterable[gs.Constant]) -> None:
-        """Write constants, those whose messages are at hand all at once."""
-        dense: list[onnx.TensorProto] = []
+        dense = []
         for tensor in tensors:
             if isinstance(tensor._values, SparseValues):
                 proto.sparse_initializer.append(tensor._values.tensor)
             else:
-                dense.append(self._dense(tensor))
-        proto.initializer.extend(dense)
+                dense.append(tensor)
+        # one message at a time: a subgraph's may be large
+        proto.initializer.extend(map(self._dense, dense))
 
     def _dense(self, tensor: gs.Constant) -> onnx.TensorProto:
         """The message of a constant, which may be that of its values and must not be changed."""
