@@ -314,8 +314,8 @@ class Cut:
     def _blocked(self) -> set[str]:
         """The tensors that may be in blocked layout."""
         found: set[str] = set()
-        for node in self._nodes:
-            if operator_of(node) in _BLOCKED or (operator_of(node) in _KEEP_BLOCKED and found.intersection(node.input)):
+        for node, op in zip(self._nodes, self._ops):
+            if op in _BLOCKED or (op in _KEEP_BLOCKED and found.intersection(node.input)):
                 found.update(node.output)
         return found
 
