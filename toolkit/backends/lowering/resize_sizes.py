@@ -9,6 +9,7 @@ from toolkit.backends.codes import EngineCode
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.tensors import make_constant, make_node
 
@@ -28,13 +29,13 @@ def sizes_of_all_axes(model: Model, journal: Journal) -> int:
         The number of nodes changed.
     """
     found = [(node, graph) for node, graph in model.walk() if node.op == "Resize" and _of_some_axes(model, node)]
-    shapes = model.facts().shapes if found else {}
+    facts = model.facts() if found else Facts()
     names, tensors, count = Names(model.node_names()), model.tensor_names(), 0
     for node, graph in found:
-        shape = shapes.get(node.inputs[0].name, [()])[0]
-        if all(size >= 0 for size in shape):
+        # tensors in two subgraphs may have the same name
+        rank, shapes = facts.rank(node.inputs[0].name), facts.shapes.get(node.inputs[0].name, [])
+        if rank is None or all(size >= 0 for shape in shapes for size in shape):
             continue
-        rank = len(shape)
         given = {axis % rank: rank + place for place, axis in enumerate(node.attrs.pop("axes"))}
         order = make_constant(
             tensors.take(f"{node.name}_order"), np.array([given.get(axis, axis) for axis in range(rank)])

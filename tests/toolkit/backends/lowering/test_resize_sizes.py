@@ -9,16 +9,17 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import normal, ops, placeholder_context, run
+from tests.conftest import build, normal, ops, placeholder_context, run
+from tests.control_flow import subgraph, switch
 from tests.toolkit.backends.backend_models import FLOAT, make, node, profile, profiles, tensor
-from toolkit import Journal
+from toolkit import Journal, Model
 from toolkit.backends.backend import EngineSettings
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering.prepare import lower_for
 from toolkit.backends.lowering.resize_sizes import sizes_of_all_axes
 from toolkit.base.precision import Precision
 
-INT64 = 7
+INT64, BOOL = 7, 9
 
 
 def enlarged(given=(16, 24), shape=("n", 3, "h", "w"), region=(), **attrs):
@@ -64,6 +65,24 @@ def test_a_region_that_is_given_for_some_axes_stays_so():
     before = run(cut, x)[0]
     sizes_of_all_axes(cut, Journal())
     assert np.array_equal(run(cut, x)[0], before)
+
+
+def test_branches_may_resize_tensors_of_one_name_and_several_ranks():
+    """The rank of the one was taken for that of the other, and the graph was refused."""
+    makers = {"maps": node("Abs", ["x"], ["t"], "abs"), "planes": node("Squeeze", ["x", "axis"], ["t"], "squeeze")}
+    maps, planes = (
+        subgraph([maker, node("Resize", ["t", "", "", "sizes"], [name], f"up_{name}", axes=[-2, -1])], {name: None})
+        for name, maker in makers.items()
+    )
+    proto = build(
+        [switch("if", "large", ["y"], maps, planes)], {"x": ["n", 1, "h", "w"], "large": []}, {"y": None},
+        {"sizes": np.array([16, 24]), "axis": np.array([1])}, opset=18, types={"large": BOOL},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    feeds = [{"x": normal(2, 1, 8, 6), "large": np.array(large)} for large in (True, False)]
+    before = [run(model, one)[0] for one in feeds]
+    sizes_of_all_axes(model, Journal())
+    assert all(np.array_equal(run(model, one)[0], wanted) for one, wanted in zip(feeds, before))
 
 
 @pytest.mark.rtx
