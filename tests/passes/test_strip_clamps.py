@@ -193,6 +193,22 @@ def test_limits_a_channel_are_restored_where_no_shape_is_declared(ends, tmp_path
     assert level(run(plain, {"x": SAMPLES})[0], run(model, {"x": SAMPLES})[0]) > 100
 
 
+def test_shapes_are_inferred_once_for_all_limits_a_channel(monkeypatch):
+    nodes, last = [], "x"
+    for i in range(3):
+        nodes += [node("Conv", [last, "w"], [f"relu6_{i}"]),
+                  node("QuantizeLinear", [f"relu6_{i}", "s", "z"], [f"q{i}"], axis=1),
+                  node("DequantizeLinear", [f"q{i}", "s", "z"], [f"d{i}"], axis=1)]  # fmt: skip
+        last = f"d{i}"
+    weights = {"w": normal(4, 4, 1, 1), "s": np.full(4, 0.02, np.float32), "z": np.full(4, 40, np.uint8)}
+    proto = build([*nodes, node("Neg", [last], ["y"])], {"x": ["n", 4, 6, 6]}, {"y": ["n", 4, 6, 6]}, weights)
+    model, inferred, facts = Model.from_proto(proto), [], Model.facts
+    monkeypatch.setattr(Model, "facts", lambda *given: inferred.append(1) or facts(*given))
+    StripQDQ()(model, Context())
+    assert ops(model) == {"Conv": 3, "Max": 3, "Min": 3, "Neg": 1}
+    assert len(inferred) <= 1
+
+
 @pytest.mark.parametrize("channels", [(), (4,)])
 def test_limits_have_the_type_of_a_tensor_of_which_none_is_declared(channels):
     axis = {"axis": 1} if channels else {}

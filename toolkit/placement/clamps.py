@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,6 +20,7 @@ from toolkit.base.errors import PassError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.bounds import ANY, TRUSTED, Bounds, Interval
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, grid_of
@@ -107,13 +109,14 @@ def lost_clamps(
     lost = LostClamps({}, [], set())
     kept: dict[str, Interval] = {}
     bounds = Bounds(model, kept)
+    facts = cache(lambda: model.facts(profiles))
     chosen = {id(quantize) for pair in pairs for quantize in pair.quantizers}
     # in graph order, so that all predecessors of a node are decided before it
     for node, _ in model.walk():
         if id(node) in chosen:
             clamp = _lost(bounds, node, seen, lost)
             if clamp is not None and clamp.axis is not None and not clamp.relu:
-                clamp = replace(clamp, rank=_rank(model, node, profiles))
+                clamp = replace(clamp, rank=_rank(node, facts))
             if clamp is not None:
                 lost.clamps[node.name], kept[node.name] = clamp, clamp.interval
         for tensor in node.outputs:
@@ -146,9 +149,9 @@ def _lost(
     return Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis) if low or high else None
 
 
-def _rank(model: Model, quantize: gs.Node, profiles: Profiles | None) -> int:
+def _rank(quantize: gs.Node, facts: Callable[[], Facts]) -> int:
     tensor = quantize.inputs[0]
-    rank = len(tensor.shape) if tensor.shape is not None else model.facts(profiles).rank(tensor.name)
+    rank = len(tensor.shape) if tensor.shape is not None else facts().rank(tensor.name)
     if rank is None:
         raise PassError(
             f"node '{quantize.name}' ({quantize.op}) clamps each channel of '{tensor.name}' to its own range, and the "
