@@ -13,7 +13,16 @@ else:
 
 __all__ = ["parse_toml", "tomllib"]
 _PARTS = 100
-_WORD = re.compile(r"[^\s.=\[\]{},]+[ \t]*(\.?)[ \t]*")
+_WORD = re.compile(
+    r"""(?: \#[^\n]*                                        # a comment
+          | \"{3}(?:[^"\\]|\\[\s\S]|"(?!""))*(?:\"{3})?     # strings of several lines
+          | '{3}(?:[^']|'(?!''))*(?:'{3})?
+          | "(?:[^"\\\n]|\\.)*"? | '[^'\n]*'?               # strings, which may be parts of a key
+          | [^\s.=\[\]{},"'\#]+ )
+        [ \t]*(\.?)[ \t]*""",
+    re.VERBOSE,
+)
+"""A word of TOML, and the dot after it if it is a part of a key that goes on."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
