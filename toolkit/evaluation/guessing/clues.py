@@ -92,7 +92,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         # [positions, 1] of one sample; class scores of several choices are [samples, choices]
         return [Clue("regression", "shape", 2.0, "each"), ANY]
     axis = output.shape.index(wide[0]) - len(output.shape)
-    if output.varies(axis) and (chances := _chances(output)):
+    if output.in_stretches(axis) and (chances := _chances(output)):
         return [replace(clue, task="segmentation") for clue in chances]
     return _decisive_values(output, seen, axis) or _scores_or_features(output, seen, axis)
 

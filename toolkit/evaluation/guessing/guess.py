@@ -186,8 +186,7 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
         # TopK sorts its values, so the argmax is always 0; the classes are in its indices output
         return ("regression", "embedding")
     if len(wide) <= 1 and len(shape) <= 1:
-        # as many values as positions, if their number differs between samples
-        per_position = bool(shape) and output.varies(-1)
+        per_position = bool(shape) and output.in_stretches(-1)
         return ("classification", "embedding", "regression", *(("segmentation",) if per_position else ()))
     if len(shape) == 2:
         rows = ("sequence", "ctc", "generation", "embedding", "regression", "segmentation")

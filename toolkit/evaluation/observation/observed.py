@@ -34,6 +34,9 @@ _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """Names that exporters give to extents that they could not infer, which may nevertheless be fixed."""
 _INDEPENDENT = frozenset({"Sigmoid", "HardSigmoid"})
 """Operators that make each value an independent probability."""
+_ALIKE = 0.5
+"""How far adjacent values of stretches differ at most, relative to any two values: 1 where they are in no order, and 2
+over the length of the stretches if these are all of one length."""
 _COUNTING = 0.5
 """Least share of steps of 1 in position numbers, the rest being padding; numbers of tokens seldom are consecutive."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -224,6 +227,18 @@ class SeenOutput:
         """Whether the extent of an axis, counted from the end, differs between samples."""
         return len({one.shape[axis] for one in self.samples if one.ndim >= -axis}) > 1
 
+    def in_stretches(self, axis: int) -> bool:
+        """Whether a vector's values, along an axis counted from the end, belong to the positions of each sample.
+
+        Their number differs between samples, and adjacent ones are alike, as frames of speech are. The number of labels
+        to choose from may differ too, but they are in no order; detections are in that of their scores.
+        """
+        rows = [np.asarray(one, np.float64).reshape(-1) for one in self.samples if one.size > 1]
+        if not self.varies(axis) or all((np.diff(row) <= 0).all() for row in rows):
+            return False
+        near = sum(float(np.abs(np.diff(row)).mean()) for row in rows)
+        return near < _ALIKE * sum(_mean_difference(row) for row in rows)
+
 
 @dataclass
 class SeenModel:
@@ -297,6 +312,13 @@ class SeenModel:
 def _counts_up(value: Array | None) -> bool:
     """Whether an input mostly holds consecutive integers, as position numbers with padding do."""
     return value is not None and value.size > 1 and bool((np.diff(value.reshape(-1)) == 1).mean() >= _COUNTING)
+
+
+def _mean_difference(values: Array) -> float:
+    """The mean absolute difference of any two of at least two values (Gini's)."""
+    count = len(values)
+    ranks = 2 * np.arange(count) - count + 1
+    return float(2 * (ranks * np.sort(values)).sum() / (count * (count - 1)))
 
 
 def _contradicts(declared: Sequence[Any], shape: Sequence[int]) -> bool:

@@ -138,6 +138,26 @@ def test_what_a_value_is_given_for_does_not_name_the_value(name, words):
     assert SeenOutput(name, None).words == words
 
 
+def ragged(lengths, values):
+    return SeenOutput(
+        "scores", ("labels",), [values(one).astype(np.float32) for one in lengths], None, frozenset({"Sigmoid"})
+    )
+
+
+@pytest.mark.parametrize("most", [0.008, 0.3, 1.0])
+def test_chances_of_as_many_labels_as_were_asked_for_are_no_mask(most):
+    """The likeliest label is the answer, also where none is likely, so that the mask would always be empty."""
+    found = guess(seen(ragged(OTHER.integers(3, 12, 12), lambda one: OTHER.random(one) * most)))
+    assert found.task == "classification" and "segmentation" not in found.others
+
+
+def test_a_metric_of_masks_reads_the_mask_beside_the_sorted_scores_of_detections():
+    scores = ragged(OTHER.integers(20, 60, 8), lambda one: np.sort(OTHER.random(one))[::-1])
+    mask = out("mask", (normal(8, 1, 64, 64) > 0).astype(np.float32), "Sigmoid")
+    found = guess(seen(scores, mask), "segmentation")
+    assert [part.outputs for part in found.parts if part.task == "segmentation"] == [("mask",)]
+
+
 def test_values_of_which_one_is_always_the_largest_are_judged_as_values_too():
     quality = OTHER.standard_normal((8, 3)) + np.float32([3, 30, 9])
     found = guess(seen(out("quality", quality, "Add"), inputs=AUDIO))
