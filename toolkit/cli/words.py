@@ -57,7 +57,8 @@ def _value(words: Sequence[str], options: Sequence[str]) -> str | None:
     found = None
     for word, after in zip(words, [*words[1:], None]):
         name, equals, value = word.partition("=")
-        if name in options:
+        # the name of an argument is no word of the command line
+        if name in options and name.startswith("-"):
             found = value if equals else after
     return found
 
