@@ -9,7 +9,7 @@ from functools import cached_property
 from pydantic import Field
 
 from toolkit.base.errors import QtoolError, did_you_mean
-from toolkit.base.text import text_of
+from toolkit.base.text import plain, text_of
 from toolkit.report.conclusions.verdict import quantized_type
 from toolkit.report.findings.commands.explanation import (
     Fact,
@@ -202,9 +202,14 @@ def explain(report: Report, name: str) -> Explanation:
 
 
 def _named(report: Report, name: str) -> LayerInfo:
-    """The node of this name, or the producer of the tensor of this name, looking through pairs and Casts."""
+    """The node of this name, or the producer of the tensor of this name, looking through pairs and Casts.
+
+    The name may also be as it is printed, with control characters made visible.
+    """
     layers = {layer.node: layer for layer in report.layers}
     makers = {tensor: layer for layer in report.layers for tensor in layer.outputs}
+    if name not in layers and name not in makers:
+        name = next((one for one in (*layers, *makers) if plain(one) == name), name)
     found, tensor = layers.get(name), name
     while found is None and tensor in makers:
         maker = makers[tensor]

@@ -49,7 +49,8 @@ def test_a_name_stays_on_its_line_whatever_prints_it(here, capsys):
     for words in (
         ["inspect", "net.onnx"], ["inspect", "data.npz"], ["check", "net.toml"],
         ["run", "net.toml", "--out", "run", "--dry-run"], ["run", "net.toml", "--out", "run"],
-        ["explain", "run"], ["explain", "run", f"one {ODD}"], ["accuracy", "run"], ["time", "run", "--gpu", "L4"],
+        ["explain", "run"], ["explain", "run", f"one {ODD}"], ["explain", "run", f"one {SEEN}"],
+        ["explain", "run", f"h {SEEN}"], ["accuracy", "run"], ["time", "run", "--gpu", "L4"],
         ["sensitivity", "net.toml", "--out", "s"],
         ["bisect", "net.toml", "--min-sqnr-db", "43", "--out", "b"], ["run", "new.toml", "--out", "other"],
         ["compare", "run", "other"], ["calibrate", "net.toml", "--out", "c.npz"], ["inspect", "run/model.onnx"],

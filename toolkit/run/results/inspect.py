@@ -272,9 +272,9 @@ def _ranges(path: Path) -> Rendered:
 
     ranges = read_ranges(path)
     lines = [f"{path}: ranges of {len(ranges.tensors)} tensors"]
-    shown = {plain(name): value for name, value in ranges.tensors.items()}
+    shown = [plain(name) for name in ranges.tensors]
     width = min(60, max(map(len, shown), default=6))
-    for name, value in shown.items():
+    for name, value in zip(shown, ranges.tensors.values()):
         unlike = ", ".join(f"{p} {a:.4g}" for p, a in value.per_profile.items())
         lines.append(f"{name:<{width}}  amax {value.amax:<10.5g} {value.method}" + (f"  ({unlike})" if unlike else ""))
     return Rendered(ranges.to_json(), text_of(lines))
