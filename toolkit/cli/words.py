@@ -39,13 +39,15 @@ def usage_error(error: Any, words: Sequence[str], command: Callable[..., Any] | 
     message = error.format_message().rstrip(".")
     what, remedy = message[:1].lower() + message[1:], f"see `{' '.join(['qtool', name]).strip()} --help`"
     option, parameter = getattr(error, "option_name", ""), getattr(error, "param", None)
-    # errors of options that are known but lack a value have no context
-    parameters = error.ctx.command.params if error.ctx is not None else ()
-    known: list[str] = [one for each in parameters for one in each.opts] or [option]
+    # errors of options that are known but lack a value, or take none, have no context
+    parsed = error.ctx.command if error.ctx is not None else None
+    known: list[str] = [one for each in parsed.params for one in each.opts] if parsed is not None else [option]
     if option not in ("", *known):
-        what, remedy = f"there is no option {option}", did_you_mean(option, [one for one in known if one[0] == "-"])
-    elif command is None and (word := next((word for word in words if not word.startswith("-")), "")):
-        what, remedy = f"there is no command '{word}'", did_you_mean(word, error.ctx.command.commands)
+        taken = [*(one for one in known if one[0] == "-"), "--help"]
+        what, remedy = f"there is no option {option}", did_you_mean(option, taken)
+    elif commands := getattr(parsed, "commands", None):
+        if word := next((word for word in words if not word.startswith("-")), ""):
+            what, remedy = f"there is no command '{word}'", did_you_mean(word, commands)
     elif command is not None and parameter is not None and (value := _value(words, parameter.opts)) is not None:
         expected, meaning = _declared(command, parameter.name)
         what, remedy = f"{parameter.opts[0]} is '{shortened(value)}': expected {expected}", f"meaning: {meaning}"

@@ -174,6 +174,19 @@ def test_errors_of_the_machine_form_are_json(capsys, tmp_path):
     assert "'rum'" in found["what"] and "'run'" in found["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--version=3", "run"], "--version"), (["--", "run"], "recipe"), (["--version=3"], "--version"),
+        (["-h"], "'--help'"), (["run", "-h"], "'--help'"), (["--", "rum"], "'run'"), (["--"], "command"),
+    ],
+)  # fmt: skip
+def test_a_command_line_that_the_parser_does_not_take_is_one_paragraph(capsys, words, said):
+    assert invoke(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("qtool: ") and said in told and len(told.splitlines()) == 1
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_can_complete(shell, capsys, monkeypatch):
     # typer looks for a shell among the parent processes, of which these tests may have none
