@@ -432,6 +432,19 @@ def test_a_dry_run_with_a_collection_measures_nothing_either(place):
     assert DRY and all(DRY)
 
 
+def test_a_collection_is_of_the_form_that_the_first_pass_calibrates(place):
+    """insert_qdq sorts the nodes first, and calibrate did not: a run refused the collection of a model with branches."""
+    text = (place / "digits.toml").read_text()
+    text = text.replace('[[pass]]\nuse = "fold_constants"\n', "").replace('[[pass]]\nuse = "fold_batchnorm"\n', "")
+    assert text.count("[[pass]]") == 1 and 'use = "insert_qdq"' in text
+    (place / "digits.toml").write_text(text)
+    shutil.copy(MODELS / "digits_cnn.onnx", place / "digits.onnx")
+    assert invoke(["calibrate", str(place / "digits.toml"), "--out", str(place / "c.npz")]) == 0
+    (place / "digits.toml").write_text(text.replace('data = "digits_calibration.npz"', 'collection = "c.npz"'))
+    assert dry_run(Recipe.load(place / "digits.toml")).asked
+    assert run(place / "digits.toml", place / "out").exit_status == 0
+
+
 def test_a_collection_is_not_written_over_an_input(place):
     before = (place / "digits_calibration.npz").read_bytes()
     words = ["calibrate", str(place / "digits.toml"), "--out", str(place / "digits_calibration.npz")]

@@ -123,6 +123,7 @@ class Quantizer(Pass):
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that get pairs; the model is prepared for the pairs."""
+        self.without_dead_nodes(model, context)
         placement = self.prepare(model, context)
         release_placer(placement)
         return placement.activations or None
