@@ -137,7 +137,7 @@ def _sizeless(model: Model) -> bool:
 def _opaque(model: Model, facts: Facts) -> list[str]:
     """The operators of other domains than ONNX's that give a tensor whose shape is not known, as ``domain::name``."""
     foreign = [node for node, _ in model.walk() if node.domain not in ONNX_DOMAINS]
-    hidden = (node for node in foreign if any(shape_of(facts, tensor.name) is None for tensor in node.outputs))
+    hidden = (node for node in foreign if any(t.name and shape_of(facts, t.name) is None for t in node.outputs))
     return list(dict.fromkeys(f"{node.domain}::{op_type(node)}" for node in hidden))
 
 

@@ -145,11 +145,14 @@ def test_shares_that_are_hardly_anything_or_nearly_all_are_said_as_such():
 
 
 def test_shapes_that_are_lost_behind_an_operator_are_no_matter_of_profiles(tmp_path):
-    nodes = [node("Conv", ["x", "w"], ["a"], "in"), node("GridSample", ["a", "grid"], ["b"], "sampled"),
-             node("Conv", ["b", "v"], ["y"], "out")]  # fmt: skip
-    weights = {"w": normal(4, 3, 1, 1), "v": normal(2, 4, 1, 1), "grid": np.zeros((1, 4, 4, 2), np.float32)}
-    proto = build(nodes, {"x": [1, 3, 6, 6]}, {"y": [1, 2, "p", "q"]}, weights)
-    proto.graph.node[1].domain = "com.microsoft"
+    # two of its outputs are left out, and have no shape to lose
+    nodes = [node("SkipLayerNormalization", ["x", "x", "one"], ["n", "", "", "s"], "skip"),
+             node("Reshape", ["n", "sizes"], ["x4"]), node("Conv", ["x4", "w"], ["a"], "in"),
+             node("GridSample", ["a", "grid"], ["b"], "sampled"), node("Conv", ["b", "v"], ["y"], "out")]  # fmt: skip
+    weights = {"w": normal(4, 3, 1, 1), "v": normal(2, 4, 1, 1), "grid": np.zeros((1, 4, 4, 2), np.float32),
+               "one": np.ones(36, np.float32), "sizes": np.array([1, 3, 6, 6])}  # fmt: skip
+    proto = build(nodes, {"x": [1, 3, 36]}, {"y": None}, weights)
+    proto.graph.node[0].domain = proto.graph.node[3].domain = "com.microsoft"
     proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     report = run(written(tmp_path, proto, "insert_qdq"), tmp_path / "out").report
     assert report.summary.share_of == "nodes"
