@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.code import import_path
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import RangesError, RecipeError
 from toolkit.base.files import sha256_json
+from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.run.checks.preflight import input_files, inputs_exist, names_exist
 from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
@@ -17,11 +19,14 @@ from toolkit.run.inputs.calibrator import calibrator
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe.passes import passes_of
-from toolkit.run.steps.calibrated import first_calibrated
+from toolkit.run.steps.context import context_for
 from toolkit.run.working import working
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
+    from toolkit.contract.ranges import Ranges
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
 
 
 def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
@@ -56,6 +61,19 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     return found
 
 
+class _Unasked:
+    """Takes the place of calibration while passes run that declare that they need no ranges."""
+
+    def __init__(self, data: CalibrationData) -> None:
+        self.data = data
+
+    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        raise RangesError(
+            "a pass requests ranges that its ranges_wanted does not return",
+            remedy="let ranges_wanted return the tensors whose ranges apply requests",
+        )
+
+
 def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collection:
     """The statistics that a run of the recipe would collect when a pass first requests ranges.
 
@@ -73,11 +91,22 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
         )
     journal = Journal()
     source = inputs.source(journal)
-    data = inputs.calibration_data(source, journal)
+    model = source.copy()
+    data = inputs.calibration_data(model, journal)
     assert data is not None
     batches_run(inputs, data, session(source))
     settings = calibrator(inputs, data, journal)
-    subject, tensors = first_calibrated(inputs, passes_of(job.recipe, job.allow_code), journal)
+    context = context_for(inputs, model, journal)
+    context.provider = _Unasked(data)
+    # if no pass requests ranges, a run calibrates the float model
+    subject, tensors = source, None
+    for step in passes_of(job.recipe, job.allow_code):
+        trial = model.copy()
+        asked = step.ranges_wanted(trial, context.fork())
+        if asked is not None:
+            subject, tensors = trial, list(asked)
+            break
+        step(model, context)
     taps, scalars = settings.taps(subject, tensors)
     key = sha256_json([subject.fingerprint(), taps, scalars, data.fingerprint(), settings.memory, shard])
     return collect(

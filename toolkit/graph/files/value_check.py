@@ -50,6 +50,7 @@ def check_values(model: LightModel) -> None:
         known = dict(constants_of(body))
         verdicts: dict[str, tuple[int, int]] = {}
         for node in all_nodes(body.node):
+            op = operator_of(node)
             for index, name in enumerate(node.input):
                 tensor = known.get(name)
                 if tensor is None or tensor.data_type not in (*_FLOATS, TensorProto.BFLOAT16):
@@ -58,11 +59,9 @@ def check_values(model: LightModel) -> None:
                 if name not in verdicts:
                     verdicts[name] = _not_finite(tensor, beside)
                 nan, infinite = verdicts[name]
-                if index == 1 and operator_of(node) in SCALED:
+                if index == 1 and op in SCALED:
                     _check_scale(node, tensor, beside, where)
-                elif (nan and operator_of(node) not in _PASSING_NAN_ON) or (
-                    infinite and index in _WEIGHTED.get(operator_of(node), ())
-                ):
+                elif (nan and op not in _PASSING_NAN_ON) or (infinite and index in _WEIGHTED.get(op, ())):
                     what = f"{nan:,} NaN" if nan else count(infinite, "infinite value")
                     raise ModelError(
                         f"tensor '{name}' of {node_words(node)} holds {what}",

@@ -86,18 +86,18 @@ class _Regions:
     def _follow(self) -> None:
         scalars = _scalars(self.graph)
         for node in self.graph.node:
-            made = node.output[0]
+            made, op = node.output[0], operator_of(node)
             if reorders_to_plain(node):
                 self.root[made], self.orders[made] = made, node
-            elif operator_of(node) in _ALIKE and len(node.output) == 1:
+            elif op in _ALIKE and len(node.output) == 1:
                 read = [name for name in node.input if name and name not in scalars]
                 # tensors with the same root have the same shape
                 roots = {self.root.get(name) for name in read}
                 if len(roots) == 1 and (only := roots.pop()) is not None:
                     self.root[made] = only
-                    kept = operator_of(node) not in _TYPES and not self.narrow.isdisjoint(read)
-                    cast = operator_of(node) == "Cast" and attribute_of(node, "to") != onnx.TensorProto.FLOAT
-                    if kept or cast or operator_of(node) == "QuantizeLinear":
+                    kept = op not in _TYPES and not self.narrow.isdisjoint(read)
+                    cast = op == "Cast" and attribute_of(node, "to") != onnx.TensorProto.FLOAT
+                    if kept or cast or op == "QuantizeLinear":
                         self.narrow.add(made)
 
     def _look_back(self) -> set[str]:

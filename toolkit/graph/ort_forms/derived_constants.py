@@ -46,7 +46,7 @@ def made_in_bfloat16(
         if kind is None:
             continue
         kinds[node.output[0]] = kind
-        if kind == TensorProto.BFLOAT16 and (operator_of(node) == "Cast" or operator_of(node) in _COMPUTES):
+        if kind == TensorProto.BFLOAT16 and operator_of(node) in _COMPUTES | {"Cast"}:
             found.append(node.output[0])
     within = [each for body in bodies for each in made_in_bfloat16(body, kinds)]
     return [*([(graph, found)] if found else []), *within]
@@ -54,11 +54,12 @@ def made_in_bfloat16(
 
 def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
     """The element type of a node's result; None if it is unknown here."""
-    if operator_of(node) == "Cast":
+    op = operator_of(node)
+    if op == "Cast":
         return next((one.i for one in node.attribute if one.name == "to"), None)
-    if operator_of(node) == "Constant":
+    if op == "Constant":
         return next((one.t.data_type for one in node.attribute if one.name == "value"), None)
-    return of[0] if of and operator_of(node) in _COMPUTES | _MOVES else None
+    return of[0] if of and op in _COMPUTES | _MOVES else None
 
 
 def round_as_bfloat16(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:

@@ -112,21 +112,22 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
     turned: set[str] = set()
     batched: set[str] = set()
     for node in all_nodes(proto.graph.node):
-        if operator_of(node) in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
+        op = operator_of(node)
+        if op in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
             ranks[node.output[0]] = ranks[node.input[0]]
-        elif operator_of(node) == "Transpose":
+        elif op == "Transpose":
             # onnxruntime merges two Transposes in a row
             again = not moved.isdisjoint(node.input)
             turned.update(node.output if _turns(node) or again else ())
             batched.update(node.output if _turns_batch(node) or again else ())
             moved.update(node.output)
-        elif operator_of(node) in TAKEN_OUT:
+        elif op in TAKEN_OUT:
             for names in (moved, turned, batched):
                 names.update(node.output if not names.isdisjoint(node.input) else ())
-        elif operator_of(node) == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
+        elif op == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
             # an operand of unknown rank may be a vector too
             return ["MatmulTransposeFusion"]
-        elif operator_of(node) == "MatMul" and half and node.input[0] in batched:
+        elif op == "MatMul" and half and node.input[0] in batched:
             return ["MatmulTransposeFusion"]
     return []
 
@@ -147,15 +148,17 @@ def _rounds_output(graph: onnx.GraphProto) -> bool:
     same, turned = {value.name for value in graph.output}, set[str]()
     # what an output is made of by operators that may be taken out, or turns that undo each other, becomes the output
     for node in reversed(graph.node):
-        if (operator_of(node) == "Transpose" or operator_of(node) in TAKEN_OUT) and not same.isdisjoint(node.output):
+        op = operator_of(node)
+        if (op == "Transpose" or op in TAKEN_OUT) and not same.isdisjoint(node.output):
             same.update(node.input)
     for node in graph.node:
-        if operator_of(node) == "Transpose":
+        op = operator_of(node)
+        if op == "Transpose":
             turned.update(node.output if not (same | turned).isdisjoint(node.input) else ())
-        elif operator_of(node) in TAKEN_OUT:
+        elif op in TAKEN_OUT:
             same.update(node.output if not same.isdisjoint(node.input) else ())
             turned.update(node.output if not turned.isdisjoint(node.input) else ())
-        elif operator_of(node) == "QuantizeLinear" and node.input[0] in turned:
+        elif op == "QuantizeLinear" and node.input[0] in turned:
             return True
     return False
 
@@ -165,13 +168,15 @@ def _turns_one_reader(graph: onnx.GraphProto) -> bool:
     readers = Counter(name for node in graph.node for name in node.input)
     leads: set[str] = set()
     for node in reversed(graph.node):
-        if operator_of(node) == "Transpose" or (operator_of(node) not in _STOPS and not leads.isdisjoint(node.output)):
+        op = operator_of(node)
+        if op == "Transpose" or (op not in _STOPS and not leads.isdisjoint(node.output)):
             leads.update(node.input)
     turned: set[str] = set()
     for node in graph.node:
-        if operator_of(node) == "Transpose" or (operator_of(node) not in _STOPS and not turned.isdisjoint(node.input)):
+        op = operator_of(node)
+        if op == "Transpose" or (op not in _STOPS and not turned.isdisjoint(node.input)):
             turned.update(node.output)
-        if operator_of(node) == "DequantizeLinear" and node.output[0] in turned & leads and readers[node.output[0]] > 1:
+        if op == "DequantizeLinear" and node.output[0] in turned & leads and readers[node.output[0]] > 1:
             return True
     return False
 

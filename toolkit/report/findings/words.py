@@ -44,7 +44,6 @@ def quoted(names: Sequence[str], most: int = 3) -> str:
 
 def shortened(name: str) -> str:
     """A name with its middle left out if it is long: TensorRT lists a block's whole content in its name."""
-    name = plain(name)
     return name if len(name) <= _LONG else f"{name[:_HEAD]}...{name[-_TAIL:]}"
 
 
@@ -58,7 +57,7 @@ def db(level: float | str | None) -> str:
 
 def output_words(output: str, squashed_by: str | None = None) -> str:
     """An output's name, and the operator before it that maps it to a fixed range, if any."""
-    return f"'{plain(output)}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
+    return f"'{output}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
 
 
 def float_metric(metric: str, value: float, samples: int) -> str:
