@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.code import import_path
-from toolkit.base.errors import RangesError, RecipeError
+from toolkit.base.errors import RecipeError
 from toolkit.base.files import sha256_json
-from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.run.checks.preflight import input_files, inputs_exist, names_exist
 from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
 from toolkit.run.folder.state import taken_over
 from toolkit.run.inputs.batches import batches_run
+from toolkit.run.inputs.calibrated_form import Unasked, calibrated_form
 from toolkit.run.inputs.calibrator import calibrator
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
@@ -24,9 +23,6 @@ from toolkit.run.working import working
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
-    from toolkit.contract.ranges import Ranges
-    from toolkit.data.dataset import CalibrationData
-    from toolkit.graph.model import Model
 
 
 def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
@@ -61,19 +57,6 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     return found
 
 
-class _Unasked:
-    """Takes the place of calibration while passes run that declare that they need no ranges."""
-
-    def __init__(self, data: CalibrationData) -> None:
-        self.data = data
-
-    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
-        raise RangesError(
-            "a pass requests ranges that its ranges_wanted does not return",
-            remedy="let ranges_wanted return the tensors whose ranges apply requests",
-        )
-
-
 def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collection:
     """The statistics that a run of the recipe would collect when a pass first requests ranges.
 
@@ -97,16 +80,10 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     batches_run(inputs, data, session(source))
     settings = calibrator(inputs, data, journal)
     context = context_for(inputs, model, journal)
-    context.provider = _Unasked(data)
-    # if no pass requests ranges, a run calibrates the float model
-    subject, tensors = source, None
-    for step in passes_of(job.recipe, job.allow_code):
-        trial = model.copy()
-        asked = step.ranges_wanted(trial, context.fork())
-        if asked is not None:
-            subject, tensors = trial, list(asked)
-            break
-        step(model, context)
+    context.provider = Unasked(data)
+    form = calibrated_form(passes_of(job.recipe, job.allow_code), source, model, context, lambda step: True)
+    assert form is not None
+    subject, tensors = form
     taps, scalars = settings.taps(subject, tensors)
     key = sha256_json([subject.fingerprint(), taps, scalars, data.fingerprint(), settings.memory, shard])
     return collect(

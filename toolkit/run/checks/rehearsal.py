@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.errors import BackendError, QtoolError, RangesError
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -160,21 +160,34 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
 def _refuse_collection(inputs: Inputs, steps: Sequence[Pass], applied: AppliedPasses, context: Context) -> None:
     """Refuse a collection of another model, which a run would find when a pass first requests ranges.
 
-    That is known if only passes that depend on the graph alone come before it: others may measure in a run, and change
-    the model by what they measure.
+    Passes before that one are applied as in a run if they run nothing but calibration samples, as for strip_qdq. If
+    another pass comes first, which may measure engines or accuracy and change the model by what it measures, the form
+    that a run calibrates is not known.
+
+    Raises:
+        RangesError: the collection belongs to another model, or lacks a tensor.
     """
+    from toolkit.run.inputs.calibrated_form import Unasked, calibrated_form
     from toolkit.run.inputs.calibrator import calibrator
 
     if inputs.job.recipe.calibration.collection is None:
         return
-    subject, tensors = inputs.source(), None
-    if applied.count < len(steps):
-        subject = applied.model.copy()
-        asked = steps[applied.count].ranges_wanted(subject, context.fork())
-        if asked is None:
-            return
-        tensors = list(asked)
-    calibrator(inputs, None, Journal()).refuse_collected(subject, tensors)
+    data = getattr(context.provider, "data", None)
+    apart = replace(context.fork(), dry_run=False, bench=None, evaluation=None, folder=None, provider=Unasked(data))
+    try:
+        form = calibrated_form(
+            steps[applied.count :], inputs.source(), applied.model.copy(), apart, lambda step: not step.runs_models()
+        )
+    except QtoolError:
+        # the dry run of the pass reports what it can know; the rest is for the run to say
+        return
+    if form is None:
+        return
+    try:
+        calibrator(inputs, None, Journal()).refuse_collected(*form)
+    except RangesError as error:
+        error.at(inputs.job.recipe.locate("calibration", "collection"))
+        raise
 
 
 def _context(inputs: Inputs, source: Model, journal: Journal, statistics: list[str] | None) -> Context:
