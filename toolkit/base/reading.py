@@ -202,6 +202,21 @@ def _refuse_irregular(found: os.stat_result, path: str | os.PathLike[str]) -> No
         )
 
 
+def require_size(path: str | os.PathLike[str], kind: FileKind) -> None:
+    """Refuse a file that is larger than files of its kind may be, before it is read.
+
+    Raises:
+        QtoolError: it is, or it is missing or not a regular file.
+    """
+    with reading(path, kind), open_regular(path) as stream:
+        _refuse_size(os.fstat(stream.fileno()).st_size, path, kind)
+
+
+def _refuse_size(size: int, path: str | os.PathLike[str], kind: FileKind) -> None:
+    if size > kind.limit:
+        raise kind.fault(path, f"it has {size:,} bytes; the limit is {kind.limit:,}", kind.smaller)
+
+
 def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
     """The content of a file.
 
@@ -214,9 +229,7 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
         # files that grow meanwhile, and files such as those in /proc, have more bytes than their size says
         while size < len(content) <= kind.limit and (more := stream.read(_CHUNK)):
             content += more
-        if max(size, len(content)) > kind.limit:
-            what = f"it has {max(size, len(content)):,} bytes; the limit is {kind.limit:,}"
-            raise kind.fault(path, what, kind.smaller)
+        _refuse_size(max(size, len(content)), path, kind)
         return content
 
 

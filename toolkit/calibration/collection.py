@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,13 +13,14 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from pydantic import ConfigDict, Field, Strict
 
-from toolkit.base.errors import QtoolError, RangesError, did_you_mean
+from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import atomic_path
-from toolkit.base.reading import FileKind, parse_json, reading
+from toolkit.base.reading import parse_json, reading
 from toolkit.base.schema import Extremes, FileSchema, Natural, validated, value_words
 from toolkit.base.types import Array
+from toolkit.calibration.collection_file import KIND, collection_arrays
 from toolkit.calibration.histogram import Histogram
-from toolkit.data.arrays import Stored, open_archive
+from toolkit.data.arrays import Stored
 from toolkit.data.dataset import Batch
 
 SCHEMA = "qtool-collection-1"
@@ -28,8 +28,6 @@ MOST_SHARDS = 1 << 16
 """The largest number of shards of a calibration."""
 ProfileNames = tuple[str, ...]
 Shard = Annotated[int, Strict(), Field(ge=1, le=MOST_SHARDS)]
-_SHOWN = 4
-_KIND = FileKind("it cannot be read as a collection", RangesError, "calibrate again")
 
 
 class DataSum(FileSchema):
@@ -268,15 +266,13 @@ class Collection:
         Raises:
             RangesError: it is not such a file.
         """
-        arrays = open_archive(path, _KIND)
-        if "head" not in arrays:
-            raise _no_collection(path, arrays)
-        with reading(path, _KIND):
-            content = parse_json(str(arrays["head"].whole()[0]), path, _KIND)
+        arrays = collection_arrays(path)
+        with reading(path, KIND):
+            content = parse_json(str(arrays["head"].whole()[0]), path, KIND)
             schema = content.get("schema") if isinstance(content, dict) else None
             if schema != SCHEMA:
                 raise ValueError(f"its schema is {value_words(schema)}, not '{SCHEMA}'")
-            head = validated(Head, content, path, _KIND)
+            head = validated(Head, content, path, KIND)
             histograms = {
                 tuple(group.profiles): _histograms(group.tensors, arrays, number)
                 for number, group in enumerate(head.groups)
@@ -299,33 +295,6 @@ def _rows(held: Sequence[Histogram]) -> Array:
     for row, one in zip(rows, held):
         row[:] = one.counts
     return rows
-
-
-def holds_collection(path: Path) -> bool:
-    """Whether an archive is marked as a collection, rather than being a file of samples.
-
-    Raises:
-        DataError: it is not an archive of arrays, or damaged.
-    """
-    head = open_archive(path).get("head")
-    return head is not None and head.dtype.kind in "US"
-
-
-def is_collection(path: Path) -> bool:
-    """Whether a file is a collection; False for anything that is not an archive of arrays."""
-    with suppress(QtoolError):
-        return holds_collection(path)
-    return False
-
-
-def _no_collection(path: Path, found: Mapping[str, Stored]) -> RangesError:
-    arrays = [f"'{key}' {list(stored.shape)}" for key, stored in found.items()]
-    more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
-    return RangesError(
-        f"this is not a collection of statistics but holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
-        where=str(path),
-        remedy="samples go into [calibration] data; a collection is what qtool calibrate and qtool merge write",
-    )
 
 
 def _histograms(tensors: Sequence[str], arrays: Mapping[str, Stored], number: int) -> dict[str, Histogram]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json, write_text
-from toolkit.base.reading import FileKind, parse_json, read_utf8
+from toolkit.base.reading import FileKind, parse_json, read_utf8, require_size
 from toolkit.base.schema import value_words
 from toolkit.base.text import count
 from toolkit.contract.ranges import LARGEST, SCHEMA, Range, Ranges
@@ -38,15 +38,8 @@ def read_ranges(path: str | Path) -> Ranges:
     Raises:
         RangesError: it cannot be read, or is of no such kind; the message names the line.
     """
-    from toolkit.calibration.collection import is_collection
-
     path = Path(path)
-    if path.suffix == ".npz" and path.is_file() and is_collection(path):
-        raise RangesError(
-            "it is a collection of statistics, from which no ranges were made yet",
-            where=str(path),
-            remedy="name it in [calibration] collection: a run with it writes ranges.json",
-        )
+    require_ranges(path)
     text = read_utf8(path, _KIND)
     if not text.strip():
         raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")
@@ -54,6 +47,23 @@ def read_ranges(path: str | Path) -> Ranges:
     if not found.tensors:
         raise RangesError("it holds no ranges", where=str(path), remedy="give ranges.json or a calibration cache")
     return found
+
+
+def require_ranges(path: Path) -> None:
+    """Refuse a file that holds no ranges, as its size and first bytes tell, before it is read as a whole.
+
+    Raises:
+        RangesError: it is a collection, or larger than any file of ranges.
+    """
+    from toolkit.calibration.collection_file import is_collection
+
+    if path.suffix == ".npz" and path.is_file() and is_collection(path):
+        raise RangesError(
+            "it is a collection of statistics, from which no ranges were made yet",
+            where=str(path),
+            remedy="name it in [calibration] collection: a run with it writes ranges.json",
+        )
+    require_size(path, _KIND)
 
 
 def _parsed(text: str, path: Path) -> Ranges:

@@ -239,7 +239,8 @@ def merge(
     json: Json = False,
 ) -> int:
     """Join the statistics of all shards of a calibration."""
-    from toolkit.calibration.collection import Collection, is_collection, merge_all
+    from toolkit.calibration.collection import Collection, merge_all
+    from toolkit.calibration.collection_file import is_collection
     from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
 
     refuse_writing_over({f"a part to be merged ({path})": path for path in parts}, out)

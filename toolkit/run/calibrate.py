@@ -41,7 +41,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         RecipeError: the recipe has no calibration data.
         DataError: there are no samples.
     """
-    from toolkit.calibration.collection import is_collection
+    from toolkit.calibration.collection_file import is_collection
     from toolkit.graph.large_models.memory import memory_limit
 
     inputs_exist(job)

@@ -20,6 +20,8 @@ from toolkit.base.progress import Activity, Progress, silent
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
+from toolkit.calibration.collection_file import collection_arrays
+from toolkit.calibration.interchange import require_ranges
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.data.loaders import arrays_of, feeds_once, length_of, most_held, too_large
@@ -145,6 +147,28 @@ class Fingerprints:
     def of_file(self, path: str | None) -> str:
         """SHA-256 of a file named in the recipe; empty if ``path`` is None."""
         return self.of(self.job.recipe.resolve(path)) if path is not None else ""
+
+    def of_ranges(self) -> str:
+        """SHA-256 of the given ranges; empty if the recipe gives none.
+
+        Raises:
+            RangesError: the file, which may be huge, holds no ranges.
+        """
+        path = self.job.recipe.calibration.ranges
+        if path is not None:
+            require_ranges(self.job.recipe.resolve(path))
+        return self.of_file(path)
+
+    def of_collection(self) -> str:
+        """SHA-256 of the given collection; empty if the recipe gives none.
+
+        Raises:
+            RangesError: the file, which may be huge, is not a collection.
+        """
+        path = self.job.recipe.calibration.collection
+        if path is not None:
+            collection_arrays(self.job.recipe.resolve(path))
+        return self.of_file(path)
 
     def of_weights(self) -> list[str]:
         """SHA-256 of each external weight file of the float model."""

@@ -132,7 +132,7 @@ def _is_report(content: Any) -> bool:
 
 
 def _archive(path: Path) -> Rendered:
-    from toolkit.calibration.collection import holds_collection
+    from toolkit.calibration.collection_file import holds_collection
 
     return _collection(path) if holds_collection(path) else _data(path)
 

@@ -66,8 +66,8 @@ def basis_of(inputs: Inputs) -> str:
             prints.of_model(),
             prints.of_data(recipe.calibration.data),
             prints.of_data(recipe.evaluation.data),
-            prints.of_file(recipe.calibration.ranges),
-            prints.of_file(recipe.calibration.collection),
+            prints.of_ranges(),
+            prints.of_collection(),
             versions(),
             code_fingerprint(),
         ]
