@@ -127,6 +127,7 @@ class ReportCode(BaseCode):
     MASK_LOST = "report-mask-lost"
     LAYER_SIGNAL_LOST = "report-layer-signal-lost"
     WORK_NOT_KNOWN = "report-work-not-known"
+    WORK_OF_BRANCHES = "report-work-of-branches"
     OUTPUT_SHAPE_NOT_JUDGED = "report-output-shape-not-judged"
     NO_FLOAT_OUTPUT = "report-no-float-output"
     SQNR_NOT_FINITE = "report-sqnr-not-finite"

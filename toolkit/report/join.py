@@ -106,6 +106,7 @@ def join(
         spots=measured.spots,
         sizeless=not len(graphs.profiles) and _sizeless(graphs.final),
         opaque=_opaque(graphs.final, facts),
+        branching=work.unlike_branches(graphs.final, facts),
     )
     first = next(iter(graphs.profiles.names), "default")
     return Report(

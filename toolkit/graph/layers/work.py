@@ -5,7 +5,7 @@ Used for all shares of the arithmetic: in the report, search, sensitivity and co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,20 +115,54 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
 
     A node in the body of a Scan or Loop counts once per iteration: of a Scan, the length of its inputs; of a Loop, its
     trip count, if constant or known from shapes, unless it only means no limit (torch.jit writes the largest int64 for
-    ``while``). Both branches of an If count, though one inference runs only one.
+    ``while``). Of the branches of an If, of which one inference runs one, that with the most counts: the nodes of the
+    other have 0.
     """
     found: dict[str, int | None] = {}
     _count(model, model.graph, 1, facts, found)
     return found
 
 
+def unlike_branches(model: Model, facts: Facts) -> list[str]:
+    """The If nodes whose branches both have multiply-accumulates, and not equally many; unknown ones count none."""
+    found = []
+    for node, _ in model.walk():
+        if node.op == "If":
+            works = [_work_in(model, body, facts) for body in bodies(node)]
+            if min(works, default=0) > 0 and len(set(works)) > 1:
+                found.append(node.name)
+    return found
+
+
+def _work_in(model: Model, graph: gs.Graph, facts: Facts) -> int:
+    found: dict[str, int | None] = {}
+    _count(model, graph, 1, facts, found)
+    return sum(count or 0 for count in found.values())
+
+
 def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found: dict[str, int | None]) -> None:
     for node in graph.nodes:
         once = macs(node, facts)
         found[node.name] = once * times if once is not None and times is not None else (0 if once == 0 else None)
+        parts: list[dict[str, int | None]] = []
         for body in bodies(node):
-            trips = _trips(model, node, facts)
-            _count(model, body, times * trips if times is not None and trips is not None else None, facts, found)
+            trips, part = _trips(model, node, facts), dict[str, int | None]()
+            _count(model, body, times * trips if times is not None and trips is not None else None, facts, part)
+            parts.append(part)
+        if node.op == "If":
+            _keep_largest(parts)
+        for part in parts:
+            found.update(part)
+
+
+def _keep_largest(branches: Sequence[dict[str, int | None]]) -> None:
+    """Set the multiply-accumulates of all branches but the one with the most to 0, if those of all are known."""
+    if any(None in branch.values() for branch in branches):
+        return
+    largest = max(branches, key=lambda branch: sum(count or 0 for count in branch.values()), default=None)
+    for branch in branches:
+        if branch is not largest:
+            branch.update(dict.fromkeys(branch, 0))
 
 
 def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:

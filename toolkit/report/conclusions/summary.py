@@ -68,6 +68,7 @@ class Joined:
         spots: the layers that cost most by the search, with the causes.
         sizeless: whether an input has a dimension to which neither the model nor a profile gives a size.
         opaque: the operators that ONNX does not have and behind which shapes are not known, as ``domain::name``.
+        branching: the If nodes whose branches have unequal work.
     """
 
     recipe: RecipeInfo
@@ -85,6 +86,7 @@ class Joined:
     spots: Sequence[WeakSpotInfo] = ()
     sizeless: bool = False
     opaque: Sequence[str] = ()
+    branching: Sequence[str] = ()
 
 
 def summary(
@@ -143,6 +145,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
         *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
         *warnings_of(run.layers, run.accuracy, run.backend, run.profiles, run.ranges),
         *([unfinished] if unfinished is not None else []),
+        *([ReportCode.WORK_OF_BRANCHES(nodes=list(run.branching))] if run.branching else []),
         *(device_warnings(run.device) if run.backend.name != "none" else ()),
         *payoff_warnings(run.payoff),
     ]

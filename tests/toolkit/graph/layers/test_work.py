@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.conftest import build, node, normal
+from tests.control_flow import layers_in_branches
 from toolkit import Model
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.graph.layers.macs import macs
-from toolkit.graph.layers.work import Work, facts_at_opt, node_macs, work_of
+from toolkit.graph.layers.work import Work, facts_at_opt, node_macs, unlike_branches, work_of
 from toolkit.graph.shape_inference.facts import Facts
 
 
@@ -178,6 +179,15 @@ def test_trips_that_stand_for_no_limit_make_shares_of_nodes(trips):
     model = carried([node("MatMul", ["s", "u"], ["t"])], trips=trips)
     assert node_macs(model, at_three(model))["t"] is None
     assert work_of(model, at_three(model)).of == "nodes"
+
+
+def test_of_an_if_the_branch_with_the_most_work_counts():
+    model = Model.from_proto(layers_in_branches())
+    facts = facts_at_opt(model, Profiles((ShapeProfile("two", {"x": Extent((1, 3, 16), (2, 3, 16), (4, 3, 16))}),)))
+    found = node_macs(model, facts)
+    lstm = 16 * 2 * (16 * 8 + 16 * 4)
+    assert (found["fast_conv"], found["fast_lstm"], found["slow_matmul"]) == (2 * 8 * 16 * 8 * 3, lstm, 0)
+    assert unlike_branches(model, facts) == ["choice"]
 
 
 def test_shares_are_of_what_is_known_of_all_nodes():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.outputs.tasks import figure_words, kept_words, part_name, part_words
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.words import joined, percent, quoted
+from toolkit.report.findings.words import joined, pass_for, percent, quoted
 from toolkit.report.schema.accuracy import Accuracy, OutputError
 
 SIMULATION = "onnxruntime"
@@ -256,6 +257,11 @@ ACCURACY: Table = {
     ReportCode.MASK_LOST: _mask_lost,
     ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
     ReportCode.WORK_NOT_KNOWN: _work_not_known,
+    ReportCode.WORK_OF_BRANCHES: lambda nodes: (
+        f"Shares of the work count only the branch of {quoted(nodes)} with more multiply-accumulates, since an "
+        f"inference runs one branch. If an input always decides for the same one, name it in fixed_inputs of "
+        f"{pass_for(Role.FOLD)}."
+    ),
     ReportCode.BUDGET_WITHOUT_DATA: (
         "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
     ),
