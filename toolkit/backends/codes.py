@@ -66,6 +66,7 @@ class EngineCode(BaseCode):
     IN_SUBGRAPH = "engine-in-subgraph"
     SUM_WITH_ZERO = "engine-sum-with-zero"
     SEQUENCE_LENGTHS = "engine-sequence-lengths"
+    BECOMES_SIZE = "engine-becomes-size"
     CONSTANT = "engine-constant"
     IDENTITY = "engine-identity"
     FOLDED_BY_PARSER = "engine-folded-by-parser"

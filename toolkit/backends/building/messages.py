@@ -59,6 +59,15 @@ _REMEDIES = (
     (r"indices \([^\0]*must be less than or equal to the extent of data",
      "TensorRT scatters at most as many values along an axis as the data has elements: sum them with a MatMul with a "
      "matrix of ones, [nodes, edges], instead"),
+    (r"keep_aspect_ratio_policy",
+     "TensorRT's Resize only stretches: compute the sizes that keep the aspect ratio in the model (Shape, Div, Mul) "
+     "or resize the images before they are given to it, and remove the attribute"),
+    (r"Antialiasing is not supported",
+     "export the Resize without antialias (torch: antialias=False), which changes its values; to keep them, resize the "
+     "images before they are given to the model, or average with a depthwise convolution before the Resize"),
+    (r"TensorRT only supports half_pixel",
+     "export the Resize with one of these coordinate_transformation_mode; one that crops (tf_crop_and_resize) becomes "
+     "a Slice before a Resize, or RoiAlign"),
     (r"trip limit",
      "this Loop ends by a condition: export the model with one that only counts its iterations, with the "
      "recurrent operator itself (LSTM, GRU), or unrolled"),

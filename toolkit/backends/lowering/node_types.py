@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -32,6 +32,8 @@ _LENGTHS = 4
 _STOP = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT, "Softmax", "LayerNormalization"])
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
+_RESIZE_WITH_ROI = 11
+_SIZED = {"Upsample": (1,), "Range": (0, 1, 2), "OneHot": (1,)}
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
 _SUBNORMAL = 2.0**-17
 _LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
@@ -140,7 +142,7 @@ def _stated(node: gs.Node, facts: Facts) -> Precision | None:
 
 
 def _structure(
-    node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], subgraph_outputs: set[str]
+    node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, Finding], subgraph_outputs: set[str]
 ) -> Finding | None:
     """Why a node's position in the graph keeps it in FP32; None if it does not."""
     if bodies(node):
@@ -155,7 +157,7 @@ def _structure(
     if unknown:
         return Code.TYPE_UNKNOWN(tensor=unknown[0].name)
     if node.name in indices:
-        return Code.BECOMES_INTEGER(cast=indices[node.name])
+        return indices[node.name]
     if any(t.name in subgraph_outputs for t in node.outputs):
         return Code.FEEDS_SUBGRAPH()
     return None
@@ -311,21 +313,31 @@ def _around_tiny_constants(model: Model) -> dict[str, Finding]:
     return found
 
 
-def _feeds_integers(model: Model, facts: Facts) -> dict[str, str]:
-    """Float nodes whose result is converted to integers after cheap arithmetic: node name to the Cast's name."""
-    found: dict[str, str] = {}
-    for cast in model.nodes:
-        makes_index = cast.op == "Cast" and int(cast.attrs.get("to", 0)) in _INTEGERS
-        if not makes_index or not facts.is_float(cast.inputs[0].name):
-            continue
-        pending = [cast]
+def _feeds_integers(model: Model, facts: Facts) -> dict[str, Finding]:
+    """Float nodes whose result becomes an integer or a size after cheap arithmetic, by name, and where it does."""
+    found: dict[str, Finding] = {}
+    for reader in model.nodes:
+        if reader.op == "Cast" and int(reader.attrs.get("to", 0)) in _INTEGERS:
+            pending, why = [reader], Code.BECOMES_INTEGER(cast=reader.name)
+        else:
+            sizes = [reader.inputs[index] for index in _sizes(reader, model.opset) if index < len(reader.inputs)]
+            pending = [t.inputs[0] for t in sizes if t.inputs and facts.is_float(t.name)]
+            why = EngineCode.BECOMES_SIZE(reader=reader.name)
         while pending:
             node = pending.pop()
             if node.name in found or node.op in _STOP or node.op in (QUANTIZE, DEQUANTIZE):
                 continue
-            found[node.name] = cast.name
+            if any(facts.is_float(t.name) for t in (*node.inputs, *node.outputs)):
+                found[node.name] = why
             pending.extend(t.inputs[0] for t in node.inputs if t.inputs and facts.is_float(t.name))
     return found
+
+
+def _sizes(node: gs.Node, opset: int) -> Sequence[int]:
+    """The inputs from whose float values a node computes the number of its output's elements."""
+    if node.op == "Resize":
+        return (2,) if opset >= _RESIZE_WITH_ROI else (1,)
+    return _SIZED.get(node.op, ())
 
 
 def _subgraph_outputs(model: Model) -> set[str]:

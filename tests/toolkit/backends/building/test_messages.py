@@ -51,6 +51,12 @@ def heard(*texts, severity="ERROR"):
           "ERROR: onnxOpImporters.cpp:9072 In function importHardSwish:\n[8] Assertion failed: Only FLOAT, HALF or INT8 input is "
           "supported for the HardSwish operator in this version of TensorRT. The current type = BF16."], "swish",
          "request fp16 or fp32 for this node (pass keep_precision)"),
+        (["While parsing node number 0 [Resize -> \"y\"]:", "--- Begin node ---\nNode name: up", "--- End node ---",
+          "ERROR: onnxOpCheckers.cpp:772 In function checkResize:\n[9] (keep_aspect_ratio_policy == \"stretch\") && \"Only "
+          "`stretch` is supported currently as `keep_aspect_ratio_policy`.\""], "up", "only stretches"),
+        (["While parsing node number 0 [Resize -> \"y\"]:", "--- Begin node ---\nNode name: up", "--- End node ---",
+          "ERROR: onnxOpCheckers.cpp:760 In function checkResize:\n[9] (antialias == 0) && \"Antialiasing is not supported "
+          "currently.\""], "up", "without antialias"),
         (["While parsing node number 7 [Loop -> \"y\"]:", "--- Begin node ---\nNode name: while", "--- End node ---",
           "Assertion failed: false: TensorRT cannot infer the shape of scan output z since no trip limit was set."], "while",
          "only counts its iterations"),

@@ -17,6 +17,7 @@ from toolkit.backends.backend import EngineSettings
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering.prepare import lower_for
 from toolkit.backends.lowering.resize_sizes import sizes_of_all_axes
+from toolkit.backends.rtx import RtxBackend
 from toolkit.base.precision import Precision
 
 INT64, BOOL = 7, 9
@@ -45,6 +46,53 @@ def test_sizes_of_some_axes_become_those_of_all(axes, given, size):
     after = run(model, x)[0]
     assert after.shape == size and np.array_equal(after, before)
     assert sizes_of_all_axes(model, Journal()) == 0
+
+
+def scaled(axes=(3, -2), wanted=(12.0, 4.0), **attrs):
+    """A Resize to a size given by its scales, computed from the sides of its input."""
+    nodes = [
+        node("Shape", ["x"], ["shape"], "shape"), node("Gather", ["shape", "axes"], ["sides"], "sides"),
+        node("Cast", ["sides"], ["lengths"], "lengths", to=FLOAT), node("Div", ["wanted", "lengths"], ["scales"], "scales"),
+        node("Resize", ["x", "", "scales"], ["y"], "up", axes=list(axes), **attrs),
+    ]  # fmt: skip
+    constants = [tensor("axes", axes, INT64), tensor("wanted", wanted, FLOAT)]
+    return make(nodes, {"x": (FLOAT, ["n", 3, "h", "w"])}, {"y": (FLOAT, [None] * 4)}, constants, opset=18)
+
+
+def test_computed_scales_of_some_axes_become_those_of_all():
+    model, journal, x = scaled(), Journal(), {"x": normal(2, 3, 8, 6)}
+    before = run(model, x)[0]
+    assert sizes_of_all_axes(model, journal) == 1 and "axes" not in model.node("up").attrs
+    assert [event.why for event in journal.events] == [EngineCode.SIZES_OF_ALL_AXES(resizes=1)]
+    onnx.checker.check_model(model.to_proto())
+    after = run(model, x)[0]
+    assert after.shape == (2, 3, 4, 12) and np.array_equal(after, before)
+    assert sizes_of_all_axes(model, Journal()) == 0
+
+
+@pytest.mark.parametrize("side", [6, 7, 11, 23])
+def test_computed_scales_stay_in_fp32_where_float16_would_change_the_size(side):
+    """16 / 6 is 2.666 in float16, and a side of 15 instead of 16 follows."""
+    model, x = scaled((2, 3), (16.0, 16.0)), {"x": normal(1, 3, side, side)}
+    context = placeholder_context()
+    made = lower_for(RtxBackend(), EngineSettings(), model, context.plan, rest=Precision.FP16, journal=Journal()).model
+    assert run(model, x)[0].shape == run(made, x)[0].shape == (1, 3, 16, 16)
+    assert made.facts().types[made.node("up").inputs[0].name] == onnx.TensorProto.FLOAT16
+
+
+def test_a_range_keeps_its_length_above_the_integers_of_float16():
+    nodes = [
+        node("Shape", ["x"], ["shape"], "shape"), node("Squeeze", ["shape"], ["length"], "length"),
+        node("Cast", ["length"], ["stop"], "stop", to=FLOAT), node("Range", ["zero", "stop", "one"], ["places"], "places"),
+        node("Mul", ["x", "places"], ["y"], "y"),
+    ]  # fmt: skip
+    constants = [tensor("zero", 0.0, FLOAT), tensor("one", 1.0, FLOAT)]
+    model = make(nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, constants, opset=18)
+    made = lower_for(
+        RtxBackend(), EngineSettings(), model, placeholder_context().plan, rest=Precision.FP16, journal=Journal()
+    ).model
+    x = {"x": normal(2049, scale=1e-3)}
+    assert run(made, x)[0].shape == run(model, x)[0].shape == (2049,)
 
 
 def test_what_the_parser_takes_or_cannot_take_at_all_stays():
@@ -87,13 +135,12 @@ def test_branches_may_resize_tensors_of_one_name_and_several_ranks():
 
 @pytest.mark.rtx
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
-def test_the_parser_takes_a_dynamic_resize_of_two_axes(tmp_path: Path):
-    from toolkit.backends.rtx import RtxBackend
-
+@pytest.mark.parametrize(("model", "given"), [(enlarged(axes=[2, 3]), 3), (scaled(), 2)], ids=["sizes", "scales"])
+def test_the_parser_takes_a_dynamic_resize_of_two_axes(tmp_path: Path, model, given):
     backend, settings = RtxBackend(), EngineSettings(compute_capabilities=("8.9",))
     shapes = ((1, 3, 8, 6), (2, 3, 8, 6), (4, 3, 9, 9))
-    model, context = enlarged(axes=[2, 3]), placeholder_context()
+    context = placeholder_context()
     made = lower_for(backend, settings, model, context.plan, rest=Precision.FP16, journal=Journal()).model
-    assert made.node("up").inputs[3].inputs[0].op == "Gather"
+    assert made.node("up").inputs[given].inputs[0].op == "Gather"
     assert made.facts().types[made.node("up").inputs[0].name] == onnx.TensorProto.FLOAT16
     backend.parse(made.save(tmp_path / "lowered.onnx", ir_version=10), profiles(profile("all", x=shapes)), settings)

@@ -39,7 +39,8 @@ BACKENDS: Table = {
         f"A condition that is true added to {count(loops, 'Loop')} that left it out."
     ),
     EngineCode.SIZES_OF_ALL_AXES: lambda resizes: (
-        f"Sizes of all axes given to {count(resizes, 'Resize')} of dynamic shape, as TensorRT's parser needs them."
+        f"Sizes or scales of all axes given to {count(resizes, 'Resize')} of dynamic shape, as TensorRT's parser needs "
+        "them."
     ),
     EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser does not support {op} in {precision}",
     EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build {op} in {precision}",
