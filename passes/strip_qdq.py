@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from toolkit import (
     make_node,
     onnx_type,
     pairs_of,
+    rank_in_samples,
     reroute,
     restore_bias,
     rounded_layers,
@@ -75,7 +77,7 @@ class StripQDQ(Pass):
             PassError: removing the pairs changes an output by more than their rounding explains.
         """
         pairs = self._chosen(model)
-        data = _samples(context) if pairs else None
+        data = _samples(context) if pairs and not context.dry_run else None
         clamp_weights(model, (quantize for pair in pairs for quantize in pair.quantizers), context.journal)
         paired = model.copy()
         seen: dict[str, tuple[bool, bool]] | None = None
@@ -87,7 +89,7 @@ class StripQDQ(Pass):
                 data = None
         elif pairs:
             context.journal.noted(Code.STRIP_NOT_MEASURED(why="dry-run" if context.dry_run else "no-samples"))
-        lost = lost_clamps(model, pairs, seen, context.profiles)
+        lost = lost_clamps(model, pairs, seen, context.profiles, partial(_rank, model, context))
         if lost.unsure:
             context.journal.noted(Code.CLAMPS_UNSURE(tensors=lost.unsure))
         _take_back_corrections(model, pairs)
@@ -124,14 +126,21 @@ def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
 
 
 def _samples(context: Context) -> CalibrationData | None:
-    """The calibration samples; None where there are none, or nothing may be measured."""
-    if context.dry_run:
-        return None
+    """The calibration samples; None where there are none."""
     try:
         data: CalibrationData = context.calibration_samples()
     except RangesError:
         return None
     return data if len(data) else None
+
+
+def _rank(model: Model, context: Context, tensor: str) -> int | None:
+    """The rank of a tensor in the first calibration sample, in a dry run too: without it a run would be refused."""
+    data = _samples(context)
+    try:
+        return rank_in_samples(model, tensor, data) if data is not None else None
+    except QtoolError:
+        return None
 
 
 def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData, context: Context) -> None:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from toolkit.contract.roles import Harm as Harm
     from toolkit.contract.roles import Role as Role
     from toolkit.data.dataset import CalibrationData as CalibrationData
+    from toolkit.evaluation.saturation import rank_in_samples as rank_in_samples
     from toolkit.evaluation.saturation import saturation as saturation
     from toolkit.evaluation.strip_check import compare_stripped as compare_stripped
     from toolkit.graph.folding import Folded as Folded
@@ -170,7 +171,7 @@ _HOMES = {
     "contract.registry": "configure_pass find_pass passes_with_role",
     "contract.roles": "Harm Role",
     "data.dataset": "CalibrationData",
-    "evaluation.saturation": "saturation",
+    "evaluation.saturation": "rank_in_samples saturation",
     "evaluation.strip_check": "compare_stripped",
     "graph.layers.bias": "BiasPlace bias_place rounding_correction response restore_bias",
     "graph.layers.constants": "is_random",

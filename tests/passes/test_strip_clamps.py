@@ -193,6 +193,27 @@ def test_limits_a_channel_are_restored_where_no_shape_is_declared(ends, tmp_path
     assert level(run(plain, {"x": SAMPLES})[0], run(model, {"x": SAMPLES})[0]) > 100
 
 
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry run"])
+def test_limits_a_channel_take_the_rank_that_samples_show_where_shapes_do_not_tell_it(dry, tmp_path):
+    weights = {"w": normal(4, 3, 1, 1), "s": np.linspace(1, 5, 4, dtype=np.float32) / 255, "z": np.zeros(4, np.uint8)}
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Reshape", ["c", "sides"], ["relu6"]),
+             node("QuantizeLinear", ["relu6", "s", "z"], ["q"], axis=1),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], axis=1), node("Neg", ["d"], ["y"])]  # fmt: skip
+    shapes = {"x": ["n", 3, 6, 6], "sides": ["rank"]}
+    proto = build(nodes, shapes, {"y": None}, weights, types={"sides": TensorProto.INT64})
+    samples = {"x": SAMPLES, "sides": np.tile(np.array([-1, 4, 36]), (len(SAMPLES), 1))}
+    model = Model.from_proto(proto)
+    assert model.facts().rank("relu6") is None
+    with pytest.raises(PassError, match=r"rank of that tensor is not known.*Give calibration samples"):
+        StripQDQ()(model.copy(), Context())
+    context = sampled(model, samples, tmp_path)
+    context.dry_run = dry
+    StripQDQ()(model, context)
+    assert ops(model) == {"Conv": 1, "Reshape": 1, "Max": 1, "Min": 1, "Neg": 1}
+    limit = next(one for one in model.nodes if one.op == "Min").inputs[1].values
+    assert limit.shape == (1, 4, 1) and np.allclose(limit.ravel(), np.linspace(1, 5, 4))
+
+
 def test_shapes_are_inferred_once_for_all_limits_a_channel(monkeypatch):
     nodes, last = [], "x"
     for i in range(3):

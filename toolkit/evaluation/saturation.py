@@ -1,4 +1,4 @@
-"""Measure how far tensors exceed the range of their Q/DQ pairs on samples."""
+"""What samples tell of the tensors before Q/DQ pairs: how far they exceed the pairs' range, and their rank."""
 
 from __future__ import annotations
 
@@ -107,3 +107,16 @@ def saturation(
                 for quantize_name in tensors[name]:
                     found[quantize_name].add(values)
     return {name: one.sides for name, one in found.items()}
+
+
+def rank_in_samples(model: Model, tensor: str, data: CalibrationData) -> int | None:
+    """The rank of a tensor in the first sample; None in a subgraph, behind a plugin, or without samples.
+
+    Raises:
+        QtoolError: the model cannot be run on the sample.
+    """
+    made = any(one.name == tensor for node in model.nodes for one in node.outputs)
+    if not made or tensor in not_run(model).tensors:
+        return None
+    loaded = session(model, outputs=[tensor], boundaries=Boundaries())
+    return next((loaded.run(one.inputs, [tensor])[tensor].ndim for one in first_samples(data, 1, 1)), None)

@@ -87,6 +87,7 @@ def lost_clamps(
     pairs: Iterable[ExistingPair],
     seen: Mapping[str, tuple[bool, bool]] | None = None,
     profiles: Profiles | None = None,
+    ranks: Callable[[str], int | None] = lambda tensor: None,
 ) -> LostClamps:
     """The clamps that are missing before pairs.
 
@@ -102,6 +103,7 @@ def lost_clamps(
         pairs: the pairs to be removed, in the graph's order.
         seen: by the QuantizeLinear's name, whether samples exceed the range below, and above; None without samples.
         profiles: the shapes of the inputs, from which ranks are known that the model does not declare.
+        ranks: returns the rank that a tensor has in samples, where shapes do not tell it; None if they do not either.
 
     Raises:
         PassError: a clamp has a limit per channel, and the rank of its tensor is not known.
@@ -116,7 +118,7 @@ def lost_clamps(
         if id(node) in chosen:
             clamp = _lost(bounds, node, seen, lost)
             if clamp is not None and clamp.axis is not None and not clamp.relu:
-                clamp = replace(clamp, rank=_rank(node, facts))
+                clamp = replace(clamp, rank=_rank(node, facts, ranks))
             if clamp is not None:
                 lost.clamps[node.name], kept[node.name] = clamp, clamp.interval
         for tensor in node.outputs:
@@ -149,14 +151,16 @@ def _lost(
     return Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis) if low or high else None
 
 
-def _rank(quantize: gs.Node, facts: Callable[[], Facts]) -> int:
+def _rank(quantize: gs.Node, facts: Callable[[], Facts], ranks: Callable[[str], int | None]) -> int:
     tensor = quantize.inputs[0]
     rank = len(tensor.shape) if tensor.shape is not None else facts().rank(tensor.name)
+    if rank is None:
+        rank = ranks(tensor.name)
     if rank is None:
         raise PassError(
             f"node '{quantize.name}' ({quantize.op}) clamps each channel of '{tensor.name}' to its own range, and the "
             "rank of that tensor is not known",
-            remedy="export the model with the shapes of its tensors (value_info)",
+            remedy="give calibration samples, or export the model with the shapes of its tensors (value_info)",
         )
     return rank
 

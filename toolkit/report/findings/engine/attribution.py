@@ -70,7 +70,9 @@ FROM_PAIRS: Table = {
     ),
     EngineCode.IN_SUBGRAPH: "it is inside a subgraph, which keeps its types",
     EngineCode.SUM_WITH_ZERO: "it adds 0 to values widened to fp32",
-    EngineCode.BECOMES_SIZE: "'{reader}' computes the size of its output from its result, which a 16-bit float would round",
+    EngineCode.BECOMES_SIZE: (
+        "'{reader}' computes the size of its output from its result, which a 16-bit float would round"
+    ),
     EngineCode.SEQUENCE_LENGTHS: (
         "TensorRT's parser fills what lies beyond the lengths of the {op} ('{lengths}') with float32 zeros, and "
         "refuses it in another type"
