@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.errors import DataError
 from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
-from toolkit.data.images import IMAGE_SUFFIXES
 from toolkit.data.items import refuse_ambiguous, with_batch_axis, with_batch_dimension
 from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
 
@@ -75,6 +74,7 @@ class Stack:
         counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
         cut, chunk = 0, 1
         single = {name for name, found in shapes.items() if name in self._specs and self._given_once(name, found)}
+        single |= self._of_one_sample(shapes)
         for name, found in shapes.items():
             if name in self._specs and name not in single:
                 counts[name], left, rows = self._count(found, self._specs[name])
@@ -128,9 +128,13 @@ class Stack:
     def shapes(self, arrays: Callable[[str], Stored]) -> Iterator[dict[str, Shape]]:
         """Yield the shapes of each sample's inputs, taken from the file headers; see ``samples``."""
         count, _, _ = self.samples(arrays)
-        stacked = {n: self._shape(arrays(n).shape, self._specs[n]) for n in self._stacked if n in self._specs}
+        stored = {name: arrays(name).shape for name in self._stacked}
+        whole = self._of_one_sample(stored)
+        stacked = {
+            n: s if n in whole else self._shape(s, self._specs[n]) for n, s in stored.items() if n in self._specs
+        }
         ragged = {name: keys for name, keys in self._ragged.items() if name in self._specs}
-        apart = self._apart({name: arrays(name).shape for name in self._stacked})
+        apart = self._apart(stored)
         for index in range(count):
             found = {**stacked, **{name: arrays(keys[index]).shape for name, keys in ragged.items()}}
             yield with_batch_dimension(found, self._specs) if apart else found
@@ -194,6 +198,20 @@ class Stack:
         batched = any(spec.batch_axis is not None for spec in self._specs.values())
         fits = all(size == dim or not isinstance(dim, int) for size, dim in zip(shape, dims))
         return batched and self._specs[name].batch_axis is None and len(shape) == len(dims) and fits
+
+    def _of_one_sample(self, shapes: Mapping[str, Shape]) -> set[str]:
+        """The inputs that belong as a whole to the one sample that a set of stacked arrays holds.
+
+        In a model without a batch axis, an input whose first axis has a fixed extent shows that there is one sample.
+        The rows of an input whose first axis is dynamic are then of this sample, such as the boxes of one image.
+        """
+        specs = self._specs
+        if any(spec.batch_axis is not None for spec in specs.values()) or not specs.keys().isdisjoint(self._ragged):
+            return set()
+        ranked = [n for n, s in shapes.items() if n in specs and specs[n].dims and len(s) == len(specs[n].dims or ())]
+        fixed = [name for name in ranked if isinstance((specs[name].dims or ())[0], int)]
+        one = all(shapes[name][0] == specs[name].chunk for name in fixed)
+        return set(ranked) - set(fixed) if fixed and one else set()
 
     def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
         """Number of samples in a stacked array, rows left over, and rows per sample (1 if each row is a sample).
@@ -296,99 +314,3 @@ class Files:
 def _arrays(members: Any) -> Mapping[str, Stored]:
     """The arrays of a set by name, from an archive or from one file per array."""
     return open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
-
-
-def open_folder(folder: Path, specs: Specs) -> Files:
-    """The samples in a folder of .npz files, or of .npy files named after inputs.
-
-    Raises:
-        DataError: it holds both kinds or neither, or the files do not fit the inputs.
-    """
-    archives = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz")
-    plain = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".npy")
-    if archives and plain:
-        raise DataError(
-            f"the folder holds both .npz ({archives[0].name}) and .npy ({plain[0].name}) files",
-            where=str(folder),
-            remedy="keep one of the two kinds in it",
-        )
-    if archives:
-        return Files([(str(path), path) for path in archives], specs)
-    if plain:
-        return Files(_group(folder, plain, specs), specs)
-    others = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    but, forms = (f", but {others[0]}" if others else ""), ", ".join(IMAGE_SUFFIXES)
-    raise DataError(
-        f"the folder holds no .npz, .npy or image files{but}",
-        where=str(folder),
-        remedy=f"save arrays as .npz, images as {forms}" if others else "check the path of the data",
-    )
-
-
-def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
-    """Group .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` into sets by stem.
-
-    If every file is named ``<input>``, they hold the stacked samples of one set, like the arrays of an .npz.
-
-    Raises:
-        DataError: a file has no such name, the two forms are mixed, or a sample lacks an input.
-    """
-    names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
-    stacked = {names[path.stem]: path for path in files if path.parent == folder and path.stem in names}
-    if len(stacked) == len(files) and not stacked.keys().isdisjoint(specs):
-        return [(str(folder), stacked)]
-    whole = next((stacked[name] for name in specs if name in stacked), None)
-    if whole is not None:
-        other = next(path for path in files if path not in stacked.values()).relative_to(folder)
-        raise DataError(
-            f"'{whole.name}' holds all samples of an input, and '{other}' beside it is no such file",
-            where=str(folder),
-            remedy=f"give one file for each input and label ({', '.join(f'{name}.npy' for name in names)}), or one for "
-            f"each sample, as {next(iter(names))}/00000.npy",
-        )
-    sets: dict[str, dict[str, Path]] = {}
-    only = next(iter(specs)) if len(specs) == 1 else None
-    for path in files:
-        name, stem = _input_and_stem(path, folder, names, only)
-        sets.setdefault(stem, {})[name] = path
-    for stem, members in sets.items():
-        lacking = [name for name in specs if name not in members]
-        if lacking:
-            raise DataError(
-                f"sample '{stem}' has no file for input '{lacking[0]}'",
-                where=str(folder),
-                remedy="every input needs files of the same stems",
-            )
-    return [(f"{folder}, '{stem}'", members) for stem, members in sorted(sets.items())]
-
-
-def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: str | None) -> tuple[str, str]:
-    """The input that a file belongs to, and the sample's name; see ``_group``.
-
-    Args:
-        folder: the folder of the samples.
-        names: inputs and labels by their spelling in file names.
-        only: the input that files without an input name belong to; None if that is an error.
-    """
-    parts = path.relative_to(folder).parts
-    head, _, tail = path.stem.partition(".")
-    start, _, last = path.stem.rpartition(".")
-    if len(parts) == 2 and parts[0] in names:
-        return names[parts[0]], path.stem
-    if len(parts) == 1 and tail and head in names:
-        return names[head], tail
-    if len(parts) == 1 and start and last in names:
-        return names[last], start
-    if len(parts) == 1 and only is not None and path.stem not in names:
-        return only, path.stem
-    raise DataError(
-        "the file's name does not say which input it is for",
-        where=str(path),
-        remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
-        + did_you_mean(head, names),
-    )
-
-
-def _file_name(name: str) -> str:
-    """An input's name as spelled in file names."""
-    return re.sub(r"[/\\:]", "_", name)

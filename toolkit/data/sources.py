@@ -17,7 +17,8 @@ from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.arrays import open_archive, open_array
-from toolkit.data.files import Files, open_folder
+from toolkit.data.files import Files
+from toolkit.data.folders import open_folder
 from toolkit.data.images import Images, holds_images
 from toolkit.data.items import refuse_ambiguous, with_batch_axis, with_batch_dimension
 from toolkit.data.loaders import BatchRows, as_array, each, length_of, mapping, repeatable

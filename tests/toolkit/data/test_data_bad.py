@@ -87,10 +87,10 @@ def test_one_name_of_two_dimensions_is_told_what_to_rename(tmp_path: Path) -> No
 def test_rows_that_are_no_samples_are_told_where_to_go(tmp_path: Path) -> None:
     """Two towers: some queries, held against other documents."""
     towers = Model.from_proto(build(
-        [node("MatMul", ["query", "document"], ["y"])], {"query": ["queries", 4], "document": [4, "documents"]},
+        [node("Gemm", ["query", "document"], ["y"], transB=1)], {"query": ["queries", 4], "document": ["documents", 4]},
         {"y": ["queries", "documents"]},
     ))  # fmt: skip
-    arrays = {"query": np.zeros((3, 4), np.float32), "document": np.zeros((4, 7), np.float32)}
+    arrays = {"query": np.zeros((3, 4), np.float32), "document": np.zeros((7, 4), np.float32)}
     np.savez(tmp_path / "data.npz", **{f"{name}/00000": value for name, value in arrays.items()})
     (sample,) = CalibrationData.open("data.npz", towers, base=tmp_path).samples()
     assert sample.inputs["query"].shape == (3, 4)
