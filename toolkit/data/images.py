@@ -66,6 +66,14 @@ def _opened(path: Path) -> Iterator[Any]:
                 raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}), of an unknown range")
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {_MOST_PIXELS:,}")
+            frames = getattr(image, "n_frames", 1)
+            # the further frames of a camera's MPO are previews of the first
+            if frames > 1 and image.format != "MPO":
+                raise _KIND.fault(
+                    path,
+                    f"it holds {frames} pages or frames, and a sample is one image",
+                    "save each page that is a sample as a file of its own, or the samples as arrays in a .npz",
+                )
             yield image
 
 

@@ -241,6 +241,17 @@ def test_pixels_of_floats_are_refused(tmp_path: Path) -> None:
         list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
 
 
+@pytest.mark.parametrize("ending", ["tif", "png", "webp"])
+def test_a_file_of_several_pages_is_refused_rather_than_read_in_part(tmp_path: Path, ending: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pages = [image.fromarray(np.full((4, 4, 3), 80 * page, np.uint8)) for page in range(3)]
+    pages[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=rf"a\.{ending}.* it holds 3 pages or frames.* a file of its own"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+    pages[0].save(tmp_path / f"a.{ending}", save_all=True)
+    assert len(list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())) == 1
+
+
 def test_a_palette_with_transparent_colours_is_read_as_its_colours_without_a_warning(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
