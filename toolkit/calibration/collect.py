@@ -113,7 +113,7 @@ def collect(
     total = data.count(keep) * len(groups) if progress is not None else 0
     small = small_tensors(model, facts, data, scalars)
     for number in range(state.group, len(groups)):
-        tapped = Tapped.of(model, facts, *groups[number], bins, threads, small)
+        tapped = Tapped.of(model, facts, *groups[number], bins, threads, small, len(parts) == 1)
         others = _bytes_of_others(model, counted.keys() - set(groups[number][0]))
         run = CollectionRun(tapped, limit, sizes, collection, (boundaries, others) if len(parts) > 1 else None)
         counting = None if checkpoint is not None or number else tally

@@ -141,6 +141,12 @@ class Histogram:
                 self._add(piece, weight)
             done += piece.size
 
+    def add_zeros(self, number: int) -> None:
+        """Count zeros, as if an array of them were added."""
+        if number:
+            self._observe(0.0, 0.0)
+            self.zeros += number
+
     def _is_long(self, flat: Array) -> bool:
         return flat.size >= _FEW and self.bins <= _MOST_SLOTS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -19,13 +19,14 @@ from toolkit.data.dataset import Batch
 from toolkit.data.faults import run_samples
 from toolkit.graph.large_models.memory import limit_memory, memory_limited
 from toolkit.graph.large_models.partitions import Boundaries
+from toolkit.graph.layers.zero_pads import ZeroPad, zero_pads
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.sessions.session import Session, session
 from toolkit.graph.shape_inference.facts import Facts
 
-ToCount = deque[tuple[Histogram, Array, int]]
-"""Histograms, the values to add to each, and the values' weight."""
+ToCount = deque[tuple[Histogram, Array, int, int]]
+"""Histograms, the values and the number of further zeros to add to each, and the weight of both."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Tapped:
         bins: bins of a histogram.
         threads: threads of onnxruntime within one operator; None for one per core.
         memory: see ``memory_limit``; applies to each process separately.
+        pads: taps of which the values before the padding are computed.
     """
 
     model: LightModel
@@ -61,6 +63,7 @@ class Tapped:
     bins: int
     threads: int | None = None
     memory: int | None = None
+    pads: Mapping[str, ZeroPad] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -72,17 +75,24 @@ class Tapped:
         bins: int,
         threads: int | None,
         small: frozenset[str] = frozenset(),
+        whole: bool = True,
     ) -> Tapped:
         """For the arguments see the attributes; ``facts`` are the model's, and determine which scalars are small.
 
-        The model is not changed.
+        The model is not changed. ``whole``: whether it is run in one piece.
         """
         other_types = frozenset(name for name in scalars if facts.types.get(name) != TensorProto.FLOAT)
         repeated = frozenset(repeated_tensors(model, taps))
         here = small - other_types
         found_here = [name for name in scalars if name in here]
         probed = [name for name in scalars if name not in here]
-        return cls(model.to_light(), taps, probed, found_here, other_types, repeated, bins, threads, memory_limited())
+        light, pads = model.to_light(), zero_pads(model, taps) if whole else {}
+        return cls(light, taps, probed, found_here, other_types, repeated, bins, threads, memory_limited(), pads)
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """By tap, the tensor that is computed for it."""
+        return {name: self.pads[name].source if name in self.pads else name for name in self.taps}
 
     def open(self) -> Callable[[Batch], BatchStatistics]:
         """See ``SharedWork``."""
@@ -102,9 +112,12 @@ class Tapped:
         self, batch: Batch, values: Mapping[str, Array], weights: Mapping[str, int], into: Collection
     ) -> ToCount:
         """The values of one batch to add to the histograms of a collection."""
-        return deque(
-            (into.histogram(batch.profiles, name, self.bins), values[name], weights.get(name, 1)) for name in self.taps
-        )
+        todo: ToCount = deque()
+        for name in self.taps:
+            value, pad = values[name], self.pads.get(name)
+            zeros = pad.zeros(value.shape) if pad is not None else 0
+            todo.append((into.histogram(batch.profiles, name, self.bins), value, zeros, weights.get(name, 1)))
+        return todo
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ class TappedSession:
         prepared = own.model.copy()
         probes = add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
         outputs = [name for probe in probes.values() for name in (probe.low, probe.high, probe.check)]
-        wanted = [*own.taps, *own.small, *outputs]
+        wanted = list(dict.fromkeys([*own.computed.values(), *own.small, *outputs]))
         loaded = session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
         return _Opened(loaded, probes, frozenset(self._careful))
 
@@ -176,7 +189,7 @@ class TappedSession:
                 into.infinite.add(name)
         for name in self._tapped.small:
             _observe(name, values[name], into)
-        taps = {name: values[name] for name in self._tapped.taps}
+        taps = {name: values[source] for name, source in self._tapped.computed.items()}
         return taps, self._weights(batch, taps)
 
     def _weights(self, batch: Batch, values: Mapping[str, Array]) -> dict[str, int]:
@@ -187,7 +200,8 @@ class TappedSession:
         key = tuple((name, value.shape) for name, value in sorted(first.items()))
         if key not in self._alone:
             one = self._opened.loaded.run(first)
-            self._alone[key] = {name: one[name].size for name in repeated}
+            computed = self._tapped.computed
+            self._alone[key] = {name: one[computed[name]].size for name in repeated}
         return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
 
 
@@ -215,7 +229,8 @@ def count(todo: ToCount) -> None:
     """Count tensors from a list, which several threads may share, until it is empty."""
     while True:
         try:
-            histogram, values, weight = todo.popleft()
+            histogram, values, zeros, weight = todo.popleft()
         except IndexError:
             return
         histogram.add(values, weight)
+        histogram.add_zeros(zeros * weight)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
+from toolkit.graph.layers.zero_pads import ZeroPad, zero_pads
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.runnable import not_run
 from toolkit.graph.sessions.side_by_side import run_side_by_side
@@ -54,7 +55,9 @@ def collect_rows_by_sample(
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
         return {}
-    tensors = sorted({node.inputs[0].name for node in nodes})
+    padded = zero_pads(model, [node.inputs[0].name for node in nodes])
+    inputs = {node.name: padded.get(name := node.inputs[0].name) or ZeroPad(name, ()) for node in nodes}
+    tensors = sorted({one.source for one in inputs.values()})
     total = max(1, min(samples, len(data)))
     number = {node.name: max(1, _rows(node, shapes[node.name], rows) // total) for node in nodes}
     random = np.random.default_rng(0)
@@ -64,11 +67,12 @@ def collect_rows_by_sample(
     batches = islice(data.batches(_BATCH), samples)
     for batch, values in run_side_by_side(model, tensors, batches, lambda batch: batch.inputs):
         for node in nodes:
-            value = np.asarray(values[node.inputs[0].name], np.float32)
+            pad = inputs[node.name]
+            value = np.asarray(values[pad.source], np.float32)
             if value.size:
                 taken = _patches if node.op == "Conv" else _vectors
                 wanted = number[node.name] * batch.count
-                parts.setdefault(node.name, {})[seen] = taken(value, node, shapes[node.name], wanted, random)
+                parts.setdefault(node.name, {})[seen] = taken(value, node, shapes[node.name], pad, wanted, random)
         seen += batch.count
     return parts
 
@@ -80,19 +84,23 @@ def _rows(node: gs.Node, shape: tuple[int, ...], rows: int) -> int:
     return min(rows, max(_LEAST_ROWS, _ROWS_AN_INPUT * int(np.prod(shape[1:]))))
 
 
-def _vectors(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
+def _vectors(
+    value: Array, node: gs.Node, shape: tuple[int, ...], pad: ZeroPad, number: int, random: np.random.Generator
+) -> Array:
     rows = value.reshape(-1, value.shape[-1])
     return rows[random.integers(len(rows), size=min(number, len(rows)))][None]
 
 
-def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
+def _patches(
+    value: Array, node: gs.Node, shape: tuple[int, ...], pad: ZeroPad, number: int, random: np.random.Generator
+) -> Array:
     """The inputs of a convolution at random positions of its output, float32 [groups, rows, in]."""
     from toolkit.simulation.window_kernel import take_windows
 
     attrs: dict[str, Any] = node.attrs
     spatial = len(shape) - 2
     steps, gaps = (attrs.get(word, [1] * spatial) for word in ("strides", "dilations"))
-    pads = attrs.get("pads", [0] * 2 * spatial)
+    pads = np.add(attrs.get("pads", [0] * 2 * spatial), pad.spatial or 0).tolist()
     sizes = value.shape[2:]
     reach = [(size - 1) * gap + 1 for size, gap in zip(shape[2:], gaps)]
     outs = [(size + pads[i] + pads[i + spatial] - reach[i]) // steps[i] + 1 for i, size in enumerate(sizes)]
