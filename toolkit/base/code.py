@@ -15,7 +15,7 @@ from typing import Any
 from toolkit.base.errors import FAILURES, NotAllowedError, RecipeError, did_you_mean
 from toolkit.base.given import CallerObject, code_print, is_given, taken
 from toolkit.base.modules import module_fingerprint
-from toolkit.base.reads import is_users
+from toolkit.base.owners import is_users
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:

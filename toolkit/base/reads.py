@@ -13,35 +13,25 @@ import importlib.util
 import os
 import re
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from toolkit.base.modules import OWN_PACKAGES, installed_at, sources_of
+from toolkit.base.modules import sources_of
 from toolkit.base.needs import Needs, digest_of, kind_of
+from toolkit.base.owners import is_users, owner_of_frame
 from toolkit.base.source_needs import source_needs
 
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
 _FOLDERS = ("os.listdir", "os.scandir")
 _WATCHED = frozenset({"open", "sqlite3.connect", "os.mkdir", *_PROCESSES, *_NETWORK, *_FOLDERS})
-_COMPUTING = (
-    "numpy", "numba", "llvmlite", "ml_dtypes", "onnx", "onnxruntime", "onnx_graphsurgeon", "polygraphy", "google",
-    "pydantic", "pydantic_core", "PIL", "typer", "click", "rich", "jinja2", "markupsafe", "tensorrt", "tensorrt_rtx",
-    "cuda",
-)  # fmt: skip
-"""Packages that qtool itself uses: a read from their code is attributed to the caller."""
-_COMPILERS = ("numba", "llvmlite")
-"""Packages whose reads are of their own caches."""
 _SYSTEM = re.compile(r"/(proc|sys|dev(?!/shm/))/")
 _IMPORTING, _CHANGED = "<frozen importlib", "changed"
 _STAT, _START = os.stat, threading.Thread.start
@@ -302,57 +292,11 @@ def _path(arguments: tuple[Any, ...]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def _places() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The folders of qtool's own files, and those of Python's."""
-    own: list[str] = []
-    for package in OWN_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        places = spec.submodule_search_locations if spec is not None else None
-        own += [os.path.realpath(place) + os.sep for place in places or ()]
-    paths = sysconfig.get_paths()
-    python = {os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib")}
-    return tuple(own), tuple(python)
-
-
-@lru_cache(maxsize=8192)
-def _kind(file: str) -> str:
-    """The owner of a source file: ``own`` (qtool), ``library``, ``compiler``, ``installed`` or ``user``."""
-    if file.startswith("<") or not file:
-        return "library"
-    own, python = _places()
-    real = os.path.realpath(file)
-    if real.startswith(own):
-        return "own"
-    if inside := installed_at(real):
-        package = inside.partition(os.sep)[0].partition(".")[0]
-        return "compiler" if package in _COMPILERS else "library" if package in _COMPUTING else "installed"
-    return "library" if real.startswith(python) else "user"
-
-
-def is_users(path: str) -> bool:
-    """Whether a file is the user's own, and not part of a package with a version."""
-    return _kind(path) == "user" and f"{os.sep}__pycache__{os.sep}" not in path
-
-
-def _source(frame: FrameType) -> str:
-    """The source file of a frame's code: its module's, since every look at ``f_code`` is an audit event, ours included.
-
-    ``__file__`` may be another module's, as after ``globals().update(vars(other))``.
-    """
-    names, spec = frame.f_globals, dict.get(frame.f_globals, "__spec__")
-    if isinstance(spec, ModuleSpec) and spec.has_location and spec.name == dict.get(names, "__name__"):
-        module = sys.modules.get(spec.name)
-        if getattr(module, "__dict__", None) is names:
-            return spec.origin or ""
-    return frame.f_code.co_filename
-
-
 def _users_ask(frame: FrameType | None) -> bool:
     """Whether a user function that qtool called is on the stack, or started this thread."""
     asked = False
     while frame is not None:
-        kind = _kind(_source(frame))
+        kind = owner_of_frame(frame)
         if kind == "compiler" and not asked:
             return False
         if kind in ("user", "installed"):
