@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.works import Closed, Ends, Held, Powers
 from toolkit.base import processes
 from toolkit.base.cluster import cluster
 from toolkit.base.errors import DataError, QtoolError
-from toolkit.base.mapped import FilePlace, map_file, place_of
+from toolkit.base.mapped import map_file
 from toolkit.base.matching_versions import refuse_unlike, stamp
 from toolkit.base.places import elsewhere, in_order, working_at
 from toolkit.base.processes import Processes
@@ -57,14 +55,6 @@ def test_answers_come_in_order_and_no_more_is_under_way_than_the_window(count: i
     assert workers.asked == list(range(count)) and workers.most == min(window, count)
 
 
-@dataclass(frozen=True)
-class Powers:
-    base: int
-
-    def open(self) -> Callable[[int], int]:
-        return lambda item: self.base**item
-
-
 def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> None:
     assert elsewhere() is None
     with working_at(Processes(2)):
@@ -73,16 +63,6 @@ def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> No
         with place.workers(Powers(7)) as workers:
             assert list(in_order(workers, range(9))) == [7**item for item in range(9)]
     assert elsewhere() is None
-
-
-@dataclass(frozen=True)
-class Held:
-    """Says of its arrays where they lie, and what they hold."""
-
-    arrays: list[Any]
-
-    def open(self) -> Callable[[int], tuple[FilePlace | None, float]]:
-        return lambda item: (place_of(self.arrays[item]), float(self.arrays[item].sum()))
 
 
 def test_processes_map_the_file_that_an_array_lies_in_and_share_one_of_all_others(tmp_path: Path) -> None:
@@ -110,22 +90,6 @@ def test_a_file_that_another_takes_the_place_of_is_not_read_for_it(tmp_path: Pat
     with pytest.raises(DataError, match="replaced by another file") as refused:
         processes._stored(work)
     assert refused.value.where == str(path) and refused.value.remedy
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Work whose process ends at the first item."""
-
-    def open(self) -> Callable[[int], int]:
-        return lambda item: os._exit(3)
-
-
-@dataclass(frozen=True)
-class Closed:
-    """Work that a process cannot open."""
-
-    def open(self) -> Callable[[int], int]:
-        raise FileNotFoundError("labels.npz")
 
 
 def test_a_process_that_is_lost_is_told_of_by_what_is_asked_next_too() -> None:

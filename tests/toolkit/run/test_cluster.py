@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.toolkit.calibration.test_collect import CHAIN, TAPS, data_of, feeds, 
 from tests.toolkit.search.plans.test_search import search
 from tests.toolkit.search.planted import chain, damage, simulation, trained
 from tests.toolkit.search.planted import feeds as planted_feeds
+from tests.works import Fragile, Strict
 from toolkit import Recipe
 from toolkit.base import cluster as module
 from toolkit.base.cluster import Cluster, cluster
@@ -61,33 +61,6 @@ def place() -> Iterator[Cluster]:
 
 
 @dataclass(frozen=True)
-class Fragile:
-    """A work whose worker is killed in the middle: once, or whenever its second item comes."""
-
-    work: Any
-    folder: Path
-    once: bool = True
-    at: int = 2
-
-    def open(self) -> Callable[[Any], Any]:
-        answer, done = self.work.open(), 0
-
-        def fragile(item: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == self.at and not (self.once and self._killed.exists()):
-                self._killed.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer(item)
-
-        return fragile
-
-    @property
-    def _killed(self) -> Path:
-        return self.folder / "killed"
-
-
-@dataclass(frozen=True)
 class FragilePlace:
     place: Cluster
     folder: Path
@@ -103,26 +76,6 @@ class FragilePlace:
         with self.place.gpu_workers(Fragile(work, self.folder, at=1)) as workers:
             assert workers is not None and workers.window == 2
             yield workers
-
-
-@dataclass(frozen=True)
-class Strict:
-    """Refuses two items, and takes a minute for all others where there is a folder to say who does."""
-
-    folder: Path | None = None
-
-    def open(self) -> Callable[[int], int]:
-        def answer(item: int) -> int:
-            if item == 3:
-                raise DataError("3 is refused", where="item 3", remedy="leave it out", value="3")
-            if item == 5:
-                raise KeyError("five")
-            if self.folder is not None:
-                (self.folder / f"{os.getpid()}").touch()
-                time.sleep(60)
-            return item
-
-        return answer
 
 
 def test_a_run_is_that_of_this_machine(place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
