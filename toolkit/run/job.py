@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,12 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 from toolkit.contract.findings import Finding
+from toolkit.contract.roles import Role
 from toolkit.run.folder.run_folder import RunFolder
 from toolkit.run.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    from toolkit.contract.passes import Pass
     from toolkit.graph.files.header import Header
 
 
@@ -55,6 +58,29 @@ class Job:
     def profiles(self) -> Profiles:
         """The recipe's shape profiles."""
         return self.recipe.profiles()
+
+    @cached_property
+    def named_passes(self) -> Sequence[tuple[str, Pass]]:
+        """The recipe's passes, made once to read what they declare; see ``toolkit.run.recipe.passes.named_passes``.
+
+        Passes to be applied are made anew by ``passes_of``.
+
+        Raises:
+            RecipeError: an unknown pass or setting; the message names the line.
+        """
+        from toolkit.run.recipe.passes import named_passes
+
+        return tuple(named_passes(self.recipe, self.allow_code))
+
+    @property
+    def passes(self) -> list[Pass]:
+        """``named_passes`` without the names."""
+        return [step for _, step in self.named_passes]
+
+    @property
+    def stripping_passes(self) -> list[Pass]:
+        """Those of ``passes`` that remove Q/DQ pairs."""
+        return [step for step in self.passes if step.role is Role.STRIP]
 
     @cached_property
     def model_path(self) -> Path:

@@ -14,7 +14,9 @@ from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from tests.conftest import MODELS
 from toolkit import Recipe, run
+from toolkit.contract import registry
 from toolkit.graph import model
+from toolkit.graph.large_models.run_memory import run_pool
 from toolkit.graph.surgery import assemble, opset
 
 MOST = {"copies": 7, "exports": 50, "sessions": 10}
@@ -26,12 +28,18 @@ Another is what equalize asks of a graph's forms for the advice.
 One export and one session run the model as onnxruntime itself computes it, without float16's rounding.
 One export and one session run the first samples through the float model, whose outputs tell the task.
 """
+PASSES = 6
+"""How often a run makes its recipe's passes: to apply them, in the rehearsal, for the advice and the report, and once to
+read what they declare, which a dozen keys hold."""
 A_PASS = {"copies": 1, "exports": 4}
 """What one more pass may add: its check, and the types and shapes that it asks for."""
 
 
 @pytest.fixture
 def counted(monkeypatch):
+    # the session that shrinks the memory of runs is made once in a process
+    run_pool.use(ort.SessionOptions())
+    run_pool.shrink()
     counts = Counter()
 
     def count(owner, name, key):
@@ -76,3 +84,10 @@ def test_a_pass_adds_its_share_and_no_session(tmp_path, counted):
     more = made(tmp_path / "more", 8, [FoldBatchNorm(), *keeps, InsertQDQ()], counted)
     assert more["sessions"] == base["sessions"]
     assert all(more[key] - base[key] <= 3 * most for key, most in A_PASS.items()), (base, more)
+
+
+def test_passes_are_not_made_for_every_key(place, monkeypatch):
+    made, whole = [], registry.configure_pass
+    monkeypatch.setattr(registry, "configure_pass", lambda kind, given: made.append(kind) or whole(kind, given))
+    run(place / "recipe.toml", place / "out")
+    assert len(made) <= PASSES, len(made)

@@ -110,7 +110,7 @@ class Inputs:
         """Findings about Q/DQ pairs that the recipe leaves in the model."""
         if self._left is None:
             source = self.source()
-            stripping = bool(stripping_passes(self.job.recipe, self.job.allow_code))
+            stripping = bool(self.job.stripping_passes)
             left = self._stripped(source, dry_run=True) if quantized_nodes(source) else source
             found = quantized_source(left, stripping)
             self._left = [found] if found is not None else []

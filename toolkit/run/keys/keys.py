@@ -11,7 +11,6 @@ from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys.pass_code import pass_code
 from toolkit.run.keys.user_code import metric_inputs
-from toolkit.run.recipe.passes import stripping_passes
 
 
 def engine_key(job: Job) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def engine_key(job: Job) -> dict[str, Any]:
 def _stripped(inputs: Inputs) -> list[Any]:
     """Key part for the reference model: samples decide which clamps replace the stripped Q/DQ pairs."""
     job = inputs.job
-    steps = [pass_code(step) for step in stripping_passes(job.recipe, job.allow_code)]
+    steps = [pass_code(step) for step in job.stripping_passes]
     settings = job.recipe.calibration
     return [*steps, inputs.prints.of_data(settings.data), settings.samples] if steps else []
 

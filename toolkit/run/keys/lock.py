@@ -19,7 +19,6 @@ from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.pass_code import SETTINGS, pass_code
-from toolkit.run.recipe.passes import named_passes
 from toolkit.run.recipe.recipe import Recipe
 
 
@@ -28,7 +27,7 @@ def _code(inputs: Inputs) -> list[str]:
     recipe = inputs.job.recipe
     found = [
         f"{use} {part}"
-        for use, step in named_passes(recipe, inputs.job.allow_code)
+        for use, step in inputs.job.named_passes
         if step.code_named() or type(step).__module__.partition(".")[0] not in OWN_PACKAGES
         for part in pass_code(step)[SETTINGS:]
     ]
@@ -67,7 +66,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
     settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["pass"] = [
         {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.unused_settings()))}
-        for use, step in named_passes(recipe, inputs.job.allow_code)
+        for use, step in inputs.job.named_passes
     ]
     # in no key, since it changes no result; but reopening the run should use the same memory limit
     settings["run"] = recipe.run.model_dump(mode="json", exclude_none=True, exclude={"on"})

@@ -15,7 +15,6 @@ from toolkit.base.modules import OWN_PACKAGES, is_stdlib, module_file
 from toolkit.base.reads import Reads, following
 from toolkit.contract.passes import Pass
 from toolkit.run.job import Job
-from toolkit.run.recipe.passes import passes_of, stripping_passes
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def followed(job: Job) -> Iterator[None]:
 
 def passes_use_own_code(job: Job) -> bool:
     """Whether user code contributes to the result of the passes."""
-    steps = passes_of(job.recipe, job.allow_code)
+    steps = job.passes
     return any(_is_users(step) for step in steps) or (
         _metric(job) is not None and any(step.reads_evaluation() for step in steps)
     )
@@ -52,7 +51,7 @@ def measuring_uses_own_code(job: Job) -> bool:
 
 def reference_uses_own_code(job: Job) -> bool:
     """Whether user code makes the model that results are compared with."""
-    return any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
+    return any(_is_users(step) for step in job.stripping_passes)
 
 
 def metric_inputs(job: Job) -> list[Path]:
@@ -84,7 +83,7 @@ def _metric(job: Job) -> Any:
 def _modules(job: Job) -> list[str]:
     """Names of the modules of user-defined passes and metrics."""
     found = []
-    for step in passes_of(job.recipe, job.allow_code):
+    for step in job.passes:
         found += [kind.__module__ for kind in type(step).__mro__]
         found += [name.partition(":")[0] for name in step.code_named()]
     name = job.recipe.evaluation.metric
@@ -102,7 +101,7 @@ def _module_of(thing: Any) -> str:
 
 def _all_declare(job: Job) -> bool:
     """Whether all user code declares the files it reads: passes in ``input_files``, a metric in ``inputs``."""
-    said = [_declares(step) for step in passes_of(job.recipe, job.allow_code) if _is_users(step)]
+    said = [_declares(step) for step in job.passes if _is_users(step)]
     kind = _metric(job)
     return all([*said, *([hasattr(kind, "inputs")] if kind is not None else [])])
 

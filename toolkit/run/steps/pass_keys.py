@@ -17,14 +17,14 @@ from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys.keys import engine_key, evaluation_key, gpu_here
 from toolkit.run.keys.pass_code import pass_code
-from toolkit.run.recipe.passes import members, passes_of
+from toolkit.run.recipe.passes import members
 from toolkit.run.task.task import TaskRecord
 
 
 def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
     """The passes' part of the key: settings, code, and the files, GPU and evaluation that they declare to use."""
     job = inputs.job
-    steps = passes_of(job.recipe, job.allow_code)
+    steps = job.passes
     return {
         "passes": job.recipe.passes,
         "pass code": [pass_code(step) for step in steps],
