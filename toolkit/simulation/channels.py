@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
 from toolkit.evaluation.evaluate import first_samples
+from toolkit.graph.layers.zero_pads import zero_pads
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.measured import measured_outputs
 from toolkit.graph.sessions.runnable import not_run
@@ -63,21 +64,24 @@ def collect_channels(
     """
     left = not_run(model)
     tensors = sorted(axes.keys() - left.tensors.keys())
+    # every channel gets as many zeros
+    pads = zero_pads(model, [name for name in tensors if axes[name] == 1])
+    computed = {name: pads[name].source if name in pads else name for name in tensors}
+    asked = sorted(set(computed.values()))
     found: dict[str, Channels] = {}
-    for _, values in run_side_by_side(model, tensors, first_samples(data, batch, samples), lambda one: one.inputs):
-        for name, value in values.items():
-            if name not in axes:
-                # if only inputs are requested, the graph returns its own outputs too
-                continue
-            rows = np.moveaxis(np.asarray(value, np.float32), axes[name], 0)
+    for _, values in run_side_by_side(model, asked, first_samples(data, batch, samples), lambda one: one.inputs):
+        for name, source in computed.items():
+            value = np.asarray(values[source], np.float32)
+            zeros = pads[name].zeros(value.shape) // value.shape[1] if name in pads else 0
+            rows = np.moveaxis(value, axes[name], 0)
             rows = rows.reshape(rows.shape[0], -1)
             own = found.setdefault(
                 name, Channels(np.full(len(rows), np.inf), np.full(len(rows), -np.inf), np.zeros(len(rows)))
             )
-            own.low = np.minimum(own.low, rows.min(axis=1, initial=np.inf))
-            own.high = np.maximum(own.high, rows.max(axis=1, initial=-np.inf))
+            own.low = np.minimum(own.low, rows.min(axis=1, initial=0.0 if zeros else np.inf))
+            own.high = np.maximum(own.high, rows.max(axis=1, initial=0.0 if zeros else -np.inf))
             own.total = own.total + rows.sum(axis=1, dtype=np.float64)
-            own.count += rows.shape[1]
+            own.count += rows.shape[1] + zeros
     return found
 
 

@@ -13,6 +13,7 @@ from toolkit.calibration.tapped import Tapped
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.layers.zero_pads import ZeroPad, zero_pads
 from toolkit.graph.sessions.session import session
+from toolkit.simulation.channels import collect_channels
 from toolkit.simulation.layer_inputs import collect_rows_by_sample
 
 PADS = (0, 0, 0, 1, 0, 0, 2, 1)
@@ -62,6 +63,17 @@ def test_values_before_the_padding_are_counted_with_its_zeros():
     assert found == wanted and found.zeros > 6 * 16 * (10 * 11 - 8 * 9)
     # the padded tensor itself is not computed, which would keep the padding apart from the convolution
     assert list(Tapped.of(model, model.facts(), ["p"], [], 64, None).computed.values()) == ["r"]
+
+
+def test_statistics_by_channel_of_a_padded_tensor_are_those_of_all_its_values():
+    model = padded()
+    feeds = [{"x": normal(1, 3, 8, 9, seed=seed)} for seed in range(5)]
+    found = collect_channels(model, {"p": 1, "r": 1}, CalibrationData.open(feeds, model))
+    befores = [next(iter(session(model, ["r"]).run(feed).values())) for feed in feeds]
+    for name, values in (("r", befores), ("p", [np.pad(one, AROUND) for one in befores])):
+        rows = np.moveaxis(np.concatenate(values), 1, 0).reshape(16, -1)
+        assert np.array_equal(found[name].low, rows.min(axis=1)) and np.array_equal(found[name].high, rows.max(axis=1))
+        assert found[name].count == rows.shape[1] and np.allclose(found[name].mean, rows.mean(axis=1, dtype=np.float64))
 
 
 def test_rows_of_a_padded_input_are_those_of_the_padded_tensor():
