@@ -22,7 +22,7 @@ from toolkit.base.types import Array
 from toolkit.base.version import __version__
 from toolkit.calibration.checkpoint import GROUPS, Checkpoint
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.histogram import BINS
+from toolkit.calibration.histogram import BINS, load_kernels
 from toolkit.calibration.probes import (
     MEMORY,
     bytes_per_sample,
@@ -219,13 +219,15 @@ class CollectionRun:
         """Compute a few batches in parallel, as memory allows: within one operator of a small batch, threads mostly
         wait. Then all threads count values: counting during computation would compete for cores and caches.
         """
-        run = TappedSession(self._tapped, self._partition[0] if self._partition is not None else None)
+        with ThreadPoolExecutor(self._threads + 1, "histogram") as pool:
+            # in the meantime the session is opened, and the first batches are computed
+            pool.submit(load_kernels)
+            run = TappedSession(self._tapped, self._partition[0] if self._partition is not None else None)
 
-        def computed(batch: Batch) -> tuple[Collection, dict[str, Array], dict[str, int]]:
-            part = Collection()
-            return part, *run.compute(batch, part)
+            def computed(batch: Batch) -> tuple[Collection, dict[str, Array], dict[str, int]]:
+                part = Collection()
+                return part, *run.compute(batch, part)
 
-        with ThreadPoolExecutor(self._threads, "histogram") as pool:
             while some := list(islice(batches, self._side_by_side)):
                 made = deque(pool.map(computed, some) if len(some) > 1 else map(computed, some))
                 for batch in some:

@@ -275,6 +275,12 @@ def _exponent(magnitude: float) -> int:
     return max(_LOWEST, math.frexp(magnitude)[1]) if magnitude else _LOWEST
 
 
+def load_kernels() -> None:
+    """Load the compiled loops that count values: they are loaded at their first use, which takes most of a second."""
+    for size in (1, _FEW):
+        Histogram().add(np.ones(size, np.float32))
+
+
 def _count_few(flat: Array, scale: Any, counts: Array) -> int:
     from toolkit.calibration.kernels import count_few
 
