@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,6 +72,7 @@ class Cutter:
         self.graph = PairedGraph(switches, facts, rounder)
         self.weight_bytes, self.shares = self.graph.weight_bytes, self.graph.shares
         self.segments = self._segments()
+        self._convolutions = {one.layer for one in self.segments if one.layer and operator_of(one.nodes[0]) == "Conv"}
         self._bounds = self._cut(stages)
         self.stages = [self._switches(*bounds) for bounds in self._bounds]
         self.reads = [self._reads(*bounds) for bounds in self._bounds]
@@ -80,6 +81,14 @@ class Cutter:
             for part in (self.segments[first:last] for first, last in self._bounds)
         ]
         self.input_elements = sum(self._elements(value.name) for value in self.graph.inputs)
+
+    def paired_elements(self, stages: Iterable[int], config: Config) -> int:
+        """The number of elements, at the facts' shapes, of the activations that a state quantizes for convolutions."""
+        paired = set[str]()
+        for stage in stages:
+            for switch in self._convolutions.intersection(config.on, self.stages[stage]):
+                paired.update(self.stages[stage][switch])
+        return sum(map(self._elements, paired))
 
     def cost(self, stage: int, config: Config) -> tuple[float, float]:
         """The cost of a stage in a state, in multiply-accumulates.

@@ -21,7 +21,7 @@ from toolkit.simulation.cut import Cutter
 from toolkit.simulation.cuts import KeptCuts, StateKey, joined_kinds, needed_later, signatures_of
 from toolkit.simulation.loaded import LoadedPieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
-from toolkit.simulation.prices import cost_after_cuts, cost_on
+from toolkit.simulation.prices import cost_after_cuts, cost_on, pays_to_reorder_less
 from toolkit.simulation.state_run import BatchRequest, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
@@ -31,8 +31,6 @@ _JOINED_BYTES = 256 << 20
 _TIMED, _BEGUN = 24, 3
 _PARTS, _PARTS_JOINED = 2, 4
 """The divisor of the memory for the sessions' weights; larger for pieces of all stages, of which few are reused."""
-_OFTEN = 14
-"""From this number of batches on, a session optimized for speed makes up for its longer loading, 40 to 70 ms."""
 _counting = Lock()
 
 
@@ -267,7 +265,9 @@ class Runner:
         for index in indices:
             alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
         for (start, kept), group in alike.items():
-            plan = self._plan(probe.config, probe.signatures, start, apart=kept, often=len(group) >= _OFTEN)
+            load = self._pieces, probe.config, start, self._sizes, group, probe.begun
+            probe.often = probe.often or pays_to_reorder_less(*load)
+            plan = self._plan(probe.config, probe.signatures, start, apart=kept, often=probe.often)
             self._load(plan)
 
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan, kept: bool = kept) -> Any:

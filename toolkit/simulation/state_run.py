@@ -80,7 +80,10 @@ class StateRun:
     Attributes:
         keeps: whether states are kept at the cuts.
         states: by cut and batch, the state there; None if only a worker has it.
+        often: whether its sessions are loaded to be run on many batches, see ``session``.
     """
+
+    often = False
 
     def __init__(self, runner: RunsBatches, config: Config, keep: bool = False) -> None:
         self.config, self._runner, self.keeps = config, runner, keep
@@ -90,6 +93,11 @@ class StateRun:
         self._workers: Workers[BatchRequest, BatchRun] | None = None
         self._parts: dict[int, BatchOutcome] = {}
         self._held: dict[int, Tensors] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether some batches have been run."""
+        return bool(self._parts)
 
     def ask(self, count: int | None = None) -> None:
         """Send the first ``count`` batches to workers, without waiting; without workers, do nothing."""

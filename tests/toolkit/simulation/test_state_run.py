@@ -10,9 +10,11 @@ from threading import Barrier
 
 import pytest
 
-from tests.conftest import HANG
+from tests.conftest import HANG, build, node, normal
 from tests.toolkit.search.planted import chain, feeds, simulation
+from toolkit.graph.model import Model
 from toolkit.simulation import loaded
+from toolkit.simulation.prices import pays_to_reorder_less
 from toolkit.simulation.state_run import StateRun, run_side_by_side
 from toolkit.simulation.switches import Config
 
@@ -94,25 +96,50 @@ def test_what_others_run_is_what_is_run_here(memory, count):
     assert there == here and asked > 40 * 5
 
 
-def test_a_state_is_loaded_to_be_run_often_once_it_is_run_on_many_batches(monkeypatch):
-    sim, asked = simulation(chain(8), feeds(64), batch=2), []
+def convolutions(count: int, size: int) -> Model:
+    """Convolutions with 16 channels and Relu, over and over, on images of this size."""
+    nodes, weights, tensor = [], {}, "x"
+    for i in range(count):
+        weights[f"w{i}"] = normal(16, 16, 1, 1, seed=i, scale=0.3)
+        nodes += [node("Conv", [tensor, f"w{i}"], [f"c{i}"], name=f"layer{i}"), node("Relu", [f"c{i}"], [f"r{i}"])]
+        tensor = f"r{i}"
+    nodes[-1].output[0] = "y"
+    return Model.from_proto(build(nodes, {"x": ["n", 16, size, size]}, {"y": None}, weights))
+
+
+def test_a_state_is_loaded_to_be_run_often_once_that_saves_more_than_it_takes(monkeypatch):
+    images, asked = [{"x": normal(1, 16, 64, 64, seed=seed)} for seed in range(48)], []
+    sim, alone = (simulation(convolutions(8, 64), images, batch=8) for _ in range(2))
     load = loaded.session
 
     def opened(*given, **more):
         asked.append(more["often"])
         return load(*given, **more)
 
-    runner = sim.runner
-    whole = runner.probe(sim.config(["layer0", "layer4"]))
+    whole = sim.runner.probe(sim.config(["layer0", "layer4"]))
+    at_once = alone.runner.probe(alone.config(["layer0", "layer4"]))
     monkeypatch.setattr(loaded, "session", opened)
-    whole.run(3)
+    whole.run(1)
     assert asked and not any(asked)
     asked.clear()
     found = whole.run()
     assert any(asked)
+    asked.clear()
     # what was run before and after is one state
-    alone = simulation(chain(8), feeds(64), batch=2)
-    assert found == alone.runner.probe(alone.config(["layer0", "layer4"])).run()
+    assert at_once.run() == found and all(asked)
+
+
+@pytest.mark.parametrize(
+    ("images", "again", "pays"), [(1, False, False), (12, False, True), (12, True, False), (40, True, True)]
+)
+def test_less_reordering_must_save_as_much_as_loading_takes(images, again, pays):
+    sim = simulation(convolutions(8, 64), [{"x": normal(1, 16, 64, 64)}])
+    elements = 16 * 64 * 64
+    # 16 nodes; eight inputs of convolutions to reorder
+    assert sim.cutter.paired_elements(range(len(sim.cutter.stages)), sim.config(())) == 8 * elements
+    given = sim.cutter, sim.config(()), 0, [elements], [0] * images, again
+    assert pays_to_reorder_less(*given) is pays
+    assert not pays_to_reorder_less(sim.cutter, Config(), *given[2:])
 
 
 def test_another_process_runs_the_first_batches_of_the_same_order():
