@@ -101,7 +101,7 @@ def _import_own_share(session: pytest.Session) -> None:
 
 _LONGEST = (
     "test_cluster.py", "test_readme.py", "test_metric.py", "test_kills.py", "test_campaign.py", "test_damage.py",
-    "test_large.py", "test_state_run.py",
+    "test_large.py", "test_state_run.py", "test_simulation.py",
 )  # fmt: skip
 
 
