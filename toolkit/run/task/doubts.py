@@ -56,7 +56,12 @@ def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> li
     # if all outputs are identical, a single answer is only a consequence
     one_sided = [] if samples_identical(found) else [_shown(tally) for tally in one_answer(found)]
     doubts = [
-        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
+        ReportCode.SAMPLES_HOLD_NOTHING(
+            task=tally.part.task,
+            outputs=tally.part.outputs,
+            samples=samples,
+            threshold=tally.part.settings.get("threshold"),
+        )
         for tally in empty
     ]
     if not empty and not one_sided and nothing:

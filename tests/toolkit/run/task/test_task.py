@@ -172,7 +172,10 @@ def test_samples_in_which_a_mask_is_empty_prove_nothing(tmp_path, found):
     )  # fmt: skip
     accuracy = made.report.accuracy
     assert accuracy.shows_nothing is not found and accuracy.misses == []
-    nothing = sentence(ReportCode.SAMPLES_HOLD_NOTHING(task="segmentation", outputs=("y",), samples=accuracy.samples))
+    nothing = sentence(
+        ReportCode.SAMPLES_HOLD_NOTHING(task="segmentation", outputs=("y",), samples=accuracy.samples, threshold=0.5)
+    )
+    assert "no score is over 0.5" in nothing and "set [evaluation] threshold" in nothing
     assert (nothing in accuracy.doubts) is not found
     assert made.report.summary.headline.startswith(f"NOT PROVEN: {nothing}; ") is not found
     assert accuracy.parts[0].unchanged == 1 or found

@@ -275,13 +275,15 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
     return f"{text} The guess is unsure, so {also}; set [evaluation] task = {choice} to be judged by that alone."
 
 
-def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
+def _empty(task: str, outputs: tuple[str, ...], samples: int, threshold: float | None = None) -> str:
     found = {"detection": "object", "segmentation": "mask", "regression": "key point", "classification": "label"}
     what = found.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
+    limit = f" (no score is over {threshold:.3g})" if threshold is not None else ""
+    lower = ", or set [evaluation] threshold if lower scores count" if threshold is not None else ""
     return (
-        f"the float model finds no {what} at {names(tuple(outputs))} in {where}, which shows nothing about accuracy: "
-        "give samples that contain what it should find"
+        f"the float model finds no {what} at {names(tuple(outputs))} in {where}{limit}, which shows nothing about "
+        f"accuracy: give samples that contain what it should find{lower}"
     )
 
 
