@@ -63,6 +63,7 @@ class ReportCode(BaseCode):
     ENGINE_FAILED = "report-engine-failed"
     ENGINE_NOT_RUN = "report-engine-not-run"
     EFFECT_NOT_MEASURED = "report-effect-not-measured"
+    HELPERS_IDLE = "report-helpers-idle"
     OUT_OF_DATE = "report-out-of-date"
     RUN_UNFINISHED = "report-run-unfinished"
     FILE_OF_UNFINISHED = "report-file-of-unfinished"

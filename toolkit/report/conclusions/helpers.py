@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.advice import titles
-from toolkit.report.schema.report import PassInfo
+from toolkit.report.schema.report import LayerInfo, PassInfo
 
 
 def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
@@ -27,3 +27,11 @@ def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Find
         if changed:
             found.append(ReportCode.EFFECT_NOT_MEASURED(by=name, count=len(changed)))
     return list(dict.fromkeys(found))
+
+
+def idle_helpers(journal: Journal, passes: Sequence[PassInfo], layers: Iterable[LayerInfo]) -> Finding | None:
+    """The finding that helper passes changed the model although no layer is requested quantized; None if not so."""
+    if any(layer.asked_precision is not None and layer.asked_precision.quantized for layer in layers):
+        return None
+    changed = sorted(titles(passes, Role.HELP) & {event.by for event in journal.of("changed")})
+    return ReportCode.HELPERS_IDLE(passes=changed) if changed else None

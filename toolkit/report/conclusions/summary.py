@@ -13,7 +13,7 @@ from toolkit.report.conclusions.advice import advice
 from toolkit.report.conclusions.bound import bound, bound_advice
 from toolkit.report.conclusions.device import device_warnings, on_device
 from toolkit.report.conclusions.headline import headline
-from toolkit.report.conclusions.helpers import helpers_used
+from toolkit.report.conclusions.helpers import helpers_used, idle_helpers
 from toolkit.report.conclusions.left_out import left_out
 from toolkit.report.conclusions.other_floats import other_floats
 from toolkit.report.conclusions.out_of_reach import out_of_reach
@@ -136,6 +136,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
     lost = sorted(set(engine.actuals) - {layer.node for layer in run.layers})
     task = run.accuracy.task if run.accuracy is not None else None
     noted = [event.why for event in run.journal.of("noted")]
+    idle = idle_helpers(run.journal, run.recipe.passes, run.layers)
     unfinished = work_not_known(run.layers, sizeless=run.sizeless, opaque=run.opaque)
     return [
         *first,
@@ -144,7 +145,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
         *(Code.OWN_WORDS(text=line) for line in (run.search.warnings if run.search is not None else ())),
         *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
         *warnings_of(run.layers, run.accuracy, run.backend, run.profiles, run.ranges),
-        *([unfinished] if unfinished is not None else []),
+        *(one for one in (unfinished, idle) if one is not None),
         *([ReportCode.WORK_OF_BRANCHES(nodes=list(run.branching))] if run.branching else []),
         *(device_warnings(run.device) if run.backend.name != "none" else ()),
         *payoff_warnings(run.payoff),

@@ -13,7 +13,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.report.codes import ReportCode
-from toolkit.report.conclusions.helpers import helpers_used
+from toolkit.report.conclusions.helpers import helpers_used, idle_helpers
 from toolkit.report.findings import sentence
 from toolkit.report.page.html import render_html
 from toolkit.report.schema.report import PassInfo
@@ -53,6 +53,15 @@ def test_a_helper_from_outside_is_found_by_the_part_it_plays():
     assert helpers_used(journal) == []
     own = PassInfo(use="somewhere:Halve", title="halve", role=Role.HELP)
     assert helpers_used(journal, [own]) == [ReportCode.EFFECT_NOT_MEASURED(by="halve", count=1)]
+
+
+def test_a_helper_after_which_nothing_is_quantized_is_said_to_gain_nothing():
+    layers, journal = sample().layers, journal_of(Smooth(measure=False))
+    assert any(layer.asked_precision.quantized for layer in layers if layer.asked_precision is not None)
+    assert idle_helpers(journal, [], layers) is None
+    floats = [layer for layer in layers if layer.asked_precision is None or not layer.asked_precision.quantized]
+    assert idle_helpers(journal, [], floats) == ReportCode.HELPERS_IDLE(passes=["smooth"])
+    assert idle_helpers(journal_of(Equalize()), [], floats) is None
 
 
 def test_of_a_search_only_the_helpers_that_it_kept_are_named():

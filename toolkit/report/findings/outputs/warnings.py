@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.outputs.accuracy import agreement_name
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import capital, every, percent, quoted
+from toolkit.report.findings.words import capital, every, joined, percent, quoted
 
 
 def _layers(number: int) -> str:
@@ -144,6 +144,10 @@ WARNINGS: Table = {
     ReportCode.COMPUTES_IN_FLOAT64: (
         "computes in float64, which is never quantized and which TensorRT narrows to float32: export the model in "
         "float32"
+    ),
+    ReportCode.HELPERS_IDLE: lambda passes: (
+        f"{joined(passes)} changed the model for quantization, and nothing is quantized after it: that gains nothing. "
+        f"Quantize after it, or remove {joined(passes)} from the recipe."
     ),
     ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (
         f"{by} changed {count} layer{'' if count == 1 else 's'}; the gain was not measured."
