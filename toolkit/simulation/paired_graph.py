@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from threading import Lock
 from typing import Any
@@ -64,12 +64,8 @@ class PairedGraph:
         self.precision = switches.precision
         model = switches.model
         model.tidy()
-        # without profiles: these lengths are valid for all input sizes
-        self._lengths = {
-            name: shapes[0][0]
-            for name, shapes in model.facts().shapes.items()
-            if len(shapes[0]) == 1 and shapes[0][0] >= 0
-        }
+        # without profiles: what is known of these shapes is valid for all input sizes
+        self._shapes = {name: shapes[0] for name, shapes in model.facts().shapes.items()}
         light = model.to_light()
         self.shares = shared_weights(light)
         self.weights, self.proto = light.weights, light.proto
@@ -218,11 +214,20 @@ class PairedGraph:
         corners = self.facts.shapes.get(name)
         if not shaped or not corners or len({len(shape) for shape in corners}) != 1:
             return helper.make_tensor_value_info(name, kind, None)
-        if len(corners[0]) == 1 and name in self._lengths:
-            # ONNX's shape inference treats a Cast of a shape of unknown length as a scalar, with which Resize fails
-            return helper.make_tensor_value_info(name, kind, [self._lengths[name]])
-        # sizes stay open: the facts may be of a single profile
-        return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
+        # ONNX's shape inference needs the constant sizes: it treats a Cast of a shape of unknown length as a scalar,
+        # with which Resize fails, and computes an Attention's output from an unknown hidden size as if it were 0
+        return helper.make_tensor_value_info(name, kind, self._constant_sizes(name, corners))
+
+    def _constant_sizes(self, name: str, corners: Sequence[tuple[int, ...]]) -> list[int | None]:
+        """A tensor's sizes for every input of the model; None where one varies or is not known.
+
+        The corners may be of a single profile, and the shapes without profiles include those that the file declares.
+        """
+        shape = self._shapes.get(name, ())
+        if len(shape) != len(corners[0]):
+            return [None] * len(corners[0])
+        known = ({corner[axis] for corner in corners} == {size} for axis, size in enumerate(shape))
+        return [size if size >= 0 and agrees else None for size, agrees in zip(shape, known)]
 
 
 def _nodes_and_constants(

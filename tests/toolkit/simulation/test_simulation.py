@@ -299,6 +299,26 @@ def test_a_shape_that_crosses_a_cut_keeps_its_length():
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
 
 
+def test_a_hidden_size_that_crosses_a_cut_is_known_behind_it():
+    """ONNX computes the output of an Attention of fewer key heads from the hidden size, as if an unknown one were 0."""
+    proto = build(
+        [
+            *(node("MatMul", ["x", f"w {name}"], [name], f"{name} layer") for name in "qkv"),
+            node("Tanh", ["q"], ["tanh q"]), node("Tanh", ["k"], ["tanh k"]),
+            node("Attention", ["tanh q", "tanh k", "v"], ["a"], q_num_heads=4, kv_num_heads=2),
+            node("MatMul", ["a", "w o"], ["o"], "o layer"), node("Add", ["x", "o"], ["r"]),
+            node("MatMul", ["r", "w q"], ["y"], "last"),
+        ],
+        {"x": ["n", "t", 16]}, {"y": ["n", "t", 16]},
+        {f"w {name}": normal(16, 8 if name in "kv" else 16, seed=seed, scale=0.2) for seed, name in enumerate("qkvo")},
+        opset=23,
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    sim = simulation(model, [{"x": normal(1, 3 + seed % 2, 16, seed=seed)} for seed in range(8)], stages=6)
+    for kept in ([], ["q layer"], ["o layer", "last"]):
+        assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
 def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
     sim = simulation(chain(), feeds(32), batch=4)
     late = sim.switches.alone(sim.names[-1])
