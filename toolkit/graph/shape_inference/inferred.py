@@ -84,13 +84,17 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
         found = None if corner else _strictly(at_corner)
         agree = found is not None
         found = found or _inferred(at_corner)
-        if nested and any(operator_of(node) == "Loop" for node in all_nodes(at_corner.graph.node)):
+        loops = nested and any(operator_of(node) == "Loop" for node in all_nodes(at_corner.graph.node))
+        if loops:
             at_corner, found = with_kept_states(at_corner, found, _inferred)
         for _ in range(_ROUNDS if corner else 0):
             known = with_known_values(at_corner, found.graph) if _has_unknown(found.graph) else None
             if known is None:
                 break
             at_corner, found = known, _inferred(known)
+            if loops:
+                # the initial shape of a state may follow from the values
+                at_corner, found = with_kept_states(at_corner, found, _inferred)
         _read(found.graph, facts, {}, nested)
         if nested:
             facts.trips |= trip_counts(at_corner, found.graph)

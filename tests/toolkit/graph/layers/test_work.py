@@ -259,3 +259,29 @@ def test_of_a_state_whose_shape_the_body_does_not_tell_nothing_is_said():
 def test_a_state_that_an_inner_loop_begins_with_after_an_operator_is_known_too():
     model = carried([node("MatMul", ["s", "u"], ["t"])], outer=True, between=True)
     assert node_macs(model, at_three(model))["t"] == 36 * 3 * 8 * 8
+
+
+def test_a_state_whose_initial_shape_follows_from_values_keeps_it():
+    """ONNX's inference loses the size where it goes through a Reshape, which folding makes of an Unsqueeze."""
+    sizes = [
+        node("Shape", ["x"], ["of x"]), node("Gather", ["of x", "zero"], ["rows"]),
+        node("Reshape", ["rows", "one"], ["row"]), node("Concat", ["row", "eight"], ["sizes"], axis=0),
+        node("ConstantOfShape", ["sizes"], ["h0"]),
+    ]  # fmt: skip
+    body = helper.make_graph(
+        [
+            node("Identity", ["go"], ["on"]), node("Add", ["s", "h"], ["sum"]), node("MatMul", ["sum", "u"], ["t"])
+        ], "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("s", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    nodes = [node("MatMul", ["x", "w"], ["h"]), *sizes, node("Loop", ["trips", "", "h0"], ["last"], body=body)]
+    weights = {"w": normal(4, 8), "u": normal(8, 8), "v": normal(8, 5), "trips": np.int64(6), "zero": np.int64(0)}
+    weights |= {"one": np.array([1]), "eight": np.array([8])}
+    model = Model.from_proto(
+        build([*nodes, node("MatMul", ["last", "v"], ["y"])], {"x": ["n", 4]}, {"y": None}, weights)
+    )
+    facts = at_three(model)
+    assert facts.shapes["s"] == facts.shapes["last"] == [(3, 8)]
+    assert node_macs(model, facts)["t"] == 6 * 3 * 8 * 8 and node_macs(model, facts)["y"] == 3 * 8 * 5
