@@ -19,10 +19,13 @@ from toolkit.evaluation.numerics.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.ort_session import cause_of
 from toolkit.graph.sessions.session import session
-from toolkit.placement.ops import DEQUANTIZE, PAIR_OPERATORS, TARGETS
+from toolkit.graph.surgery.tensors import reroute
+from toolkit.placement.ops import DEQUANTIZE, PAIR_OPERATORS, QUANTIZE, TARGETS
 
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 """Integer kernels round differently; an SQNR below the first, and worse by the second, means a wrong rewrite."""
+_SAME_DB = 40.0
+"""From the same inputs, an integer kernel gives a layer's result but for the last bits: less means a wrong one."""
 _SHOWN = 3
 """Samples that must show a fault, if there are as many."""
 TOLD_BY = 2 * _SHOWN - 1
@@ -66,12 +69,19 @@ def changed_layers(subject: Model, samples: Iterable[Mapping[str, Array]]) -> li
 
     Values are compared where pairs and float outputs end, since an integer kernel has no values in between. A stretch
     between these is named by its layers, or by its other nodes if it has none, if its result differs and what it reads
-    does not. Empty if no single stretch changes its result by much.
+    does not. Where none is found, layers whose results stay in float are compared, each computed from what the model as
+    written reads there: a pair whose result is an output of the model keeps onnxruntime from rewriting its readers.
+    Empty if no single stretch or layer changes its result by much.
 
     Args:
         subject: the model.
         samples: the inputs of each sample.
     """
+    given = list(samples)
+    return _changed_stretches(subject, given) or _changed_float_layers(subject, given)
+
+
+def _changed_stretches(subject: Model, samples: Sequence[Mapping[str, Array]]) -> list[str]:
     ends = [t for node in subject.nodes if node.op == DEQUANTIZE for t in node.outputs if t.outputs]
     ends = [t for t in ends if subject.constant(t.inputs[0].inputs[0]) is None]
     facts = subject.facts()
@@ -92,6 +102,32 @@ def changed_layers(subject: Model, samples: Iterable[Mapping[str, Array]]) -> li
             heavy = [node for node in nodes if node.op in TARGETS]
             layers |= dict.fromkeys(node.name for node in heavy or nodes)
     return list(layers)
+
+
+def _changed_float_layers(subject: Model, samples: Sequence[Mapping[str, Array]]) -> list[str]:
+    types = subject.facts().types
+    layers = {
+        node.outputs[0].name: node.name
+        for node in subject.nodes
+        if node.op in TARGETS and any(reader.op != QUANTIZE for reader in node.outputs[0].outputs)
+        and node.outputs[0].name in types
+    }  # fmt: skip
+    cut, given = subject.copy(), dict[str, str]()
+    for tensor in [node.outputs[0] for node in cut.nodes if node.outputs and node.outputs[0].name in layers]:
+        given[tensor.name] = cut.unique_tensor(f"{tensor.name}_given")
+        kind = helper.tensor_dtype_to_np_dtype(types[tensor.name])
+        start = gs.Variable(given[tensor.name], dtype=kind, shape=tensor.shape)
+        reroute(tensor, start)
+        cut.graph.inputs.append(start)
+    written, default = session(subject, outputs=list(layers)), session(cut, outputs=list(layers), as_written=False)
+    found = {name: Difference() for name in layers}
+    for inputs in samples:
+        wanted = written.run(inputs, list(layers))
+        computed = default.run({**inputs, **{given[name]: wanted[name] for name in layers}}, list(layers))
+        for name in layers:
+            found[name].add(wanted[name], computed[name])
+    levels = {name: one.error.sqnr_db for name, one in found.items()}
+    return [layers[name] for name, level in levels.items() if level is not None and level < _SAME_DB]
 
 
 def _stretch(end: gs.Tensor, ends: set[str]) -> tuple[list[gs.Node], set[str]]:

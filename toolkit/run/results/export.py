@@ -309,16 +309,18 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
             sentence(ReportCode.EXPORT_REFUSED(why=why, sqnr_db=fault.values.get("sqnr_db"),
                                                written_db=fault.values.get("written_db"), layers=layers)),
             where=str(run.folder),
-            remedy=f"exclude {_these(layers)}, or use model.onnx with session.disable_quant_qdq"
+            remedy=f"{_excluding(layers, why)}use model.onnx with session.disable_quant_qdq"
                    + (elsewhere if sums_saturate() else ""),
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
 
 
-def _these(layers: list[str]) -> str:
+def _excluding(layers: list[str], why: str | None) -> str:
+    if why is not None:
+        return "exclude the layers that it rewrites, or "
     if not layers:
-        return "the layers that it rewrites"
-    return "these layers" if len(layers) > 1 else "this layer"
+        return ""
+    return f"exclude {'these layers' if len(layers) > 1 else 'this layer'}, or "
 
 
 def _samples(run: FinishedRun) -> tuple[CalibrationData, bool]:

@@ -145,6 +145,12 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
         assert "default optimizations" in told and ("on another processor" in told) is saturate
         assert "They first differ at 'c'. Exclude this layer, or use model.onnx" in told
         assert not (ran / "export").exists()
+    monkeypatch.setattr("toolkit.evaluation.default_optimizations.changed_layers", lambda model, samples: list("abcde"))
+    assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
+    assert "'a', 'b', 'c', 'd' and 'e'. Exclude these layers, or use" in capsys.readouterr().err
+    monkeypatch.setattr("toolkit.evaluation.default_optimizations.changed_layers", lambda model, samples: [])
+    assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
+    assert "dB. Use model.onnx with session.disable_quant_qdq" in capsys.readouterr().err
     assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err
 
 

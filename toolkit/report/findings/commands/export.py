@@ -16,7 +16,7 @@ def _refused(why: str | None, sqnr_db: float | None, written_db: float | None, l
     return (
         "onnxruntime computes other outputs from the float32 model with its default optimizations: "
         f"{db(sqnr_db)} SQNR instead of {db(written_db)}"
-        + (f". They first differ at {quoted(layers)}" if layers else "")
+        + (f". They first differ at {quoted(layers, len(layers))}" if layers else "")
     )
 
 
