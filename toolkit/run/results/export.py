@@ -309,14 +309,14 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
             sentence(ReportCode.EXPORT_REFUSED(why=why, sqnr_db=fault.values.get("sqnr_db"),
                                                written_db=fault.values.get("written_db"), layers=layers)),
             where=str(run.folder),
-            remedy=f"{_excluding(layers, why)}use model.onnx with session.disable_quant_qdq"
+            remedy=f"{_excluding(layers, why is not None)}use model.onnx with session.disable_quant_qdq"
                    + (elsewhere if sums_saturate() else ""),
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
 
 
-def _excluding(layers: list[str], why: str | None) -> str:
-    if why is not None:
+def _excluding(layers: list[str], refused: bool) -> str:
+    if refused:
         return "exclude the layers that it rewrites, or "
     if not layers:
         return ""
