@@ -277,7 +277,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_near_misses(residual, s
 
 
 def test_without_data_it_says_what_is_missing(residual):
-    with pytest.raises(RangesError, match="calibration data"):
+    with pytest.raises(RangesError, match=r"in Python: Context\(provider=Calibrator\(data\)\)"):
         InsertQDQ()(residual)
 
 

@@ -276,5 +276,6 @@ def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -
         )
     return RangesError(
         "ranges are needed and there is no calibration data" + (f" (for {shown})" if shown else ""),
-        remedy='add [calibration] data = "..." to the recipe, or give ranges or manual there for these tensors',
+        remedy='add [calibration] data = "..." to the recipe (in Python: Context(provider=Calibrator(data))), or give '
+        "ranges or manual there for these tensors",
     )

@@ -152,7 +152,7 @@ class Session:
                 for inputs in samples:
                     yield from self._run([inputs], outputs)
                 return
-            self._refuse_other_sizes(samples[0])
+            self._refuse_unfit(samples[0])
             shapes = ", ".join(f"{name} {list(np.shape(samples[0][name]))}" for name in self.inputs[:_SHOWN])
             more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
             shown = error if self._unfused is None or self.is_partitioned else self._unfused(error, samples[0])
@@ -184,10 +184,13 @@ class Session:
                     remedy=did_you_mean(name, self.outputs),
                 )
 
-    def _refuse_other_sizes(self, inputs: Mapping[str, Array]) -> None:
-        """Refuse inputs whose size differs from a fixed dimension of the model, which a pass may have fixed."""
+    def _refuse_unfit(self, inputs: Mapping[str, Array]) -> None:
+        """Refuse inputs of another type, or of another size than a fixed dimension, which a pass may have fixed."""
         for name in self.inputs:
-            shape = np.shape(inputs[name])
+            shape, given = np.shape(inputs[name]), np.asarray(inputs[name]).dtype
+            if given.kind in "biuf" and given != (taken := self.dtypes.get(name, given)):
+                what = f"input '{name}' is {given}, and the model takes {taken}"
+                raise DataError(what, where=self._where, remedy=f"convert it with astype('{taken}')")
             for axis, (size, fixed) in enumerate(zip(shape, self._dims.get(name) or ())):
                 if isinstance(fixed, int) and size != fixed:
                     raise ModelError(

@@ -123,6 +123,10 @@ def test_what_a_session_refuses_is_named() -> None:
         inner.run({"xx": X})
     with pytest.raises(ModelError, match=r"input 'x' is \[1, 2, 4\], and the model takes only 3 in dimension 1"):
         inner.run({"x": X[:, :2]})
+    with pytest.raises(
+        DataError, match=r"'x' is float64, and the model takes float32. Convert it with astype\('float32'\)"
+    ):
+        inner.run({"x": X.astype(np.float64)})
     with pytest.raises(ModelError, match=r"'z' is not an output of this session"):
         inner.run({"x": X}, ["z"])
     with pytest.raises(ModelError, match=r"no tensor of the main graph is named 'keep'. Did you mean 'kept'"):
