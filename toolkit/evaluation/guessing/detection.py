@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.guessing.chosen_boxes import chosen_boxes, chosen_indices
 from toolkit.evaluation.numerics.boxes import best_scores, detections, otsu, row_boxes
 from toolkit.evaluation.numerics.ranks import two_largest
-from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput
+from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput, quantized_settings
 from toolkit.evaluation.tasks import OutputPart
 
 _FEWEST = 5
@@ -70,6 +70,7 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
         # rows that index boxes are those of the whole batch
         own = given[:1] if how["chosen"] == "rows" else given
         settings = {**how, **_batch_axes(own), "ranked": ranked, "threshold": _CHOSEN}
+        settings |= quantized_settings(given)
         return OutputPart("detection", names, settings)
     numbers = chosen_indices(outputs, seen)
     if numbers is not None:
@@ -99,6 +100,7 @@ def _with_selected(
 
 def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:
     known = {**settings, **_batch_axes(outputs[:-1] if settings.get("selected") else outputs)}
+    known |= quantized_settings(outputs)
     names = tuple(one.name for one in outputs)
     if settings.get("selected"):
         known["ranked"] = [names[-1]]

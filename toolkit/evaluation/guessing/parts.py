@@ -16,7 +16,7 @@ from toolkit.evaluation.guessing.value_clues import has_several_peaks, peak_heig
 from toolkit.evaluation.numerics.intervals import variance_bound
 from toolkit.evaluation.numerics.masks import valued
 from toolkit.evaluation.observation.lengths import lengths_of
-from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput
+from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput, quantized_settings
 from toolkit.evaluation.tasks import STANDS_IN, OutputPart
 from toolkit.evaluation.tasks.segmentation import SMALL
 
@@ -97,7 +97,7 @@ def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Findi
 
 
 def _parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
-    base: dict[str, Any] = {"batch_axis": output.batch_axis}
+    base: dict[str, Any] = {"batch_axis": output.batch_axis, **quantized_settings([output])}
     if task == "regression":
         return _regressions(output, seen, base)
     settings: dict[str, Any] = {}

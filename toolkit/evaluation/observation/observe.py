@@ -21,7 +21,7 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
 from toolkit.evaluation.observation.position_mask import at_positions, counting
 from toolkit.evaluation.observation.repeated_input import repeated_input
-from toolkit.evaluation.observation.rounded import rounded
+from toolkit.evaluation.observation.rounded import dequantized, quantized, rounded
 from toolkit.evaluation.observation.squashed import squashed
 from toolkit.evaluation.observation.vocabularies import vocabularies
 from toolkit.graph.interface.pasts import continued_inputs, reached, renewed
@@ -94,8 +94,8 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
             SeenOutput(
                 tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
                 column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
-                rounded=rounded(model, tensor), channels=layer_channels(model, tensor),
-                inputs=frozenset(given.intersection(sources[tensor.name])),
+                rounded=rounded(model, tensor), quantized=quantized(model, tensor),
+                channels=layer_channels(model, tensor), inputs=frozenset(given.intersection(sources[tensor.name])),
             )
         )  # fmt: skip
     # an output that is the same for every input has nothing to compare
@@ -207,7 +207,7 @@ def _same_kind(given: Array, made: Array) -> bool:
 
 
 def _take(output: SeenOutput, value: Array) -> None:
-    plain = value if value.dtype.kind in "iub" else np.asarray(value, np.float32)
+    plain = dequantized(value, output.quantized) if value.dtype.kind in "iub" else np.asarray(value, np.float32)
     if output.batch_axis is None:
         output.samples.append(plain)
     else:

@@ -65,6 +65,7 @@ class SeenOutput:
         mask: the input that masks positions of the output; None if there is none.
         counted: ``samples`` without masked positions; empty if no input masks any.
         rounded: whether its integers are rounded quantities; see ``rounded``.
+        quantized: scale and zero point of its integers, if a QuantizeLinear writes them; see ``rounded.quantized``.
         channels: the axis of the channels of its layer, counted from the end; see ``layer_channels``.
         repeats: how closely it follows an input of its shape, -1 to 1; see ``repeated_input``.
     """
@@ -83,14 +84,15 @@ class SeenOutput:
     mask: PositionMask | None = None
     counted: list[Array] = field(default_factory=list)
     rounded: bool = False
+    quantized: tuple[float, float] | None = None
     channels: int | None = None
     inputs: frozenset[str] = frozenset()
     repeats: float = 0.0
 
     @property
     def discrete(self) -> bool:
-        """Whether it holds integers or booleans."""
-        return bool(self.samples) and self.samples[0].dtype.kind in "iub"
+        """Whether it holds integers or booleans, other than quantized values, which stand for floats."""
+        return self.quantized is None and bool(self.samples) and self.samples[0].dtype.kind in "iub"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -331,3 +333,9 @@ def _shares(value: Array, axis: int) -> bool:
     if value.min() >= -_CLOSE and value.max() <= 1 + _CLOSE:
         return bool(np.allclose(value.sum(axis=axis), 1.0, atol=1e-2))
     return bool(value.max() <= _CLOSE and np.allclose(np.exp(value).sum(axis=axis), 1.0, atol=1e-2))
+
+
+def quantized_settings(outputs: Sequence[SeenOutput]) -> dict[str, Any]:
+    """The setting ``quantized`` of a part of these outputs: scale and zero point of each, None for one without."""
+    found = [list(one.quantized) if one.quantized is not None else None for one in outputs]
+    return {"quantized": found} if any(found) else {}

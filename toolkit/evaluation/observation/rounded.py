@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from toolkit.base.types import Array
 from toolkit.graph.model import Model
 
 _MOVES = frozenset({
     "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Resize",
     "Upsample", "DepthToSpace", "SpaceToDepth", "Pad", "Clip", "Round", "Floor", "Ceil", "Concat",
 })  # fmt: skip
+_REARRANGES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"})
 _AFFINE = frozenset({"Mul", "Div", "Add", "Sub", "Min", "Max"})
 _CHOICES = frozenset({
     "ArgMax", "ArgMin", "TopK", "Gather", "GatherElements", "GatherND", "Where", "OneHot", "NonZero", "Unique", "Sign",
@@ -36,7 +38,7 @@ _MOST_STEPS = 100
 
 
 def rounded(model: Model, output: gs.Tensor) -> bool:
-    """Whether an integer output is cast from computed quantities, not from the result of a choice such as an ArgMax.
+    """Whether an integer output is cast or quantized from computed quantities, not from a choice such as an ArgMax.
 
     Before or after rounding, it may be scaled and shifted by constants, and resized. A sum of several integers is a
     code (such as one of two classes, or of the levels of several channels) if they result from choices or are weighted
@@ -50,7 +52,11 @@ def rounded(model: Model, output: gs.Tensor) -> bool:
         if node is None or node.op in _CHOICES:
             return False
         others = _computed(model, node.inputs)
-        if node.op == "Concat":
+        if node.op == "QuantizeLinear":
+            # q = round(x / scale) + zero point
+            cast = True
+            waiting += node.inputs[:1]
+        elif node.op == "Concat":
             waiting += others
         elif node.op in _MOVES or (node.op in _AFFINE and len(others) == 1):
             cast = cast or node.op == "Cast"
@@ -60,6 +66,28 @@ def rounded(model: Model, output: gs.Tensor) -> bool:
                 return False
             cast = True
     return cast and not waiting
+
+
+def quantized(model: Model, output: gs.Tensor) -> tuple[float, float] | None:
+    """Scale and zero point of an integer output that a QuantizeLinear writes, perhaps reshaped, per tensor.
+
+    The values q of such an output stand for the floats (q - zero point) * scale (ONNX, DequantizeLinear). None for
+    other outputs.
+    """
+    node = output.inputs[0] if output.inputs else None
+    while node is not None and node.op in _REARRANGES:
+        source = node.inputs[0]
+        node = source.inputs[0] if source.inputs else None
+    if node is None or node.op != "QuantizeLinear":
+        return None
+    known = [model.constant(one) for one in node.inputs[1:3]]
+    single = [float(one.reshape(-1)[0]) for one in known if one is not None and one.size == 1]
+    return (single[0], single[1] if len(single) > 1 else 0.0) if len(single) == len(known) else None
+
+
+def dequantized(values: Array, by: Sequence[float] | None) -> Array:
+    """The floats, float32, that values stand for; ``by`` is their scale and zero point, None for other values."""
+    return values if by is None else (np.asarray(values, np.float32) - np.float32(by[1])) * np.float32(by[0])
 
 
 def _weights(model: Model, total: gs.Node) -> list[float]:

@@ -16,6 +16,7 @@ from toolkit.evaluation.numerics.difference import is_float, same_argmax
 from toolkit.evaluation.numerics.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.numerics.masks import LEAST_MASK, masks
 from toolkit.evaluation.observation.position_mask import at_positions, positions_with_answers
+from toolkit.evaluation.observation.rounded import dequantized
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -290,7 +291,8 @@ class Task(ABC):
 
     def _samples(self, value: Array, place: int = 0) -> Array:
         """The part's output at ``place`` with samples along the first axis; without a batch axis it is one sample."""
-        axes = self.settings.get("batch_axes", ())
+        scales, axes = (self.settings.get(name, ()) for name in ("quantized", "batch_axes"))
+        value = dequantized(value, scales[place] if place < len(scales) else None)
         axis = axes[place] if place < len(axes) else self.settings.get("batch_axis", 0)
         if axis is None or value.ndim == 0:
             return value[None]

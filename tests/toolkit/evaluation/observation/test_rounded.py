@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from tests.conftest import build, node, normal
 from toolkit import Model
+from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.observation.rounded import _digits
@@ -133,3 +134,26 @@ def test_amounts_stay_amounts_when_they_are_mixed(mix: list[onnx.NodeProto]) -> 
 )  # fmt: skip
 def test_weights_of_digits_are_multiples_and_numbers(weights: list[float], digits: bool) -> None:
     assert _digits([float(one) for one in weights]) is digits
+
+
+@pytest.mark.parametrize("last", [[], [node("Reshape", ["q", "flat"], ["y"])]], ids=["plain", "reshaped"])
+def test_quantized_scores_are_judged_as_scores(last: list[onnx.NodeProto]) -> None:
+    out = "q" if last else "y"
+    nodes = [
+        node("Gemm", ["x", "w"], ["s"]),
+        node("Softmax", ["s"], ["p"]),
+        node("QuantizeLinear", ["p", "step", "zero"], [out]),
+    ]
+    weights = {"w": normal(8, 6), "step": np.float32(1 / 16), "zero": np.uint8(0)}
+    proto = build([*nodes, *last], {"x": ["n", 8]}, {"y": ["n", 6]}, {**weights, **({"flat": np.array([-1, 6])} if last else {})},
+                  types={"y": TensorProto.UINT8})  # fmt: skip
+    model = Model.from_proto(proto)
+    runs = [(feed, dict(session(model).run(feed)), 1) for feed in ({"x": normal(1, 8, seed=seed)} for seed in range(8))]
+    assert len(np.unique([run[1]["y"] for run in runs])) < 20
+    (part,) = guess(observe(model, runs)).parts
+    assert part.task == "classification" and part.settings["quantized"] == [[1 / 16, 0]]
+    wanted, close, other = (
+        np.array([row], np.uint8) for row in ([1, 9, 2, 3, 0, 1], [2, 8, 2, 3, 1, 0], [9, 1, 2, 3, 0, 1])
+    )
+    for found, kept in ((close, 1), (other, 0)):
+        assert Answers([part]).rows({"y": wanted}, {"y": found})[0]["right"].tolist() == [kept]
