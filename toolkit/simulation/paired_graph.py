@@ -14,10 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.block_operators import domain_of
 from toolkit.base.mapped import looked_at
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.large_models.partitions import shared_weights
 from toolkit.graph.layers.bias import correction
 from toolkit.graph.layers.input_mean import input_mean
+from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
 from toolkit.graph.proto.on_disk import SPILL_BYTES, spilled
@@ -64,8 +66,7 @@ class PairedGraph:
         self.precision = switches.precision
         model = switches.model
         model.tidy()
-        # without profiles: what is known of these shapes is valid for all input sizes
-        self._shapes = {name: shapes[0] for name, shapes in model.facts().shapes.items()}
+        self._shapes = _shapes_at_any_size(model)
         light = model.to_light()
         self.shares = shared_weights(light)
         self.weights, self.proto = light.weights, light.proto
@@ -219,15 +220,22 @@ class PairedGraph:
         return helper.make_tensor_value_info(name, kind, self._constant_sizes(name, corners))
 
     def _constant_sizes(self, name: str, corners: Sequence[tuple[int, ...]]) -> list[int | None]:
-        """A tensor's sizes for every input of the model; None where one varies or is not known.
-
-        The corners may be of a single profile, and the shapes without profiles include those that the file declares.
-        """
+        """A tensor's sizes for every input of the model; None where one is not known or differs between corners."""
         shape = self._shapes.get(name, ())
         if len(shape) != len(corners[0]):
             return [None] * len(corners[0])
         known = ({corner[axis] for corner in corners} == {size} for axis, size in enumerate(shape))
         return [size if size >= 0 and agrees else None for size, agrees in zip(shape, known)]
+
+
+def _shapes_at_any_size(model: Model) -> dict[str, tuple[int, ...]]:
+    """The shapes that follow from the declared inputs alone, -1 for dynamic dimensions.
+
+    Those that a file declares for inner tensors may be of one input size, as after an edit that makes inputs dynamic:
+    they are left out, as at every profile.
+    """
+    as_declared = ShapeProfile("any", {tensor.name: Extent((), (), ()) for tensor in model.graph.inputs})
+    return {name: shapes[0] for name, shapes in model.facts(Profiles((as_declared,))).shapes.items()}
 
 
 def _nodes_and_constants(

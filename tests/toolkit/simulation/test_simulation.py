@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, build, node, normal, residual_proto
@@ -317,6 +317,25 @@ def test_a_hidden_size_that_crosses_a_cut_is_known_behind_it():
     sim = simulation(model, [{"x": normal(1, 3 + seed % 2, 16, seed=seed)} for seed in range(8)], stages=6)
     for kept in ([], ["q layer"], ["o layer", "last"]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_shapes_that_the_file_declares_of_one_input_size_do_not_fix_the_size_at_the_cuts():
+    """As after an edit that makes the inputs of an exported model dynamic, and leaves the shapes of inner tensors."""
+    feeds = [{"x": normal(1, 3 + seed % 2, 16, seed=seed)} for seed in range(8)]
+    found = []
+    for inner in ([1, 3, 16], None):
+        layers = [node("MatMul", ["x" if i == 0 else f"r{i - 1}", f"w{i}"], [f"m{i}"], f"layer{i}") for i in range(6)]
+        proto = build(
+            [one for i, layer in enumerate(layers) for one in (layer, node("Relu", [f"m{i}"], [f"r{i}"]))],
+            {"x": ["n", "t", 16]}, {"r5": None}, {f"w{i}": normal(16, 16, seed=i, scale=0.3) for i in range(6)},
+        )  # fmt: skip
+        if inner is not None:
+            proto.graph.value_info.extend(
+                helper.make_tensor_value_info(f"r{i}", TensorProto.FLOAT, inner) for i in range(5)
+            )
+        sim = simulation(Model.from_proto(proto), feeds, stages=4, batch=2)
+        found.append([sim.without(kept).noise for kept in ([], ["layer2"], ["layer5"])])
+    assert found[0] == found[1]
 
 
 def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
