@@ -44,14 +44,17 @@ class ZeroPad:
 
 
 def zero_pads(model: Model, tensors: Iterable[str]) -> dict[str, ZeroPad]:
-    """Those of ``tensors`` that a Pad makes by adding zeros for a single convolution, by name."""
+    """Those of ``tensors`` that a Pad makes by adding zeros, as the input of a single convolution, by name."""
     wanted = set(tensors).difference(model.subgraph_tensors(), (tensor.name for tensor in model.graph.outputs))
     found = {}
     for node in model.graph.nodes:
         if node.op != "Pad" or node.outputs[0].name not in wanted:
             continue
-        pads, source, made = _zeros_around(model, node), node.inputs[0], node.outputs[0]
-        if pads is not None and [one.op for one in made.outputs] == ["Conv"] and model.constant(source) is None:
+        source, made = node.inputs[0], node.outputs[0]
+        # the padding of a weight is no part of the convolution
+        convolved = [one.op for one in made.outputs] == ["Conv"] and made.outputs[0].inputs[0] is made
+        pads = _zeros_around(model, node) if convolved and model.constant(source) is None else None
+        if pads is not None:
             found[made.name] = ZeroPad(source.name, pads)
     return found
 

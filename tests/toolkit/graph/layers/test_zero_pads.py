@@ -51,6 +51,17 @@ def test_a_tensor_padded_with_zeros_for_one_convolution_is_found(model, found):
     assert not zero_pads(model, ["r", "y"])
 
 
+def test_other_tensors_with_zeros_added_are_computed_as_they_are():
+    """A weight, which onnxruntime does not pad within the convolution, and a scalar, which has no axis to pad."""
+    nodes = [
+        node("Pad", ["k", "sizes"], ["p"]), node("Conv", ["x", "p"], ["c"]), node("ReduceMax", ["c"], ["m"], keepdims=0),
+        node("Pad", ["m", "none"], ["s"]), node("Mul", ["c", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"sizes": np.asarray(PADS, np.int64), "none": np.zeros(0, np.int64)}
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 8, 9], "k": [4, 3, 1, 1]}, {"y": None}, constants))
+    assert not zero_pads(model, ["p", "s"])
+
+
 def test_values_before_the_padding_are_counted_with_its_zeros():
     model = padded()
     feeds = [{"x": normal(1, 3, 8, 9, seed=seed)} for seed in range(6)]
