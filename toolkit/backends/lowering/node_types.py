@@ -316,7 +316,7 @@ def _around_tiny_constants(model: Model) -> dict[str, Finding]:
 def _feeds_integers(model: Model, facts: Facts) -> dict[str, Finding]:
     """Float nodes whose result becomes an integer or a size after cheap arithmetic, by name, and where it does."""
     found: dict[str, Finding] = {}
-    for reader in model.nodes:
+    for reader, _ in model.walk():
         if reader.op == "Cast" and int(reader.attrs.get("to", 0)) in _INTEGERS:
             pending, why = [reader], Code.BECOMES_INTEGER(cast=reader.name)
         else:

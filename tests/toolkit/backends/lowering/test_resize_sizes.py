@@ -80,6 +80,31 @@ def test_computed_scales_stay_in_fp32_where_float16_would_change_the_size(side):
     assert made.facts().types[made.node("up").inputs[0].name] == onnx.TensorProto.FLOAT16
 
 
+@pytest.mark.parametrize("op", ["Resize", "Cast"])
+def test_what_becomes_a_size_in_a_branch_stays_in_fp32(op):
+    def branch(to):
+        if op == "Cast":
+            inner = [node("Cast", ["sides"], [f"{to}_sizes"], f"{to}_sizes", to=INT64),
+                     node("Expand", ["zero", f"{to}_sizes"], [to], to)]  # fmt: skip
+        else:
+            inner = [node("Resize", ["x", "", "sides"], [to], to)]
+        return onnx.helper.make_graph(inner, to, [], [onnx.helper.make_tensor_value_info(to, FLOAT, None)])
+
+    nodes = [
+        node("Shape", ["x"], ["shape"], "shape"), node("Cast", ["shape"], ["lengths"], "lengths", to=FLOAT),
+        node("Div", ["wanted", "lengths"], ["sides"], "sides"),
+        node("If", ["odd"], ["y"], "if", then_branch=branch("a"), else_branch=branch("b")),
+    ]  # fmt: skip
+    constants = [tensor("wanted", [1.0, 3.0, 16.0, 16.0], FLOAT), tensor("zero", 0.0, FLOAT)]
+    inputs = {"x": (FLOAT, ["n", 3, "h", "w"]), "odd": (BOOL, [])}
+    model = make(nodes, inputs, {"y": (FLOAT, [None] * 4)}, constants, opset=18)
+    made = lower_for(
+        RtxBackend(), EngineSettings(), model, placeholder_context().plan, rest=Precision.FP16, journal=Journal()
+    ).model
+    types = made.facts().types
+    assert {types[name] for name in ("lengths", "sides")} == {onnx.TensorProto.FLOAT}
+
+
 def test_a_range_keeps_its_length_above_the_integers_of_float16():
     nodes = [
         node("Shape", ["x"], ["shape"], "shape"), node("Squeeze", ["shape"], ["length"], "length"),
