@@ -105,18 +105,20 @@ def _changed_stretches(subject: Model, samples: Sequence[Mapping[str, Array]]) -
 
 
 def _changed_float_layers(subject: Model, samples: Sequence[Mapping[str, Array]]) -> list[str]:
-    types = subject.facts().types
+    facts, ends = subject.facts(), {tensor.name for tensor in subject.graph.outputs}
     layers = {
-        node.outputs[0].name: node.name
+        made.name: node.name
         for node in subject.nodes
-        if node.op in TARGETS and any(reader.op != QUANTIZE for reader in node.outputs[0].outputs)
-        and node.outputs[0].name in types
+        if node.op in TARGETS and (made := node.outputs[0]).name in facts.types
+        and (made.name in ends or any(reader.op != QUANTIZE for reader in made.outputs))
     }  # fmt: skip
     cut, given = subject.copy(), dict[str, str]()
     for tensor in [node.outputs[0] for node in cut.nodes if node.outputs and node.outputs[0].name in layers]:
         given[tensor.name] = cut.unique_tensor(f"{tensor.name}_given")
-        kind = helper.tensor_dtype_to_np_dtype(types[tensor.name])
-        start = gs.Variable(given[tensor.name], dtype=kind, shape=tensor.shape)
+        kind, rank = helper.tensor_dtype_to_np_dtype(facts.types[tensor.name]), facts.rank(tensor.name)
+        # a file may declare the sizes at a single input size
+        sizes = [f"{given[tensor.name]} {axis}" for axis in range(rank)] if rank is not None else None
+        start = gs.Variable(given[tensor.name], dtype=kind, shape=sizes)
         reroute(tensor, start)
         cut.graph.inputs.append(start)
     written, default = session(subject, outputs=list(layers)), session(cut, outputs=list(layers), as_written=False)

@@ -99,15 +99,21 @@ def test_the_layer_at_which_values_change_is_found(bias, named):
     assert changed_layers(model, [{"x": normal(2, 3, 8, 8)}]) == named
 
 
-def test_every_layer_is_found_whose_result_stays_in_float():
-    """Without VNNI sums of two products end at 32,767: the first and third layer pass that, the second does not."""
+@pytest.mark.parametrize("last", [True, False])
+def test_every_layer_is_found_whose_result_stays_in_float(last):
+    """Without VNNI sums of two products end at 32,767: the first and third layer pass that, the second does not.
+
+    The inner shapes that the file declares are of another batch, and the third layer's result may be an output itself.
+    """
     weights = {"w1": np.ones((16, 16), np.float32), "w2": np.eye(16, dtype=np.float32), "w3": normal(16, 16).clip(0.9)}
     nodes, before = [], "x"
     for place in "123":
         nodes += [node("MatMul", [before, f"w{place}"], [f"m{place}"], f"layer {place}")]
         nodes += [node("Sigmoid", [f"m{place}"], [before := f"s{place}"])]
-    nodes[-1].output[0] = "y"
-    model = Model.from_proto(build(nodes, {"x": ["N", 16]}, {"y": ["N", 16]}, weights))
+    nodes, end = (nodes[:-1], "m3") if last else (nodes, "s3")
+    proto = build(nodes, {"x": ["N", 16]}, {end: ["N", 16]}, weights)
+    proto.graph.value_info.extend(onnx.helper.make_tensor_value_info(name, 1, [1, 16]) for name in ("m1", "m2"))
+    model = Model.from_proto(proto)
     InsertQDQ()(model, placeholder_context(1.0))
     found = changed_layers(model, [{"x": np.ones((2, 16), np.float32)}])
     assert found == (["layer 1", "layer 3"] if sums_saturate() else [])
