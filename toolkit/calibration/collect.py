@@ -220,8 +220,9 @@ class CollectionRun:
         wait. Then all threads count values: counting during computation would compete for cores and caches.
         """
         with ThreadPoolExecutor(self._threads + 1, "histogram") as pool:
-            # in the meantime the session is opened, and the first batches are computed
-            pool.submit(load_kernels)
+            if self._tapped.taps:
+                # in the meantime the session is opened, and the first batches are computed
+                pool.submit(load_kernels)
             run = TappedSession(self._tapped, self._partition[0] if self._partition is not None else None)
 
             def computed(batch: Batch) -> tuple[Collection, dict[str, Array], dict[str, int]]:

@@ -167,6 +167,18 @@ def test_of_taps_in_several_groups_batches_are_computed_one_by_one(computed: tup
     assert same(found, collect(CHAIN, TAPS, data_of(samples), threads=1))
 
 
+@pytest.mark.parametrize(("taps", "loaded"), [([], 0), (["x"], 1)])
+def test_compiled_loops_are_loaded_only_to_count_values(
+    taps: list[str], loaded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a model that is only converted to float16."""
+    asked: list[None] = []
+    monkeypatch.setattr("toolkit.calibration.collect.load_kernels", lambda: asked.append(None))
+    data = data_of(feeds([2, 3]))
+    collect(CHAIN, taps, data, PROFILES, scalars=[one.name for one in CHAIN.graph.outputs])
+    assert len(asked) == loaded
+
+
 def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[list[str]] = []
     from toolkit.calibration import tapped as module
