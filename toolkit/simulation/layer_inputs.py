@@ -112,8 +112,8 @@ def _patches(
         rows = value[(at[0], slice(None), *positions)]
         return np.ascontiguousarray(rows.reshape(number, group, -1).swapaxes(0, 1))
     places, inside = np.zeros((number, 1), np.int64), np.ones((number, 1), bool)
-    for place, step, pad, size, gap, kernel in zip(at[1:], steps, pads, sizes, gaps, shape[2:]):
-        along = (place * step - pad)[:, None] + np.arange(kernel) * gap
+    for place, step, before, size, gap, kernel in zip(at[1:], steps, pads, sizes, gaps, shape[2:]):
+        along = (place * step - before)[:, None] + np.arange(kernel) * gap
         within = (along >= 0) & (along < size)
         places = (places[:, :, None] * size + along[:, None]).reshape(number, -1)
         inside = (inside[:, :, None] & within[:, None]).reshape(number, -1)

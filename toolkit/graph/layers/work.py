@@ -124,14 +124,14 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
 
 
 def unlike_branches(model: Model, facts: Facts) -> list[str]:
-    """The If nodes whose branches both have multiply-accumulates, and not equally many; unknown ones count none."""
+    """The If nodes whose branches both have multiply-accumulates, and not equally many; none if ``Work`` counts nodes."""
     found = []
     for node, _ in model.walk():
         if node.op == "If":
             works = [_work_in(model, body, facts) for body in bodies(node)]
             if min(works, default=0) > 0 and len(set(works)) > 1:
                 found.append(node.name)
-    return found
+    return found if found and work_of(model, facts).of == "macs" else []
 
 
 def _work_in(model: Model, graph: gs.Graph, facts: Facts) -> int:

@@ -190,6 +190,22 @@ def test_of_an_if_the_branch_with_the_most_work_counts():
     assert unlike_branches(model, facts) == ["choice"]
 
 
+def test_no_branch_is_said_to_count_alone_where_other_work_is_not_known():
+    """Every node counts as one then, those of both branches too."""
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [node("MatMul", ["x", weight], [f"m{name}"], f"{name}_matmul")], name, [],
+            [helper.make_tensor_value_info(f"m{name}", TensorProto.FLOAT, None)],
+        )
+        for name, weight in (("then", "narrow"), ("else", "wide"))
+    }  # fmt: skip
+    nodes = [node("If", ["chosen"], ["y"], "choice", **branches), node("MatMul", ["u", "narrow"], ["z"], "other")]
+    constants = {"chosen": np.array(True), "narrow": normal(4, 8), "wide": normal(4, 16)}
+    for length, named in ((3, ["choice"]), ("n", [])):
+        model = Model.from_proto(build(nodes, {"x": [2, 4], "u": [length, 4]}, {"y": None, "z": None}, constants))
+        assert unlike_branches(model, model.facts()) == named
+
+
 def test_shares_are_of_what_is_known_of_all_nodes():
     work = Work.counted({"a": 30, "b": 70, "c": 0})
     assert work.of == "macs" and work.share(["a", "c", "a", "other"]) == 0.3 and work.macs_share("b") == 0.7
