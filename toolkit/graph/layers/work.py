@@ -124,7 +124,7 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
 
 
 def unlike_branches(model: Model, facts: Facts) -> list[str]:
-    """The If nodes whose branches both have multiply-accumulates, and not equally many; none if ``Work`` counts nodes."""
+    """The If nodes whose branches both have multiply-accumulates, and not equally many; none if nodes are counted."""
     found = []
     for node, _ in model.walk():
         if node.op == "If":
