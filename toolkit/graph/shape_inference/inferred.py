@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _KEPT, _KEPT_TENSORS = 4, 20_000
 """How many results are cached: a run needs the facts of a few graphs repeatedly, a search those of a dozen. More are
-kept
-as long as they have at most this many tensors in total."""
+kept as long as they have at most this many tensors in total.
+"""
 _LARGE = 1 << 20
 """Bytes of a message with some thousands of nodes."""
 _ROUNDS = 16
