@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from toolkit.base.code import failure_of
 from toolkit.base.errors import FAILURES, DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import shown
 from toolkit.base.types import Array
+from toolkit.evaluation.quantized_values import dequantized
 
 UNLABELLED = -100
 """Marks positions without a label, as in torch's losses (``ignore_index``) and Hugging Face's collators."""
@@ -50,6 +51,7 @@ class MetricOptions:
         lengths: the output with each sample's number of valid positions for CTC; None if all positions are valid.
         among: the output with the vectors of the other tower, with which a sample's vector is compared; None for the
             other samples' vectors.
+        quantized: by output whose integers are quantized values, their scale and zero point.
     """
 
     output: str | None = None
@@ -61,6 +63,7 @@ class MetricOptions:
     threshold: float | None = None
     lengths: str | None = None
     among: str | None = None
+    quantized: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def answers_of(metric: Metric) -> int:
@@ -106,6 +109,8 @@ def value_of(metric: Metric, name: str | None) -> float:
 def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]) -> tuple[Array, Array]:
     """The output that a metric reads, with its samples along the first axis, and the label.
 
+    Quantized values are replaced by the floats that they stand for.
+
     Raises:
         RecipeError: there is no such output.
         DataError: there are no labels, or the output is a single number for all samples of a batch.
@@ -116,7 +121,7 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
     name = output if output is not None else next(iter(outputs))
     if not labels:
         raise DataError("the metric needs labels, but the data has none", remedy="store them under the key 'label'")
-    value, axis = outputs[name], options.batch_axis
+    value, axis = dequantized(outputs[name], options.quantized.get(name)), options.batch_axis
     if axis is None:
         value = value[None]
     elif value.ndim > axis:

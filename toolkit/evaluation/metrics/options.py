@@ -47,4 +47,10 @@ def options_for(
     axis, lengths = settings.get("axis"), settings.get("lengths")
     towers = chosen.outputs if chosen is not None and task == "embedding" else ()
     among = next((one for one in towers if one != name), None)
-    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths, among)
+    scales = {
+        output: scale
+        for part in parts
+        for output, scale in zip(part.outputs, part.settings.get("quantized", ()))
+        if scale is not None
+    }
+    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths, among, scales)

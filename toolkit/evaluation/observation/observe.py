@@ -21,9 +21,10 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
 from toolkit.evaluation.observation.position_mask import at_positions, counting
 from toolkit.evaluation.observation.repeated_input import repeated_input
-from toolkit.evaluation.observation.rounded import dequantized, quantized, rounded
+from toolkit.evaluation.observation.rounded import quantized, rounded
 from toolkit.evaluation.observation.squashed import squashed
 from toolkit.evaluation.observation.vocabularies import vocabularies
+from toolkit.evaluation.quantized_values import dequantized
 from toolkit.graph.interface.pasts import continued_inputs, reached, renewed
 from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.interface.used_inputs import varying_tensors
@@ -207,7 +208,9 @@ def _same_kind(given: Array, made: Array) -> bool:
 
 
 def _take(output: SeenOutput, value: Array) -> None:
-    plain = dequantized(value, output.quantized) if value.dtype.kind in "iub" else np.asarray(value, np.float32)
+    scale = output.quantized
+    kept = scale is not None or value.dtype.kind in "iub"
+    plain = dequantized(value, scale) if kept else np.asarray(value, np.float32)
     if output.batch_axis is None:
         output.samples.append(plain)
     else:

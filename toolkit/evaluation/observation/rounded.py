@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from toolkit.base.types import Array
 from toolkit.graph.model import Model
 
 _MOVES = frozenset({
@@ -71,8 +70,7 @@ def rounded(model: Model, output: gs.Tensor) -> bool:
 def quantized(model: Model, output: gs.Tensor) -> tuple[float, float] | None:
     """Scale and zero point of an integer output that a QuantizeLinear writes, perhaps reshaped, per tensor.
 
-    The values q of such an output stand for the floats (q - zero point) * scale (ONNX, DequantizeLinear). None for
-    other outputs.
+    None for other outputs; see ``dequantized``.
     """
     node = output.inputs[0] if output.inputs else None
     while node is not None and node.op in _REARRANGES:
@@ -80,14 +78,9 @@ def quantized(model: Model, output: gs.Tensor) -> tuple[float, float] | None:
         node = source.inputs[0] if source.inputs else None
     if node is None or node.op != "QuantizeLinear":
         return None
-    known = [model.constant(one) for one in node.inputs[1:3]]
+    known = [model.constant(one) for one in node.inputs[1:3] if not one.is_empty()]
     single = [float(one.reshape(-1)[0]) for one in known if one is not None and one.size == 1]
     return (single[0], single[1] if len(single) > 1 else 0.0) if len(single) == len(known) else None
-
-
-def dequantized(values: Array, by: Sequence[float] | None) -> Array:
-    """The floats, float32, that values stand for; ``by`` is their scale and zero point, None for other values."""
-    return values if by is None else (np.asarray(values, np.float32) - np.float32(by[1])) * np.float32(by[0])
 
 
 def _weights(model: Model, total: gs.Node) -> list[float]:

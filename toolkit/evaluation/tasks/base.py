@@ -16,7 +16,7 @@ from toolkit.evaluation.numerics.difference import is_float, same_argmax
 from toolkit.evaluation.numerics.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.numerics.masks import LEAST_MASK, masks
 from toolkit.evaluation.observation.position_mask import at_positions, positions_with_answers
-from toolkit.evaluation.observation.rounded import dequantized
+from toolkit.evaluation.quantized_values import dequantized
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 

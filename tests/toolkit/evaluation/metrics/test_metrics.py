@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -673,3 +674,18 @@ def test_a_rank_correlation_is_useless_below_two_standard_errors_of_its_pairs(wi
     for value, useless in ((1.9 / units**0.5, True), (2.1 / units**0.5, False)):
         monkeypatch.setattr(check._metric, "value", lambda value=value: value)
         assert (check.suspicion() is not None) is useless
+
+
+def test_metrics_read_quantized_outputs_as_the_floats_they_stand_for():
+    wanted = RNG.integers(0, 3, 20)
+    scores = np.where(one_hot(wanted, 3) > 0, 40, 7).astype(np.uint8)
+    scores[:5] = np.roll(scores[:5], 1, axis=1)
+    part = OutputPart("classification", ("y",), {"batch_axis": 0, "axis": -1, "quantized": [[1 / 16, 5.0]]})
+    metric = make_metric("top1", None, False, options_for("top1", None, [part]))
+    metric.update({"y": scores}, {"label": wanted})
+    assert metric.value() == 0.75
+    one = replace(part, settings={"batch_axis": 0, "threshold": 0.5, "single": True, "quantized": [[1 / 16, 5.0]]})
+    metric = make_metric("top1", None, False, options_for("top1", None, [one]))
+    # 13 stands for 0.5, which is not above the threshold
+    metric.update({"y": np.uint8([[12], [13], [14], [255]])}, {"label": np.array([0, 0, 1, 1])})
+    assert metric.value() == 1.0

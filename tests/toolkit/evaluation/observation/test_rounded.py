@@ -12,7 +12,7 @@ from toolkit import Model
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.observation.observe import observe
-from toolkit.evaluation.observation.rounded import _digits
+from toolkit.evaluation.observation.rounded import _digits, quantized
 from toolkit.graph.sessions.session import session
 
 NUMBERS = {"low": np.float32(0), "high": np.float32(255), "scale": np.float32(30), "middle": np.float32(120),
@@ -157,3 +157,10 @@ def test_quantized_scores_are_judged_as_scores(last: list[onnx.NodeProto]) -> No
     )
     for found, kept in ((close, 1), (other, 0)):
         assert Answers([part]).rows({"y": wanted}, {"y": found})[0]["right"].tolist() == [kept]
+
+
+def test_an_omitted_zero_point_is_0() -> None:
+    weights = {"w": normal(8, 6), "step": np.float32(1 / 16)}
+    nodes = [node("Gemm", ["x", "w"], ["s"]), node("QuantizeLinear", ["s", "step", ""], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 6]}, weights, types={"y": TensorProto.UINT8}))
+    assert quantized(model, model.graph.outputs[0]) == (1 / 16, 0.0)
