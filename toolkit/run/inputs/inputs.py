@@ -122,7 +122,8 @@ class Inputs:
         from toolkit.contract.context import Context
 
         steps = stripping_passes(self.job.recipe, self.job.allow_code)
-        data = self.calibration_data(model) if steps and not dry_run else None
+        # a dry run too reads a rank from samples that no shape tells
+        data = self.calibration_data(model) if steps else None
         for step in steps:
             stripped = model.copy()
             with suppress(RecipeError):
