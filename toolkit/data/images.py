@@ -22,6 +22,8 @@ _MOST_PIXELS = 100_000_000
 _KIND = FileKind(
     "it cannot be read as an image", DataError, "repair or remove the file, or save its samples as arrays in a .npz"
 )
+_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 0b101
+"""TIFF 6.0's NewSubfileType, and its bits of a page that is a smaller copy, or the transparency, of another."""
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
 
 
@@ -66,15 +68,29 @@ def _opened(path: Path) -> Iterator[Any]:
                 raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}), of an unknown range")
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {_MOST_PIXELS:,}")
-            frames = getattr(image, "n_frames", 1)
-            # the further frames of a camera's MPO are previews of the first
-            if frames > 1 and image.format != "MPO":
+            if (frames := _frames(image)) > 1:
                 raise _KIND.fault(
                     path,
                     f"it holds {frames} pages or frames, and a sample is one image",
                     "save each page that is a sample as a file of its own, or the samples as arrays in a .npz",
                 )
             yield image
+
+
+def _frames(image: Any) -> int:
+    """How many pages or frames an image file holds, apart from previews and masks of its first."""
+    # the further frames of a camera's MPO are previews
+    if image.format == "MPO":
+        return 1
+    frames = getattr(image, "n_frames", 1)
+    if frames == 1 or image.format != "TIFF":
+        return int(frames)
+    pages = 0
+    for number in range(frames):
+        image.seek(number)
+        pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK
+    image.seek(0)
+    return pages
 
 
 class Images:

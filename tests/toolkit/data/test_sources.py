@@ -252,6 +252,25 @@ def test_a_file_of_several_pages_is_refused_rather_than_read_in_part(tmp_path: P
     assert len(list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())) == 1
 
 
+@pytest.mark.parametrize(("kind", "taken"), [(1, True), (4, True), (2, False)], ids=["smaller", "mask", "page"])
+def test_smaller_copies_and_masks_of_a_tiff_are_no_pages(tmp_path: Path, kind: int, taken: bool) -> None:
+    image = pytest.importorskip("PIL.Image")
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    whole, other = (image.fromarray(np.full((4, 4, 3), level, np.uint8)) for level in (51, 0))
+    tags = ImageFileDirectory_v2()
+    tags[254] = kind
+    other.encoderinfo = {"tiffinfo": tags}
+    whole.save(tmp_path / "a.tif", save_all=True, append_images=[other])
+    data = CalibrationData.open(tmp_path, model(IMAGE_MODEL))
+    if not taken:
+        with pytest.raises(DataError, match="it holds 2 pages or frames"):
+            list(data.samples())
+        return
+    (sample,) = data.samples()
+    assert np.allclose(next(iter(sample.inputs.values())), 51 / 255)
+
+
 def test_a_palette_with_transparent_colours_is_read_as_its_colours_without_a_warning(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
