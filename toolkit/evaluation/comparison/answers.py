@@ -10,7 +10,8 @@ from toolkit.base.types import Array
 from toolkit.evaluation.comparison.row_sets import side_by_side
 from toolkit.evaluation.metrics.table import by_position
 from toolkit.evaluation.observation.position_mask import entries_on
-from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_class, reader
+from toolkit.evaluation.quantized_values import dequantized
+from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_class, reader, scales_of
 
 
 class Answers:
@@ -30,6 +31,7 @@ class Answers:
         self.unscored = {name for part in self.parts for name in part.outputs} - scored
         partial = (part for part in reversed(self.parts) if "mask" in part.settings or "lengths" in part.settings)
         self._partial = {name: part.settings for part in partial for name in part.outputs}
+        self._scales = scales_of(self.parts)
 
     def __repr__(self) -> str:
         return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"
@@ -65,17 +67,33 @@ class Answers:
         """
         return [one.rows(wanted, found, inputs) for one in self._readers]
 
+    def floats(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of one batch, with quantized values replaced by the floats that they stand for."""
+        return {name: dequantized(value, self._scales.get(name)) for name, value in outputs.items()}
+
     def side_by_side(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The ``floats`` of both models, with rows ranked by score reordered so that equal rows correspond.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's outputs by name.
+        """
+        made, ranked = (self.floats(wanted), self.floats(found)), self.ranked_rows(wanted, found)
+        return made[0] | ranked[0], made[1] | ranked[1]
+
+    def ranked_rows(
         self, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """The outputs of one batch, with rows ranked by score reordered so that equal rows of both models correspond.
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The outputs with rows ranked by score, reordered so that equal rows of both models correspond.
 
         Args:
             wanted: the float model's outputs by name.
             found: the other model's outputs by name.
             matched: whether to leave out rows that the other model lacks; else they correspond to zeros.
         """
-        made = dict(wanted), dict(found)
+        made: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
         for part in self.parts:
             if part.settings.get("ranked") is True:
                 for whole, own in zip(made, side_by_side(part, wanted, found, matched)):

@@ -264,7 +264,7 @@ def varying_shares(
     """
     found: dict[str, Difference] = {}
     for number, outputs in enumerate(references):
-        for name, values in outputs.items():
+        for name, values in (outputs if answers is None else answers.floats(outputs)).items():
             if is_float(values.dtype):
                 given = inputs[number] if inputs else None
                 on = answers.entries_on(name, outputs, given) if answers is not None else None

@@ -233,9 +233,9 @@ class OutputComparison:
 
     def _match(self, answers: Answers, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
         """Add the differences of ranked rows that both models have; lost rows show in the answers."""
-        first, second = answers.side_by_side(wanted, found, matched=True)
+        first, second = answers.ranked_rows(wanted, found, matched=True)
         for name in self._names:
-            if first[name] is wanted[name]:
+            if name not in first:
                 self._apart.add(name)
             elif is_float(first[name].dtype):
                 self._matched.setdefault(name, Difference()).add(first[name], second[name])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from toolkit.evaluation.metric import MetricOptions
 from toolkit.evaluation.metrics.table import task_of
 from toolkit.evaluation.numerics.boxes import boxes_known
-from toolkit.evaluation.tasks import OutputPart
+from toolkit.evaluation.tasks import OutputPart, scales_of
 
 
 def options_for(
@@ -47,10 +47,5 @@ def options_for(
     axis, lengths = settings.get("axis"), settings.get("lengths")
     towers = chosen.outputs if chosen is not None and task == "embedding" else ()
     among = next((one for one in towers if one != name), None)
-    scales = {
-        output: scale
-        for part in parts
-        for output, scale in zip(part.outputs, part.settings.get("quantized", ()))
-        if scale is not None
-    }
+    scales = scales_of(parts)
     return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths, among, scales)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from toolkit.evaluation.tasks.base import FOUND as FOUND
 from toolkit.evaluation.tasks.base import STANDS_IN as STANDS_IN
@@ -53,6 +53,12 @@ def ranked_outputs(tallies: Iterable[AnswerTally]) -> frozenset[str]:
 def _ranked(part: OutputPart) -> tuple[str, ...]:
     ranked = part.settings.get("ranked") or ()
     return part.outputs if ranked is True else tuple(ranked)
+
+
+def scales_of(parts: Iterable[OutputPart]) -> dict[str, Sequence[float]]:
+    """By output whose integers are quantized values, their scale and zero point."""
+    known = [pair for part in parts for pair in zip(part.outputs, part.settings.get("quantized", ()))]
+    return {name: scale for name, scale in known if scale is not None}
 
 
 def reader(part: OutputPart) -> Task:

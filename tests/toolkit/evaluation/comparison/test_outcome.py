@@ -7,11 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
+from tests.conftest import build, node
+from toolkit import Model
 from toolkit.base.errors import RecipeError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome, compare, expected_flips, summed, varying_shares
+from toolkit.evaluation.comparison.outputs import OutputComparison
 from toolkit.evaluation.tasks import AnswerTally, OutputPart, chance
 
 RNG = np.random.default_rng(0)
@@ -292,3 +296,20 @@ def test_writing_an_outcome_copies_no_value():
         [1.0, 2.0],
         [["y", 0.5]],
     )
+
+
+def test_quantized_outputs_are_compared_as_the_floats_that_they_stand_for():
+    part = OutputPart("classification", ("y",), {"batch_axis": 0, "axis": -1, "quantized": [[0.5, 3.0]]})
+    wanted, found = np.uint8([[13, 3, 5], [3, 23, 4]]), np.uint8([[14, 3, 6], [3, 22, 4]])
+    # (q - 3) / 2: the signal's power is 25 + 1 + 100 + 0.25, that of the noise 3 / 4
+    level = 10 * np.log10(126.25 / 0.75)
+    graph = build([node("QuantizeLinear", ["x", "s", "z"], ["y"])], {"x": ["n", 3]}, {"y": ["n", 3]},
+                  {"s": np.float32(0.5), "z": np.uint8(3)}, types={"y": TensorProto.UINT8})  # fmt: skip
+    comparison = OutputComparison(Model.from_proto(graph), answers=Answers([part]))
+    comparison.add({"y": wanted}, {"y": found}, None, 2)
+    result = comparison.result()
+    assert result.discrete == [] and result.beside == {}
+    assert result.outputs["y"].sqnr_db == pytest.approx(level) and result.outputs["y"].agreement == 1.0
+    assert result.outputs["y"].max_abs == 0.5
+    outcome = summed([compare({"y": wanted}, {"y": found}, ["y"], Answers([part]))])
+    assert 10 * np.log10(1 / outcome.noise) == pytest.approx(level) and outcome.agreement == 1.0
