@@ -72,8 +72,11 @@ def owner_of_frame(frame: FrameType) -> str:
     if known is not None and known[0] is names:
         return known[1]
     spec, module = dict.get(names, "__spec__"), sys.modules.get(name)
-    if not isinstance(spec, ModuleSpec) or spec.name != name or getattr(module, "__dict__", None) is not names:
+    # the code of a module without a file may come from several
+    if not isinstance(spec, ModuleSpec) or not spec.has_location or spec.name != name:
         return owner_of(frame.f_code.co_filename)
-    owner = owner_of(spec.origin or "" if spec.has_location else frame.f_code.co_filename)
+    if getattr(module, "__dict__", None) is not names:
+        return owner_of(frame.f_code.co_filename)
+    owner = owner_of(spec.origin or "")
     _namespaces[name] = names, owner
     return owner

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.toolkit.conftest import model as network
 from toolkit import Model
 from toolkit.base import reads
 from toolkit.base.needs import ABSENT, Needs, digest_of
+from toolkit.base.owners import owner_of_frame
 from toolkit.base.reads import Reads, aside, current, following, needs_now
 from toolkit.base.source_needs import source_needs
 from toolkit.base.versions import TOOLS, versions
@@ -231,6 +233,18 @@ def test_names_that_a_module_takes_over_from_another_do_not_hide_whose_code_it_i
     with following(Reads(place / "run")) as reads:
         type("Users", (Pass,), {"apply": module.apply})()(Model.from_proto(network()))
     assert str(place / "a.txt") in reads.needs().files
+
+
+@pytest.mark.parametrize("first", ["generated", "user"])
+def test_code_of_several_files_in_a_module_without_a_file_is_told_apart(tmp_path, monkeypatch, first):
+    module = module_from_spec(ModuleSpec("code_of_several_files", None))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    source = "import sys\ndef {}():\n    return sys._getframe()\n"
+    for name, file in (("generated", "<string>"), ("user", str(tmp_path / "own.py"))):
+        exec(compile(source.format(name), file, "exec"), vars(module))
+    owners = {"generated": "library", "user": "user"}
+    for name in sorted(owners, key=lambda name: name != first):
+        assert owner_of_frame(getattr(module, name)()) == owners[name]
 
 
 def test_what_is_read_aside_does_not_count(place):
