@@ -92,3 +92,9 @@ def test_a_helper_tells_a_metric_in_a_unit_of_any_size():
     shares = {"before_share": 5.4e-19, "after_share": 1.2e-20}
     told = sentence(Code.SEARCH_HELPER(**known, output="y", metric="mse", **shares))
     assert "mse 1.2e-20 (5.4e-19 before)" in told
+
+
+def test_idle_helpers_are_named_in_the_number_that_they_have():
+    told = [sentence(ReportCode.HELPERS_IDLE(passes=names)) for names in (["smooth"], ["equalize", "smooth"])]
+    assert told[0].endswith("so that gains nothing. Quantize afterwards, or remove it from the recipe.")
+    assert told[1].startswith("equalize and smooth changed") and told[1].endswith("or remove them from the recipe.")

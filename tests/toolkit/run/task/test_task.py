@@ -175,7 +175,8 @@ def test_samples_in_which_a_mask_is_empty_prove_nothing(tmp_path, found):
     nothing = sentence(
         ReportCode.SAMPLES_HOLD_NOTHING(task="segmentation", outputs=("y",), samples=accuracy.samples, threshold=0.5)
     )
-    assert "no score is over 0.5" in nothing and "set [evaluation] threshold" in nothing
+    # scores of a few pixels may be over it, in a mask too small to count
+    assert "in any of 8 samples with the threshold 0.5, " in nothing and "set [evaluation] threshold" in nothing
     assert (nothing in accuracy.doubts) is not found
     assert made.report.summary.headline.startswith(f"NOT PROVEN: {nothing}; ") is not found
     assert accuracy.parts[0].unchanged == 1 or found

@@ -279,7 +279,7 @@ def _empty(task: str, outputs: tuple[str, ...], samples: int, threshold: float |
     found = {"detection": "object", "segmentation": "mask", "regression": "key point", "classification": "label"}
     what = found.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
-    limit = f" (no score is over {threshold:.3g})" if threshold is not None else ""
+    limit = f" with the threshold {threshold:.3g}" if threshold is not None else ""
     lower = ", or set [evaluation] threshold if lower scores count" if threshold is not None else ""
     return (
         f"the float model finds no {what} at {names(tuple(outputs))} in {where}{limit}, which shows nothing about "

@@ -146,8 +146,8 @@ WARNINGS: Table = {
         "float32"
     ),
     ReportCode.HELPERS_IDLE: lambda passes: (
-        f"{joined(passes)} changed the model for quantization, and nothing is quantized after it: that gains nothing. "
-        f"Quantize after it, or remove {joined(passes)} from the recipe."
+        f"{joined(passes)} changed the model for quantization, but nothing is quantized, so that gains nothing. "
+        f"Quantize afterwards, or remove {'it' if len(passes) == 1 else 'them'} from the recipe."
     ),
     ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (
         f"{by} changed {count} layer{'' if count == 1 else 's'}; the gain was not measured."
