@@ -119,50 +119,47 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
     other have 0.
     """
     found: dict[str, int | None] = {}
-    _count(model, model.graph, 1, facts, found)
+    _count(model, model.graph, 1, facts, found, [])
     return found
 
 
 def unlike_branches(model: Model, facts: Facts) -> list[str]:
-    """The If nodes whose branches both have multiply-accumulates, and not equally many; none if nodes are counted."""
-    found = []
-    for node, _ in model.walk():
-        if node.op == "If":
-            works = [_work_in(model, body, facts) for body in bodies(node)]
-            if min(works, default=0) > 0 and len(set(works)) > 1:
-                found.append(node.name)
-    return found if found and work_of(model, facts).of == "macs" else []
+    """The If nodes whose branch with fewer multiply-accumulates ``node_macs`` leaves out, where shares count these."""
+    unlike: list[str] = []
+    _count(model, model.graph, 1, facts, {}, unlike)
+    return unlike if unlike and work_of(model, facts).of == "macs" else []
 
 
-def _work_in(model: Model, graph: gs.Graph, facts: Facts) -> int:
-    found: dict[str, int | None] = {}
-    _count(model, graph, 1, facts, found)
-    return sum(count or 0 for count in found.values())
-
-
-def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found: dict[str, int | None]) -> None:
+def _count(
+    model: Model, graph: gs.Graph, times: int | None, facts: Facts, found: dict[str, int | None], unlike: list[str]
+) -> None:
     for node in graph.nodes:
         once = macs(node, facts)
         found[node.name] = once * times if once is not None and times is not None else (0 if once == 0 else None)
         parts: list[dict[str, int | None]] = []
         for body in bodies(node):
             trips, part = _trips(model, node, facts), dict[str, int | None]()
-            _count(model, body, times * trips if times is not None and trips is not None else None, facts, part)
+            _count(model, body, times * trips if times is not None and trips is not None else None, facts, part, unlike)
             parts.append(part)
-        if node.op == "If":
-            _keep_largest(parts)
+        if node.op == "If" and _keep_largest(parts):
+            unlike.append(node.name)
         for part in parts:
             found.update(part)
 
 
-def _keep_largest(branches: Sequence[dict[str, int | None]]) -> None:
-    """Set the multiply-accumulates of all branches but the one with the most to 0, if those of all are known."""
+def _keep_largest(branches: Sequence[dict[str, int | None]]) -> bool:
+    """Set the multiply-accumulates of all branches but the one with the most to 0, if those of all are known.
+
+    Returns:
+        Whether all branches had some, and not equally many.
+    """
     if any(None in branch.values() for branch in branches):
-        return
-    largest = max(branches, key=lambda branch: sum(count or 0 for count in branch.values()), default=None)
-    for branch in branches:
-        if branch is not largest:
+        return False
+    works = [sum(count or 0 for count in branch.values()) for branch in branches]
+    for place, branch in enumerate(branches):
+        if place != works.index(max(works)):
             branch.update(dict.fromkeys(branch, 0))
+    return min(works, default=0) > 0 and len(set(works)) > 1
 
 
 def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:

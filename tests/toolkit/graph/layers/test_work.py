@@ -301,3 +301,20 @@ def test_a_state_whose_initial_shape_follows_from_values_keeps_it():
     facts = at_three(model)
     assert facts.shapes["s"] == facts.shapes["last"] == [(3, 8)]
     assert node_macs(model, facts)["t"] == 6 * 3 * 8 * 8 and node_macs(model, facts)["y"] == 3 * 8 * 5
+
+
+def test_where_the_work_of_a_branch_is_not_known_none_is_left_out_and_nobody_is_told_so():
+    def branch(name, *nodes):
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 8])])
+
+    known = node("MatMul", ["x", "v"], ["e"])
+    dynamic = node("MatMul", ["d", "v"], ["f"])
+    both = branch("t", node("MatMul", ["x", "w"], ["k"]), dynamic, node("MatMul", ["k", "v"], ["t"]))
+    choice = node("If", ["is"], ["y"], then_branch=both, else_branch=branch("e", known), name="choice")
+    inputs, weights = {"is": [], "x": [2, 8], "d": ["n", 8]}, {"w": normal(8, 8), "v": normal(8, 8)}
+    model = Model.from_proto(build([choice], inputs, {"y": [2, 8]}, weights, types={"is": TensorProto.BOOL}))
+    found = node_macs(model, model.facts())
+    assert (found["k"], found["f"], found["t"], found["e"]) == (128, None, 128, 128)
+    assert unlike_branches(model, model.facts()) == []
+    told = facts_at_opt(model, Profiles((ShapeProfile("one", {"d": Extent((1, 8), (1, 8), (1, 8))}),)))
+    assert node_macs(model, told)["e"] == 0 and unlike_branches(model, told) == ["choice"]
