@@ -34,13 +34,15 @@ from toolkit import (
     lost_clamps,
     make_constant,
     make_node,
+    note_borders,
     onnx_type,
-    pairs_of,
+    pairs_and_borders,
     rank_in_samples,
     reroute,
     restore_bias,
     rounded_layers,
     saturation,
+    write_border_outputs,
 )
 
 _SAMPLES, _FAR_DB = 16, 20.0
@@ -51,8 +53,10 @@ class StripQDQ(Pass):
 
     A weight that its pair clips far more than it rounds it, as after quantization-aware training, is clamped to the
     pair's range: the model was trained with the clipped values. Activations that a quantizer removed because a pair
-    clamps the same way are restored. If there are calibration samples, the result is compared with the model before
-    stripping: a difference that the pairs' rounding does not explain is an error.
+    clamps the same way are restored. Half a pair at an input or output of the model, as in full-integer models from
+    TFLite, becomes float operators that compute the same if TensorRT does not support it. If there are calibration
+    samples, the result is compared with the model before stripping: a difference that the pairs' rounding does not
+    explain is an error.
     """
 
     name = "strip_qdq"
@@ -94,6 +98,8 @@ class StripQDQ(Pass):
             context.journal.noted(Code.CLAMPS_UNSURE(tensors=lost.unsure))
         _take_back_corrections(model, pairs)
         ranges = _Stripper(model, lost, context).strip(pairs)
+        if not self.nodes:
+            write_border_outputs(model, context.journal)
         for half in half_pairs(model) if not self.nodes else ():
             context.journal.declined(half.node.name, Code.NO_PAIR(why=half.why, at=half.at, op=half.op))
         if self.keep_ranges and ranges:
@@ -112,7 +118,7 @@ class StripQDQ(Pass):
         readers = set(choose(model, self.nodes, setting="strip_qdq nodes")) if self.nodes else None
         return [
             pair
-            for pair in pairs_of(model)
+            for pair in pairs_and_borders(model)
             if readers is None or any(node.name in readers for node in pair.dequantize.outputs[0].outputs)
         ]
 
@@ -202,6 +208,7 @@ class _Stripper:
             read = [self._entered[id(q)] for q in pair.quantizers if self.model.constant(q.inputs[0]) is None]
             for tensor in [*read, source]:
                 ranges[tensor.name] = Range(amax, "stripped", dtype=pair.grid.range_type)
+        note_borders(self.path.borders, self.context.journal)
         for pair in pairs:
             if pair.grid.scale is None and pair.quantize is not None:
                 self.context.journal.noted(Code.COMPUTED_SCALE(tensor=pair.tensor.name), node=pair.quantize.name)

@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     from toolkit.graph.surgery.tensors import onnx_type as onnx_type
     from toolkit.graph.surgery.tensors import reroute as reroute
     from toolkit.graph.surgery.tensors import values_of as values_of
+    from toolkit.placement.borders import note_borders as note_borders
+    from toolkit.placement.borders import pairs_and_borders as pairs_and_borders
+    from toolkit.placement.borders import write_border_outputs as write_border_outputs
     from toolkit.placement.clamps import Clamp as Clamp
     from toolkit.placement.clamps import LostClamps as LostClamps
     from toolkit.placement.clamps import lost_clamps as lost_clamps
@@ -187,6 +190,7 @@ _HOMES = {
     "graph.sessions.session": "session",
     "graph.surgery.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
     "graph.layers.work": "Work facts_at_opt role work_of",
+    "placement.borders": "note_borders pairs_and_borders write_border_outputs",
     "placement.clamps": "Clamp LostClamps lost_clamps",
     "placement.clipped_weights": "clamp_weights",
     "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",

@@ -14,3 +14,4 @@ class PlacementCode(BaseCode):
     UNPAIRED = "unpaired"
     BESIDE_FLOAT = "beside-float"
     WEIGHT_CLAMPED = "weight-clamped"
+    BORDER_WRITTEN = "border-written"

@@ -13,9 +13,9 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.layers.constants import is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type
-from toolkit.placement.existing import HalfPair, pair_at
+from toolkit.placement.existing import ExistingPair, HalfPair, pair_at
 from toolkit.placement.grid import Grid, block_type, grid_of
-from toolkit.placement.moved import data_inputs
+from toolkit.placement.moved import data_inputs, rank_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 
@@ -79,17 +79,39 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
         grid = grid_of(model, node, onnx_type(node.inputs[0].dtype) or cast)
     else:
         grid = found.grid
-    fault = _fault(model, node, grid)
+    fault = fault_of(model, node, grid)
     if fault is None:
         return None
-    if isinstance(found, HalfPair):
+    if isinstance(found, HalfPair) and input_border(model, node) is None:
         # then removing pairs would not help
         fault["left"] = Code.NO_PAIR(why=found.why, at=found.at, op=found.op)
     return Code.FOREIGN_PAIR(tensor=tensor.name, **fault)
 
 
-def _fault(model: Model, node: gs.Node, grid: Grid) -> dict[str, Any] | None:
-    """What TensorRT refuses about a DequantizeLinear, as values for FOREIGN_PAIR."""
+def input_border(model: Model, node: gs.Node) -> ExistingPair | None:
+    """A DequantizeLinear of the model's inputs as a pair without its other half, if TensorRT refuses it as it stands.
+
+    None for any other, and for those that float operators cannot replace: of other types than 8-bit integers, with
+    blocks, or with a scale or zero point that is computed.
+    """
+    if not isinstance(pair_at(model, node), HalfPair):
+        return None
+    found = pair_at(model, node, inputs=True)
+    if isinstance(found, HalfPair) or not spellable(model, node, found.grid):
+        return None
+    return found
+
+
+def spellable(model: Model, node: gs.Node, grid: Grid) -> bool:
+    """Whether TensorRT refuses a half of a pair that float operators can replace exactly."""
+    known = grid.scale is not None and grid.zero is not None
+    channels = grid.axis is None or rank_of(model, node.inputs[0]) is not None
+    plain = known and channels and not grid.block and grid.kind in (TensorProto.UINT8, TensorProto.INT8)
+    return plain and fault_of(model, node, grid) is not None
+
+
+def fault_of(model: Model, node: gs.Node, grid: Grid) -> dict[str, Any] | None:
+    """What TensorRT refuses about a half of a pair, as values for FOREIGN_PAIR."""
     precision = grid.precision
     if grid.kind == TensorProto.UINT8:
         return {"fault": "uint8"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -110,11 +110,15 @@ def half_pairs(model: Model) -> Iterator[HalfPair]:
                 yield reader
 
 
-def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
-    """The pair that ends with a DequantizeLinear, or why there is none."""
+def pair_at(model: Model, dequantize: gs.Node, inputs: bool = False) -> ExistingPair | HalfPair:
+    """The pair that ends with a DequantizeLinear, or why there is none.
+
+    Args:
+        inputs: whether the model's inputs count as quantized values; those of a pair without any other are in no list.
+    """
     grid = grid_of(model, dequantize, onnx_type(dequantize.inputs[0].dtype))
     axis = grid.axis
-    found = _Tracer(model, dequantize, grid)
+    found = _Tracer(model, dequantize, grid, model.graph.inputs if inputs else ())
     lost = found.follow(dequantize.inputs[0], axis)
     lost = lost or found.crossing()
     if lost is not None:
@@ -143,8 +147,8 @@ def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
 class _Tracer:
     """Follows quantized values from a DequantizeLinear back to where they were quantized."""
 
-    def __init__(self, model: Model, dequantize: gs.Node, grid: Grid) -> None:
-        self.model, self.dequantize, self.grid = model, dequantize, grid
+    def __init__(self, model: Model, dequantize: gs.Node, grid: Grid, inputs: Sequence[gs.Tensor] = ()) -> None:
+        self.model, self.dequantize, self.grid, self.inputs = model, dequantize, grid, inputs
         self.quantizers: dict[int, gs.Node] = {}
         self.constants: dict[int, gs.Tensor] = {}
         self.between: dict[int, gs.Node] = {}
@@ -166,6 +170,9 @@ class _Tracer:
             if is_stored(current):
                 self.constants[id(current)] = current
                 self.kinds.append(onnx_type(current.dtype))
+            elif any(current is one for one in self.inputs):
+                self.kinds.append(onnx_type(current.dtype))
+                self.quantized.append(onnx_type(current.dtype))
             elif node is None:
                 return HalfPair(self.dequantize, "input", current.name)
             elif node.op == QUANTIZE:

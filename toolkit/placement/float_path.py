@@ -12,6 +12,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
+from toolkit.placement.borders import Borders
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs, rank_of
@@ -39,6 +40,7 @@ class FloatPath:
         self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
         self.casts: dict[str, str] = {}
         """The inserted Casts, each with the tensor that it reads."""
+        self.borders = Borders(model, self.names)
         self._made: dict[FloatKey, gs.Tensor] = {}
         self._twins: list[tuple[gs.Node, str]] = []
         # outputs of twins, kept alive so that their id is not reused, each with its cache keys
@@ -150,10 +152,11 @@ class FloatPath:
             made = self._constant(tensor.name, grid.dequantize(values, axis), grid)
         elif node is not None and node.op == QUANTIZE:
             made = self._entry(node)
-        elif node is not None and node.op == CAST:
+        elif node is None:
+            made = self.borders.dequantized(tensor, grid, axis)
+        elif node.op == CAST:
             made = self._float(node.inputs[0], grid, axis)
         else:
-            assert node is not None
             self._twin(node, grid, axis)
             made = self._made[key]
         self._keep(key, made)

@@ -70,17 +70,30 @@ def rounded(model: Model, output: gs.Tensor) -> bool:
 def quantized(model: Model, output: gs.Tensor) -> tuple[float, float] | None:
     """Scale and zero point of an integer output that a QuantizeLinear writes, perhaps reshaped, per tensor.
 
-    None for other outputs; see ``dequantized``.
+    Its definition in float operators counts too: Cast(Clip(Round(x / scale) + zero point)). None for other outputs; see
+    ``dequantized``.
     """
     node = output.inputs[0] if output.inputs else None
     while node is not None and node.op in _REARRANGES:
         source = node.inputs[0]
         node = source.inputs[0] if source.inputs else None
-    if node is None or node.op != "QuantizeLinear":
+    given = _spelled(node) if node is None or node.op != "QuantizeLinear" else node.inputs[1:3]
+    if not given:
         return None
-    known = [model.constant(one) for one in node.inputs[1:3] if not one.is_empty()]
+    known = [model.constant(one) for one in given if not one.is_empty()]
     single = [float(one.reshape(-1)[0]) for one in known if one is not None and one.size == 1]
     return (single[0], single[1] if len(single) > 1 else 0.0) if len(single) == len(known) else None
+
+
+def _spelled(node: gs.Node | None) -> list[gs.Tensor]:
+    """The scale and the zero point of a quantization that ends with this Cast; empty if it is none."""
+    given: list[gs.Tensor] = []
+    for op in ("Cast", "Clip", "Add", "Round", "Div"):
+        if node is None or node.op != op:
+            return []
+        given += node.inputs[1:2] if op in ("Add", "Div") else []
+        node = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+    return given[::-1]
 
 
 def _weights(model: Model, total: gs.Node) -> list[float]:

@@ -296,13 +296,13 @@ def _scaled(model: Model, forms: Forms) -> bool:
 def _strip(model: Model) -> list[str]:
     """The pass that removes the model's Q/DQ pairs, so that results are compared with a float model."""
     pairs = pair_count(model)
-    if not pairs:
-        return []
     if paired_unusably(model):
         why = (
             "# The model has pairs that TensorRT refuses (their type, two types in one layer, or a zero point that is "
             "not 0): they are removed and placed again."
         )
+    elif not pairs:
+        return []
     else:
         why = (
             f"# The model has {count(pairs, 'Q/DQ pair')}. As it stands they are removed and placed again where the\n"
@@ -343,6 +343,7 @@ def paired_unusably(model: Model) -> bool:
     """Whether TensorRT refuses the model's Q/DQ pairs: for their type, a zero point, or mixed types in a layer."""
     from onnx import TensorProto
 
+    from toolkit.placement.borders import refused_borders
     from toolkit.placement.existing import ExistingPair, pairs_of
 
     def taken(pair: ExistingPair) -> bool:
@@ -351,9 +352,13 @@ def paired_unusably(model: Model) -> bool:
         bias = kind == TensorProto.INT32 and pair.quantize is None
         return bias or (precision is not None and precision.quantized)
 
-    return bool(mixed_layers(model)) or any(
-        not taken(pair) or pair.grid.zero is None or bool(pair.grid.zero.any()) or pair.grid.limits is not None
-        for pair in pairs_of(model)
+    return (
+        bool(mixed_layers(model))
+        or bool(refused_borders(model))
+        or any(
+            not taken(pair) or pair.grid.zero is None or bool(pair.grid.zero.any()) or pair.grid.limits is not None
+            for pair in pairs_of(model)
+        )
     )
 
 

@@ -143,6 +143,10 @@ PLACEMENT: Table = {
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
     PlacementCode.UNPAIRED: lambda tensors: f"reads {quoted(tensors)} unquantized",
+    PlacementCode.BORDER_WRITTEN: (
+        "TensorRT does not support the half of a Q/DQ pair at '{tensor}', on the border of the model; float operators "
+        "compute the same"
+    ),
     PlacementCode.BESIDE_FLOAT: "its pair is useful only between quantized layers, and one of them is float now",
     PlacementCode.WEIGHT_CLAMPED: lambda weight, share: (
         f"The Q/DQ pair of weight '{weight}' clips {share_percent(share)} of its values. In float the weight is "
