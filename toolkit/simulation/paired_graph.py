@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.block_operators import domain_of
 from toolkit.base.mapped import looked_at
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.large_models.partitions import shared_weights
 from toolkit.graph.layers.bias import correction
@@ -220,7 +220,7 @@ class PairedGraph:
         return helper.make_tensor_value_info(name, kind, self._constant_sizes(name, corners))
 
     def _constant_sizes(self, name: str, corners: Sequence[tuple[int, ...]]) -> list[int | None]:
-        """A tensor's sizes for every input of the model; None where one is not known or differs between corners."""
+        """A tensor's sizes for every input of the model; None where one is not known or a corner has another."""
         shape = self._shapes.get(name, ())
         if len(shape) != len(corners[0]):
             return [None] * len(corners[0])
@@ -229,13 +229,20 @@ class PairedGraph:
 
 
 def _shapes_at_any_size(model: Model) -> dict[str, tuple[int, ...]]:
-    """The shapes that follow from the declared inputs alone, -1 for dynamic dimensions.
+    """The shapes that follow from weights and constants alone; -1 for dimensions that do not.
 
-    Those that a file declares for inner tensors may be of one input size, as after an edit that makes inputs dynamic:
-    they are left out, as at every profile.
+    Sizes that the file declares may be of one input size, as after an edit that makes inputs dynamic. And those that
+    ONNX infers from an input's are not always onnxruntime's: it rounds those of a Resize differently, and those of a
+    pooling with ceil_mode before opset 22.
     """
-    as_declared = ShapeProfile("any", {tensor.name: Extent((), (), ()) for tensor in model.graph.inputs})
-    return {name: shapes[0] for name, shapes in model.facts(Profiles((as_declared,))).shapes.items()}
+    free = model.copy()
+    for tensor in free.graph.tensors().values():
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = None
+    for tensor, given in zip(free.graph.inputs, model.graph.inputs):
+        if given.shape is not None:
+            tensor.shape = [f"{given.name} {axis}" for axis in range(len(given.shape))]
+    return {name: shapes[0] for name, shapes in free.facts().shapes.items()}
 
 
 def _nodes_and_constants(

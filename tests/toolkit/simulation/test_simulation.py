@@ -338,6 +338,28 @@ def test_shapes_that_the_file_declares_of_one_input_size_do_not_fix_the_size_at_
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("resized", "inferred", "computed"),
+    [
+        (node("Resize", ["c", "", "factors"], ["m"]), 6, 7),
+        (node("MaxPool", ["c"], ["m"], kernel_shape=[2, 2], strides=[3, 3], pads=[1] * 4, ceil_mode=1), 5, 4),
+    ],
+    ids=["Resize", "MaxPool"],
+)
+def test_sizes_that_onnx_infers_otherwise_than_onnxruntime_stay_open_at_the_cuts(resized, inferred, computed):
+    layers = [node("Conv", [a, "w"], [b], b) for a, b in (("x", "c"), ("m", "d"), ("d", "e"))]
+    constants = {"w": normal(8, 8, 1, 1, scale=0.3), "factors": np.array([1, 1, 0.7, 0.7], np.float32)}
+    model = Model.from_proto(
+        build([layers[0], resized, *layers[1:]], {"x": ["n", 8, 10, 10]}, {"e": None}, constants, opset=17)
+    )
+    images = [{"x": normal(1, 8, 10, 10, seed=seed)} for seed in range(4)]
+    assert model.facts().shapes["m"][0][2] == inferred
+    assert session(model, ["m"]).run(images[0])["m"].shape[2] == computed
+    sim = simulation(model, images, stages=3, batch=2)
+    for kept in ([], ["d"], ["e"]):
+        assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
 def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
     sim = simulation(chain(), feeds(32), batch=4)
     late = sim.switches.alone(sim.names[-1])
