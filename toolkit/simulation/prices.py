@@ -11,8 +11,8 @@ from toolkit.simulation.switches import Config
 
 _REORDERED_NS, _LONGER_NS, _AGAIN_NS = 1.2, 300e3, 700e3
 """Nanoseconds of a run for each element that a session reorders needlessly; and of loading a session without reordering
-for each node: those that it takes longer, and those that it takes in all, for a state that is loaded already. Measured
-on an EfficientNet-Lite and a text recognizer.
+for each node: those that it takes longer and, for a state that is loaded already, all of them. Measured on an
+EfficientNet-Lite and a text recognizer.
 """
 
 
