@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import BackendError, QtoolError, RangesError
+from toolkit.base.modules import OWN_PACKAGES
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -162,7 +163,7 @@ def _refuse_collection(inputs: Inputs, steps: Sequence[Pass], applied: AppliedPa
 
     Passes before that one are applied as in a run if they run nothing but calibration samples, as for strip_qdq. If
     another pass comes first, which may measure engines or accuracy and change the model by what it measures, the form
-    that a run calibrates is not known.
+    that a run calibrates is not known. Nor is it behind a user's pass, which is promised a dry run here.
 
     Raises:
         RangesError: the collection belongs to another model, or lacks a tensor.
@@ -176,7 +177,7 @@ def _refuse_collection(inputs: Inputs, steps: Sequence[Pass], applied: AppliedPa
     apart = replace(context.fork(), dry_run=False, bench=None, evaluation=None, folder=None, provider=Unasked(data))
     try:
         form = calibrated_form(
-            steps[applied.count :], inputs.source(), applied.model.copy(), apart, lambda step: not step.runs_models()
+            steps[applied.count :], inputs.source(), applied.model.copy(), apart, _runs_samples_at_most
         )
     except QtoolError:
         # the dry run of the pass reports what it can know; the rest is for the run to say
@@ -188,6 +189,11 @@ def _refuse_collection(inputs: Inputs, steps: Sequence[Pass], applied: AppliedPa
     except RangesError as error:
         error.at(inputs.job.recipe.locate("calibration", "collection"))
         raise
+
+
+def _runs_samples_at_most(step: Pass) -> bool:
+    own = type(step).__module__.partition(".")[0] in OWN_PACKAGES
+    return step.graph_only or (own and not step.runs_models())
 
 
 def _context(inputs: Inputs, source: Model, journal: Journal, statistics: list[str] | None) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 import pytest
 
@@ -85,3 +86,35 @@ class Measures(Pass):
 @pytest.mark.parametrize("unknown", [Requests(), Measures()], ids=["requests", "measures"])
 def test_nothing_is_refused_where_the_form_that_a_run_calibrates_is_not_known(place, unknown):
     assert dry_run(recipe(place, FOREIGN, True, [StripQDQ(), unknown, InsertQDQ()])).asked["int8"] > 0
+
+
+class Declared(Pass):
+    """A user's pass that measures nothing, by its declaration."""
+
+    supports_dry_run = True
+    calls: ClassVar[list[bool]] = []
+
+    def reads_evaluation(self):
+        return False
+
+    def measures_engines(self):
+        return False
+
+    def apply(self, model, context):
+        self.calls.append(context.dry_run)
+
+
+class OfTheGraph(Pass):
+    """A user's pass that depends on the graph alone."""
+
+    supports_dry_run = graph_only = True
+
+    def apply(self, model, context):
+        pass
+
+
+def test_a_users_pass_is_applied_in_dry_runs_only_unless_it_depends_on_the_graph_alone(place):
+    assert dry_run(recipe(place, FOREIGN, True, [StripQDQ(), Declared(), InsertQDQ()])).asked["int8"] > 0
+    assert Declared.calls == [True]
+    with pytest.raises(QtoolError, match="another model"):
+        dry_run(recipe(place, FOREIGN, True, [StripQDQ(), OfTheGraph(), InsertQDQ()]))
