@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, run
-from toolkit import Context, Model, half_pairs
+from toolkit import CalibrationData, Calibrator, Code, Context, Model, half_pairs
 from toolkit.cli.main import invoke
 from toolkit.evaluation.observation.rounded import quantized
 
@@ -102,6 +102,33 @@ def test_an_input_s_range_is_kept_and_its_layer_quantized():
     assert context.known_ranges.tensors[read].amax == pytest.approx(0.05 * 138)
     InsertQDQ()(model, context)
     assert ops(model)["DequantizeLinear"] == 2 and model.node("conv").inputs[0].inputs[0].op == "DequantizeLinear"
+
+
+def test_an_input_that_is_interpolated_as_integers_stays():
+    proto = full_integer()
+    proto.graph.node[0].input[0] = "larger"
+    proto.graph.node.insert(0, node("Resize", ["x", "", "twice"], ["larger"], mode="linear"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray([1, 1, 2, 2], np.float32), "twice"))
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    context = Context()
+    StripQDQ()(Model.from_proto(proto), context)
+    assert [event.rule for event in context.journal.of("declined")] == ["no-pair"]
+
+
+def test_a_quantized_output_is_compared_as_the_floats_that_it_stands_for(tmp_path):
+    """Rounding inside changes most of the output's integers by a step or so of 256, which is no large error."""
+    inner = {"si": np.float32(0.05), "zi": np.uint8(128), "so": np.float32(0.05), "zo": np.uint8(128)}
+    proto = build(
+        [node("QuantizeLinear", ["x", "si", "zi"], ["q"]), node("DequantizeLinear", ["q", "si", "zi"], ["d"]),
+         node("MatMul", ["d", "w"], ["h"]), node("QuantizeLinear", ["h", "so", "zo"], ["y"])],
+        {"x": ["n", 16]}, {"y": ["n", 8]}, {"w": normal(16, 8, scale=0.5), **inner}, types={"y": TensorProto.UINT8},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    np.savez(tmp_path / "samples.npz", x=normal(16, 16))
+    context = Context(provider=Calibrator(CalibrationData.open(str(tmp_path / "samples.npz"), model)))
+    StripQDQ()(model, context)
+    (measured,) = [event.why for event in context.journal.of("noted") if event.rule.startswith("strip-")]
+    assert measured.code == Code.STRIP_MEASURED and measured.values["sqnr_db"] > 25
 
 
 @pytest.mark.parametrize("stripped", [False, True])

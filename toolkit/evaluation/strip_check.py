@@ -13,6 +13,8 @@ from toolkit.base.types import Array
 from toolkit.evaluation.comparison.counterparts import counterparts
 from toolkit.evaluation.evaluate import first_samples
 from toolkit.evaluation.numerics.difference import Difference, is_float
+from toolkit.evaluation.observation.rounded import quantized
+from toolkit.evaluation.quantized_values import dequantized
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.measured import measured_outputs
 from toolkit.graph.sessions.session import session
@@ -57,8 +59,8 @@ def compare_stripped(
     """Compare a model's outputs before and after its pairs were removed, relative to the effect of their rounding.
 
     The noise allowed is the model's own: it is measured by rounding each tensor of the stripped model to its pair's
-    steps, and so includes the effect of few bits or bad scales. Integer outputs are only compared if there are no float
-    outputs.
+    steps, and so includes the effect of few bits or bad scales. Outputs that a QuantizeLinear writes are compared as
+    the floats that they stand for; other integer outputs only if there are no such outputs and no floats.
 
     Args:
         paired: the model with its pairs.
@@ -73,6 +75,7 @@ def compare_stripped(
         QtoolError: a model cannot be run on the samples.
     """
     names = measured_outputs(paired)
+    scales = {tensor.name: quantized(paired, tensor) for tensor in paired.graph.outputs}
     reference = _outputs(paired, counterparts(paired, paired, names), data, samples)
     held = sum(count for _, count in reference)
     plain, noisy = (_outputs(m, counterparts(paired, m, names), data, held) for m in (stripped, rounded))
@@ -83,6 +86,7 @@ def compare_stripped(
         counted += wanted[1]
         for name, values in wanted[0].items():
             ours, theirs = other[0][name], with_noise[0][name]
+            values, ours, theirs = (dequantized(one, scales.get(name)) for one in (values, ours, theirs))
             if not values.shape == ours.shape == theirs.shape:
                 # shapes differ, as with the number of detections, so elements cannot be compared
                 continue

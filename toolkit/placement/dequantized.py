@@ -15,7 +15,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.existing import ExistingPair, HalfPair, pair_at
 from toolkit.placement.grid import Grid, block_type, grid_of
-from toolkit.placement.moved import data_inputs, rank_of
+from toolkit.placement.moved import data_inputs, picks, rank_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 
@@ -92,14 +92,16 @@ def input_border(model: Model, node: gs.Node) -> ExistingPair | None:
     """A DequantizeLinear of the model's inputs as a pair without its other half, if TensorRT refuses it as it stands.
 
     None for any other, and for those that float operators cannot replace: of other types than 8-bit integers, with
-    blocks, or with a scale or zero point that is computed.
+    blocks, with a scale or zero point that is computed, or behind operators that round.
     """
     if not isinstance(pair_at(model, node), HalfPair):
         return None
     found = pair_at(model, node, inputs=True)
     if isinstance(found, HalfPair) or not spellable(model, node, found.grid):
         return None
-    return found
+    # a Resize that interpolates rounds between integers, and a float one does not
+    exact = all(picks(one) for one in found.between if one.op in ("Resize", "Upsample"))
+    return found if exact else None
 
 
 def spellable(model: Model, node: gs.Node, grid: Grid) -> bool:
