@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,9 @@ def image_size(path: Path) -> tuple[int, int] | None:
 def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
-    with reading(path, _KIND):
+    with reading(path, _KIND), warnings.catch_warnings():
+        # Pillow warns of damaged tags; either the pixels are read all the same, or reading them is an error
+        warnings.simplefilter("ignore")
         require_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             if image.mode in ("I", "F") or image.mode.startswith("I;"):

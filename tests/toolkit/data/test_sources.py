@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import tracemalloc
 from collections import OrderedDict
@@ -269,6 +270,22 @@ def test_smaller_copies_and_masks_of_a_tiff_are_no_pages(tmp_path: Path, kind: i
         return
     (sample,) = data.samples()
     assert np.allclose(next(iter(sample.inputs.values())), 51 / 255)
+
+
+def test_a_tiff_with_a_damaged_second_page_is_refused_without_warnings(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 4, 3), 51, np.uint8)).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    # TIFF 6.0: the header holds the offset of the first directory; its count of 12-byte tags, then the next one's offset
+    (first,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * tags, len(content))
+    (tmp_path / "a.tif").write_bytes(content + struct.pack("<HHH", 1, 256, 3))
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+    assert not recwarn.list
 
 
 def test_a_palette_with_transparent_colours_is_read_as_its_colours_without_a_warning(
