@@ -319,10 +319,12 @@ def _feeds_integers(model: Model, facts: Facts) -> dict[str, Finding]:
     for reader, _ in model.walk():
         if reader.op == "Cast" and int(reader.attrs.get("to", 0)) in _INTEGERS:
             pending, why = [reader], Code.BECOMES_INTEGER(cast=reader.name)
-        else:
-            sizes = [reader.inputs[index] for index in _sizes(reader, model.opset) if index < len(reader.inputs)]
+        elif indices := _sizes(reader, model.opset):
+            sizes = [reader.inputs[index] for index in indices if index < len(reader.inputs)]
             pending = [t.inputs[0] for t in sizes if t.inputs and facts.is_float(t.name)]
             why = EngineCode.BECOMES_SIZE(reader=reader.name)
+        else:
+            continue
         while pending:
             node = pending.pop()
             if node.name in found or node.op in _STOP or node.op in (QUANTIZE, DEQUANTIZE):

@@ -126,7 +126,8 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
 def unlike_branches(model: Model, facts: Facts) -> list[str]:
     """The If nodes whose branch with fewer multiply-accumulates ``node_macs`` leaves out, where shares count these."""
     unlike: list[str] = []
-    _count(model, model.graph, 1, facts, {}, unlike)
+    if any(node.op == "If" for node, _ in model.walk()):
+        _count(model, model.graph, 1, facts, {}, unlike)
     return unlike if unlike and work_of(model, facts).of == "macs" else []
 
 
